@@ -1,0 +1,126 @@
+"""The registry: every architecture by name.
+
+    model = models.create("vit_b16", num_classes=10, image_size=32)
+    variables = model.init(jax.random.key(0), image)
+    logits, features = model.apply(variables, image, train=False)
+
+`image` is float [B, H, W, C], normalised. `features` is an `OrderedDict` of named intermediates in
+forward order, the last one before the head being `"pre_logits"`. This package imports only jax and
+flax, so that an architecture can be taken elsewhere.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cv_jax.models import lenet, linear, mlp, vit
+from cv_jax.models.count import count_multiply_adds
+from cv_jax.models.entry import Entry
+
+MODELS: dict[str, Entry] = {**linear.MODELS, **mlp.MODELS, **lenet.MODELS, **vit.MODELS}
+
+
+class Card(NamedTuple):
+    """What `python -m cv_jax models` prints of one architecture (at its published input size).
+
+    Attributes:
+      name: registry name.
+      year: year of first publication.
+      paper: authors, title and where to find it.
+      image_size: (height, width) of the published input, in pixels.
+      channels: input channels.
+      num_classes: classes of the head that is counted.
+      parameters: number of trainable scalars.
+      multiply_adds: of one image's forward pass, counted from the traced program.
+    """
+
+    name: str
+    year: int
+    paper: str
+    image_size: tuple[int, int]
+    channels: int
+    num_classes: int
+    parameters: int
+    multiply_adds: int
+
+
+def _entry(name: str) -> Entry:
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see list_models()"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    return MODELS[name]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match a shell pattern such as `"vit_*"`, in the order of the field's history."""
+    return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
+
+
+def fields(name: str) -> dict[str, Any]:
+    """Every field of a model and its default, as a plain dict.
+
+    Raises:
+      ValueError: no model has this name.
+    """
+    entry = _entry(name)
+    defaults = {
+        field.name: (
+            field.default_factory() if field.default is dataclasses.MISSING else field.default
+        )
+        for field in dataclasses.fields(entry.module)
+        if field.name not in ("name", "parent")
+    }
+    return {**defaults, **entry.fields}
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """The module of that name, with any of its fields replaced.
+
+    Raises:
+      ValueError: no model has this name, or the model no such field.
+    """
+    allowed = fields(name)
+    for key in overrides:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(allowed)}"
+            raise ValueError(f"model {name!r} has no field {key!r}; {hint}")
+    return _entry(name).module(**{**allowed, **overrides})
+
+
+def dummy_inputs(name: str, batch: int = 1) -> tuple[jax.Array, ...]:
+    """One valid input of the published size: the positional arguments after `variables`."""
+    entry = _entry(name)
+    return (jnp.zeros((batch, *entry.image_size, entry.channels), jnp.float32),)
+
+
+def card(name: str) -> Card:
+    """Facts about a model, counted by tracing it; nothing is computed or allocated.
+
+    Raises:
+      ValueError: no model has this name.
+    """
+    entry = _entry(name)
+    model = create(name)
+    inputs = jax.eval_shape(lambda: dummy_inputs(name))
+    variables = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *inputs)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    multiply_adds = count_multiply_adds(
+        lambda v, *x: model.apply(v, *x, train=False)[0], variables, *inputs
+    )
+    return Card(
+        name=name,
+        year=entry.year,
+        paper=entry.paper,
+        image_size=entry.image_size,
+        channels=entry.channels,
+        num_classes=fields(name)["num_classes"],
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+    )

@@ -1,0 +1,23 @@
+"""What the registry knows of one architecture."""
+
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """A named variant of a Linen module.
+
+    Attributes:
+      module: the Linen module class.
+      fields: the field values that make this variant; every other field keeps the class's default.
+      year: year of first publication.
+      paper: authors, title and where to find it.
+      image_size: height and width of the input that the publication uses.
+      channels: input channels of the publication.
+    """
+
+    module: Any
+    fields: dict[str, Any]
+    year: int
+    paper: str
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = 3
