@@ -32,18 +32,16 @@ class Card(NamedTuple):
       name: registry name.
       year: year of first publication.
       paper: authors, title and where to find it.
-      image_size: (height, width) of the published input, in pixels.
-      channels: input channels.
-      num_classes: classes of the head that is counted.
+      inputs: the shape of each input, without the batch: `((224, 224, 3),)` for one image.
+      num_classes: classes of the head that is counted; 0 for a model that has none.
       parameters: number of trainable scalars.
-      multiply_adds: of one image's forward pass, counted from the traced program.
+      multiply_adds: of one example's forward pass, counted from the traced program.
     """
 
     name: str
     year: int
     paper: str
-    image_size: tuple[int, int]
-    channels: int
+    inputs: tuple[tuple[int, ...], ...]
     num_classes: int
     parameters: int
     multiply_adds: int
@@ -95,13 +93,22 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
 
 def dummy_inputs(name: str, batch: int = 1) -> tuple[jax.Array, ...]:
-    """One valid input of the published size: the positional arguments after `variables`."""
+    """One valid input of the published size: the positional arguments after `variables`.
+
+    Raises:
+      ValueError: no model has this name.
+    """
     entry = _entry(name)
+    if entry.inputs is not None:
+        return entry.inputs(batch)
     return (jnp.zeros((batch, *entry.image_size, entry.channels), jnp.float32),)
 
 
 def card(name: str) -> Card:
     """Facts about a model, counted by tracing it; nothing is computed or allocated.
+
+    `init` runs the forward pass once to find the shapes, and no initialiser multiplies matrices:
+    one trace of it therefore gives both the parameters and the multiply-adds.
 
     Raises:
       ValueError: no model has this name.
@@ -109,18 +116,15 @@ def card(name: str) -> Card:
     entry = _entry(name)
     model = create(name)
     inputs = jax.eval_shape(lambda: dummy_inputs(name))
-    variables = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *inputs)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    multiply_adds = count_multiply_adds(
-        lambda v, *x: model.apply(v, *x, train=False)[0], variables, *inputs
+    multiply_adds, variables = count_multiply_adds(
+        lambda *x: model.init(jax.random.key(0), *x), *inputs
     )
     return Card(
         name=name,
         year=entry.year,
         paper=entry.paper,
-        image_size=entry.image_size,
-        channels=entry.channels,
-        num_classes=fields(name)["num_classes"],
-        parameters=parameters,
+        inputs=tuple(x.shape[1:] for x in inputs),
+        num_classes=getattr(model, "num_classes", 0),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         multiply_adds=multiply_adds,
     )

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 
-def count_multiply_adds(function: Callable, *args) -> int:
+def count_multiply_adds(function: Callable, *args) -> tuple[int, Any]:
     """Multiply-adds of the matrix products and convolutions that `function(*args)` makes.
 
     Counted from the jaxpr, so that it holds for whatever the program really does: taps that fall on
@@ -16,8 +17,12 @@ def count_multiply_adds(function: Callable, *args) -> int:
     Args:
       function: anything that jax can trace.
       *args: its arguments; `jax.ShapeDtypeStruct`s will do.
+
+    Returns:
+      `(multiply-adds, the shapes and dtypes of what the function returns)`.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    return _count(program.jaxpr), shapes
 
 
 def _count(jaxpr) -> int:

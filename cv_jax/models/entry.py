@@ -1,6 +1,9 @@
 """What the registry knows of one architecture."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Entry(NamedTuple):
@@ -13,6 +16,8 @@ class Entry(NamedTuple):
       paper: authors, title and where to find it.
       image_size: height and width of the input that the publication uses.
       channels: input channels of the publication.
+      inputs: for a model that takes more or other than one image: batch size → one valid input,
+        the positional arguments after `variables`.
     """
 
     module: Any
@@ -21,3 +26,4 @@ class Entry(NamedTuple):
     paper: str
     image_size: tuple[int, int] = (224, 224)
     channels: int = 3
+    inputs: Callable[[int], tuple[jax.Array, ...]] | None = None
