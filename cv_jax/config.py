@@ -1,0 +1,261 @@
+"""Configs: reading a file, typed overrides, and the difference between two runs.
+
+The fields stand in `fields.py`, each with its default, type, kind and meaning.
+
+A config file is Python with one function:
+
+    def get_config(arg):
+        dataset, options = config.parse_argument(arg, model="vit_b16")
+        c = config.default(dataset=dataset, model=options["model"])
+        c.optim.learning_rate = 3e-4
+        return c
+
+and is read by `load("configs/vit_b16.py:cifar10,model=vit_s16", {"optim.learning_rate": "1e-3"})`.
+The result is a locked `ml_collections.ConfigDict` in which every value has the type stated there.
+Mistakes raise `InputError`.
+
+A field of kind "result" decides what a run computes: a run directory accepts no other value. A
+field of kind "run" says how it is computed and may change at every restart.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import traceback
+import typing
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from cv_jax import models
+from cv_jax.errors import InputError
+from cv_jax.fields import FIELDS, UNITS
+from cv_jax.values import check
+
+
+def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.ConfigDict:
+    """A locked config of that dataset and model with every field at its default.
+
+    `num_classes` and `image_size` are no fields of `config.model`: the dataset and
+    `config.image_size` give them.
+    """
+    tree = ml_collections.ConfigDict(type_safe=False)
+    for field in FIELDS.values():
+        *parents, leaf = field.name.split(".")
+        node = tree
+        for parent in parents:
+            if parent not in node:
+                node[parent] = ml_collections.ConfigDict(type_safe=False)
+            node = node[parent]
+        node[leaf] = field.default
+    try:
+        model_fields = models.fields(model)
+    except ValueError as error:
+        raise InputError(f"config.model.name: {error}") from None
+    tree.model = ml_collections.ConfigDict({"name": model}, type_safe=False)
+    for name, value in model_fields.items():
+        if name not in ("num_classes", "image_size"):
+            tree.model[name] = value
+    tree.data.name = dataset
+    return tree.lock()
+
+
+def parse_argument(arg: str | None, **options: str) -> tuple[str, dict[str, str]]:
+    """Reads `dataset,key=value,…`, the part of `--config=FILE:ARGUMENT` after the colon.
+
+    Args:
+      arg: that text; empty or none is the embedded dataset.
+      **options: the keys that this config knows, with their defaults.
+
+    Returns:
+      The dataset's name ("digits" unless said) and all options with their values, as strings.
+    """
+    dataset, chosen = "digits", dict(options)
+    for i, item in enumerate(filter(None, (arg or "").split(","))):
+        key, equals, value = item.partition("=")
+        if not equals and i == 0:
+            dataset = item
+        elif not equals or key not in options:
+            allowed = ", ".join(f"{k}=…" for k in options) or "none"
+            raise InputError(
+                f"config argument {item!r} is not known{_nearest(key, options)}; "
+                f"allowed: DATASET, then {allowed}"
+            )
+        else:
+            chosen[key] = value
+    return dataset, chosen
+
+
+def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collections.ConfigDict:
+    """Reads `FILE[:ARGUMENT]`, applies overrides, and checks every value's type.
+
+    Args:
+      reference: path of a config file, with an argument for its `get_config` after a colon.
+      overrides: dotted field name → value as typed on the command line. Giving a duration in one
+        unit replaces whatever unit the file used.
+
+    Raises:
+      InputError: no such file, a mistake inside it, an unknown field, a value of the wrong type.
+    """
+    path, _, argument = reference.partition(":")
+    config = _run_file(Path(path), argument)
+    for name, text in (overrides or {}).items():
+        value = check(text, _type_of(config, name), f"config.{name}={text}", parsing=True)
+        for sibling in _other_units(name):
+            _set(config, sibling, None)
+        _set(config, name, value)
+    for name, value in flatten(config).items():
+        _set(config, name, check(value, _type_of(config, name), f"config.{name}"))
+    _check_durations(config)
+    return config
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Dotted name → value."""
+    flat: dict[str, Any] = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def is_result(name: str) -> bool:
+    """Whether the field decides what the run computes."""
+    return name.startswith("model.") or FIELDS[name].kind == "result"
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+    """Eight hexadecimal digits that name the values of all result fields."""
+    values = {name: value for name, value in flatten(config).items() if is_result(name)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def difference(old: dict[str, Any], new: ml_collections.ConfigDict) -> list[str]:
+    """One line for each result field that differs from the flat values that a run started with.
+
+    A field that the older run did not know counts as its default there.
+    """
+    lines, now = [], flatten(new)
+    defaults = flatten(default(model=now["model.name"]))
+    for name in sorted({*old, *now}):
+        if name in now and not is_result(name):
+            continue
+        then, value = old.get(name, defaults.get(name)), now.get(name)
+        if json.dumps(then) != json.dumps(value):
+            lines.append(f"config.{name}: {then!r} there, {value!r} now")
+    return lines
+
+
+def steps_of(
+    config: ml_collections.ConfigDict, name: str, examples: int, total_steps: int | None = None
+) -> int | None:
+    """A duration in whole steps (at least 1 unless it is 0), or none if no unit is given.
+
+    Args:
+      config: the run's config.
+      name: the duration without its unit, such as "schedule.warmup".
+      examples: size of the training split.
+      total_steps: length of the training, for percents.
+    """
+    flat = flatten(config)
+    for unit in UNITS:
+        value = flat.get(f"{name}_{unit}")
+        if value is None:
+            continue
+        if unit == "percent":
+            value = value / 100 * total_steps
+        elif unit == "epochs":
+            value = value * examples / config.batch_size
+        elif unit == "examples":
+            value = value / config.batch_size
+        return max(1, round(value)) if value > 0 else 0
+    return None
+
+
+def _run_file(path: Path, argument: str) -> ml_collections.ConfigDict:
+    if not path.is_file():
+        folder = path.parent
+        found = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+        raise InputError(f"config file {path} does not exist{_nearest(str(path), found)}")
+    spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path)
+    if spec is None:
+        raise InputError(f"config file {path} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"config file {path} defines no function get_config(arg)")
+        config = module.get_config(argument)
+    except InputError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f"{path}:{getattr(error, 'lineno', None) or (lines or [1])[-1]}"
+        message = " ".join(str(error).strip("'\"").split())
+        raise InputError(f"{where}: {type(error).__name__}: {message}") from None
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"{path}: get_config(arg) must return a config, got {type(config)}")
+    return config
+
+
+def _type_of(config: ml_collections.ConfigDict, name: str) -> Any:
+    if name in FIELDS:
+        return FIELDS[name].type
+    if name == "model.name":
+        return str
+    known = flatten(config)
+    if name not in known:
+        group = [field for field in known if field.startswith(f"{name}.")]
+        if group:
+            raise InputError(f"config.{name} is a group; set one of {', '.join(group)}")
+        if name in ("model.num_classes", "model.image_size"):
+            raise InputError(f"config.{name} is no field: the data and config.image_size give it")
+        raise InputError(f"config.{name} is no field{_nearest(name, known, 'config.')}")
+    module = models.MODELS[config.model.name].module
+    return typing.get_type_hints(module)[name.removeprefix("model.")]
+
+
+def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[leaf] = value
+
+
+def _other_units(name: str) -> list[str]:
+    stem, _, unit = name.rpartition("_")
+    if unit not in UNITS:
+        return []
+    return [f"{stem}_{u}" for u in UNITS if u != unit and f"{stem}_{u}" in FIELDS]
+
+
+def _check_durations(config: ml_collections.ConfigDict) -> None:
+    flat = flatten(config)
+    for name, value in flat.items():
+        if value is None or not _other_units(name):
+            continue
+        if value < 0:
+            raise InputError(f"config.{name}: {value!r} is negative")
+        for other in _other_units(name):
+            if flat[other] is not None:
+                raise InputError(f"config.{name} and config.{other} are both set; keep one")
+    if all(flat[f"total_{unit}"] is None for unit in UNITS[:-1]):
+        raise InputError("config.total_steps, total_epochs or total_examples must be set")
+
+
+def _nearest(word: str, known: Any, prefix: str = "") -> str:
+    """A hint such as "; did you mean config.optim.learning_rate?", or nothing."""
+    group, _, leaf = word.rpartition(".")
+    leaves = {name: name.rpartition(".")[2] for name in known}
+    same = [name for name in leaves if leaves[name] == leaf]
+    initials = [n for n in leaves if leaf == "".join(part[0] for part in leaves[n].split("_"))]
+    near = difflib.get_close_matches(word, leaves, n=1, cutoff=0.6)
+    inside = [name for name in leaves if name.startswith(f"{group}.") and leaf in leaves[name]]
+    candidates = [*same, *initials, *inside, *near]
+    return f"; did you mean {prefix}{candidates[0]}?" if candidates else ""

@@ -1,0 +1,116 @@
+"""Every config field once: name, type, default, kind and meaning.
+
+Fields of the model are not listed here: they stand under `config.model` as `models.fields(name)`
+gives them, and all of them are of kind "result".
+"""
+
+from typing import Any, NamedTuple
+
+
+class Field(NamedTuple):
+    """One field of the table below.
+
+    Attributes:
+      name: dotted name under `config`.
+      type: type hint that its value must fit; see `values.coerce`.
+      default: its value if neither the config file nor the command line sets it.
+      kind: "result" if it decides what a run computes, "run" if only how; see `config`.
+      meaning: one line for the reader of `python launch.py --help`.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    kind: str
+    meaning: str
+
+
+UNITS = ("steps", "epochs", "examples", "percent")
+
+
+def _result(name, type, default, meaning):
+    return [Field(name, type, default, "result", meaning)]
+
+
+def _run(name, type, default, meaning):
+    return [Field(name, type, default, "run", meaning)]
+
+
+def _duration(field, name, meaning, **default):
+    """A duration is given in one of several units; the others stay none."""
+    fields = []
+    for unit in UNITS:
+        type = int | None if unit in ("steps", "examples") else float | None
+        if name != "total" or unit != "percent":
+            fields += field(f"{name}_{unit}", type, default.get(unit), f"{meaning}, in {unit}")
+    return fields
+
+
+# fmt: off
+_GROUPS = [
+    _result("seed", int, 0, "seed of every random draw of the run"),
+    _result("image_size", int | tuple[int, int], 32,
+            "side, or height,width, in pixels, of the images that reach the model"),
+    _result("batch_size", int, 128, "examples in a step, over all devices and hosts"),
+    _duration(_result, "total", "length of the training", epochs=10.0),
+    _result("xla_flags", str, "", "flags for the compiler; they may change numerics"),
+
+    _result("data.name", str, "digits", "TFDS dataset: name, name/config or name:version"),
+    _run("data.dir", str | None, None,
+         "folder of prepared datasets; none is $TFDS_DATA_DIR, else ~/tensorflow_datasets"),
+    _result("data.train_split", str, "train", "split to train on; train[:90%] and the like too"),
+    _result("data.eval_split", str, "test", "split to evaluate on"),
+    _result("data.mean", tuple[float, ...], (0.5,),
+            "subtracted from pixels on the scale 0…1; one value, or one per channel"),
+    _result("data.std", tuple[float, ...], (0.5,), "divided by after that; likewise"),
+    _run("data.cache", str, "auto",
+         "memory or none: hold decoded examples in host memory; auto does if they fit"),
+    _run("data.workers", int, 0,
+         "loader processes for what is not cached; 0 loads in threads of the main process"),
+    _run("data.threads", int, 4, "loader threads of each process"),
+    _run("data.prefetch", int, 4, "batches that are loaded ahead"),
+
+    _result("augment", str, "", "training preprocessing and augmentation: op(args)|op(args)|…"),
+    _result("eval_preprocess", str, "", "test preprocessing, likewise; empty resizes to image_size"),
+
+    _result("loss.name", str, "softmax", "softmax or sigmoid cross-entropy"),
+    _result("loss.label_smoothing", float, 0.0, "probability mass spread evenly over all classes"),
+
+    _result("optim.name", str, "adamw", "sgd, adam or adamw"),
+    _result("optim.learning_rate", float, 1e-3, "peak learning rate"),
+    _result("optim.momentum", float, 0.9, "momentum of sgd; 0 is plain gradient descent"),
+    _result("optim.nesterov", bool, False, "Nesterov's momentum for sgd"),
+    _result("optim.b1", float, 0.9, "decay of Adam's first moment"),
+    _result("optim.b2", float, 0.999, "decay of Adam's second moment"),
+    _result("optim.eps", float, 1e-8, "added to Adam's denominator"),
+    _result("optim.weight_decay", float, 0.0,
+            "decoupled (times the learning rate) in adamw, added to the gradient in sgd and adam"),
+    _result("optim.no_decay", tuple[str, ...], (".*/(bias|scale)", ".*(pos_embed|token|query)"),
+            "regular expressions: parameters whose whole name matches one are not decayed"),
+    _result("optim.clip_norm", float | None, None, "largest global norm of the gradient"),
+
+    _result("schedule.name", str, "cosine", "constant, cosine, linear or step"),
+    _duration(_result, "schedule.warmup", "linear warm-up from 0"),
+    _result("schedule.end_factor", float, 0.0, "cosine and linear end at this share of the peak"),
+    _result("schedule.milestones", tuple[float, ...], (50.0, 75.0),
+            "step: percents of the training at which the rate falls"),
+    _result("schedule.decay_factor", float, 0.1, "step: what the rate is multiplied by there"),
+
+    _result("ema.decay", float | None, None,
+            "decay of averaged parameters and statistics, which are then the ones evaluated"),
+    _result("dropout_rng", str, "threefry2x32",
+            "generator of dropout masks: threefry2x32, or rbg, which is faster on accelerators"),
+
+    _run("eval.batch_size", int, 256, "examples in an evaluation step, over all devices and hosts"),
+    _duration(_run, "eval.every", "evaluate this often, and at the end", epochs=1.0),
+    _duration(_run, "log.every", "write training metrics this often", steps=20),
+    _duration(_run, "checkpoint.every", "save this often, and at the end", epochs=1.0),
+    _run("checkpoint.every_seconds", float | None, None, "save when this long has passed, too"),
+    _run("checkpoint.keep_last", int, 2, "newest checkpoints that are kept"),
+    _run("checkpoint.keep_best", int, 0,
+         "checkpoints of the best test accuracy that are kept besides; each better one is saved"),
+    _run("mesh.devices", int | None, None, "use only the first so many devices"),
+]
+# fmt: on
+
+FIELDS: dict[str, Field] = {field.name: field for group in _GROUPS for field in group}
