@@ -70,8 +70,9 @@ _GROUPS = [
     _run("data.threads", int, 4, "loader threads of each process"),
     _run("data.prefetch", int, 4, "batches that are loaded ahead"),
 
-    _result("augment", str, "", "training preprocessing and augmentation: op(args)|op(args)|…"),
-    _result("eval_preprocess", str, "", "test preprocessing, likewise; empty resizes to image_size"),
+    _result("augment", str, "", "training preprocessing and augmentation: op(args)|op(args)|…; "
+            "without a host operation the image is first resized to image_size"),
+    _result("eval_preprocess", str, "", "test preprocessing, likewise"),
 
     _result("loss.name", str, "softmax", "softmax or sigmoid cross-entropy"),
     _result("loss.label_smoothing", float, 0.0, "probability mass spread evenly over all classes"),

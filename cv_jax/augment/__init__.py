@@ -1,0 +1,142 @@
+"""Augmentation: one string, parsed into pure functions.
+
+    parse("resize(32)|pad_crop(4)|flip|mixup(0.2)")
+
+Host operations stand first, then operations on single images, then those that mix the batch. The
+string is read as literals and never evaluated.
+"""
+
+import ast
+import difflib
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cv_jax.augment import host, image, mix
+from cv_jax.errors import InputError
+from cv_jax.values import check
+
+# Which stage an operation belongs to, in the order in which the stages run.
+STAGES: dict[str, dict[str, Callable]] = {
+    "host": host.DETERMINISTIC | host.RANDOM,
+    "image": image.OPERATIONS,
+    "batch": mix.OPERATIONS,
+}
+
+
+class Augmentation(NamedTuple):
+    """The operations of one string, in order.
+
+    Attributes:
+      fixed: host operations before the first random one; their output can be cached.
+      host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
+      image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
+      batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
+    """
+
+    fixed: tuple[Callable, ...]
+    host: tuple[Callable, ...]
+    image: tuple[Callable, ...]
+    batch: tuple[Callable, ...]
+
+
+def parse(string: str, field: str = "config.augment") -> Augmentation:
+    """Reads `name(arguments)|name|…`.
+
+    Args:
+      string: the operations; may be empty.
+      field: what to call the string in error messages.
+
+    Raises:
+      InputError: an unknown operation, arguments it does not take, or a wrong order.
+    """
+    stages: dict[str, list] = {stage: [] for stage in STAGES}
+    fixed: list[Callable] = []
+    order = list(STAGES)
+    last, last_text = order[0], ""
+    for text in _split(string):
+        name, args, kwargs = _call(text, field)
+        stage = next((s for s in order if name in STAGES[s]), None)
+        if stage is None:
+            names = [n for operations in STAGES.values() for n in operations]
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(names)}"
+            raise InputError(f"{field}: unknown augmentation {name!r}; {hint}")
+        if order.index(stage) < order.index(last):
+            raise InputError(
+                f"{field}: {text} is a {stage} operation and must stand before {last_text}"
+            )
+        last, last_text = stage, text
+        operation = _build(STAGES[stage][name], text, args, kwargs, field)
+        if name in host.DETERMINISTIC and not stages["host"]:
+            fixed.append(operation)
+        else:
+            stages[stage].append(operation)
+    return Augmentation(tuple(fixed), *(tuple(stages[stage]) for stage in order))
+
+
+def apply_host(
+    operations: tuple[Callable, ...], generator: np.random.Generator, example: np.ndarray
+) -> np.ndarray:
+    """Runs host operations in order on one uint8 image [H, W, C]."""
+    for operation in operations:
+        example = operation(generator, example)
+    return example
+
+
+def apply_images(operations: tuple[Callable, ...], keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Runs device operations in order on float32 images [B, H, W, C] with one key [B] each."""
+
+    def one(key, example):
+        for i, operation in enumerate(operations):
+            example = operation(jax.random.fold_in(key, i), example)
+        return example
+
+    return jax.vmap(one)(keys, images) if operations else images
+
+
+def apply_batch(
+    operations: tuple[Callable, ...], key: jax.Array, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Runs mixing operations in order on images [B, H, W, C] and labels [B, classes]."""
+    for i, operation in enumerate(operations):
+        images, labels = operation(jax.random.fold_in(key, i), images, labels)
+    return images, labels
+
+
+def _split(string: str) -> list[str]:
+    return [text for text in (part.strip() for part in string.split("|")) if text]
+
+
+def _call(text: str, field: str) -> tuple[str, list[Any], dict[str, Any]]:
+    try:
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, [], {}
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            raise ValueError
+        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+        return node.func.id, [ast.literal_eval(arg) for arg in node.args], kwargs
+    except (ValueError, SyntaxError):
+        raise InputError(
+            f"{field}: {text!r} is not of the form name or name(literal, key=literal)"
+        ) from None
+
+
+def _build(factory: Callable, text: str, args: list, kwargs: dict, field: str) -> Callable:
+    signature = inspect.signature(factory)
+    try:
+        bound = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        takes = ", ".join(map(str, signature.parameters.values()))
+        raise InputError(f"{field}: {text}: {error}; it takes ({takes})") from None
+    hints = typing.get_type_hints(factory)
+    typed = {key: check(value, hints[key], f"{field}: {text}") for key, value in bound.items()}
+    try:
+        return factory(**typed)
+    except ValueError as error:
+        raise InputError(f"{field}: {text}: {error}") from None

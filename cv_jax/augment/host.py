@@ -1,0 +1,145 @@
+"""Operations on the host: NumPy, one decoded example at a time, before it becomes part of a batch.
+
+Each factory here returns `(generator, image) → image`, uint8 [H, W, C] to uint8 [H', W', C]. The
+generator belongs to one position of the run's stream, so that an operation's draws are a function
+of seed and position. Resampling is Pillow's: the filter's support grows when an image shrinks
+(antialiasing).
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+METHODS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be positive, got {size}")
+    return height, width
+
+
+def _method(method: str) -> Image.Resampling:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; allowed: {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def _resample(image, size, method, box=None):
+    """Pillow's resize of uint8 [H, W, C], any C, to (height, width); `box` is (x0, y0, x1, y1)."""
+    height, width = size
+    if image.shape[:2] == (height, width) and box is None:
+        return image
+
+    def one(plane):
+        return np.asarray(Image.fromarray(plane).resize((width, height), method, box))
+
+    if image.shape[-1] == 3:
+        return one(image)
+    return np.stack([one(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
+
+
+def resize(size: int | tuple[int, int], method: str = "bilinear"):
+    """Resizes to a square of side `size`, or to (height, width), without keeping the aspect."""
+    size, method = _pair(size), _method(method)
+    return lambda generator, image: _resample(image, size, method)
+
+
+def resize_small(size: int, method: str = "bilinear"):
+    """Resizes so that the shorter side is `size` and the aspect stays (the longer is rounded down,
+    as torchvision does)."""
+    (size, _), method = _pair(size), _method(method)
+
+    def apply(generator, image):
+        height, width = image.shape[:2]
+        short = min(height, width)
+        return _resample(image, (height * size // short, width * size // short), method)
+
+    return apply
+
+
+def central_crop(size: int | tuple[int, int]):
+    """The middle of the image; sides shorter than `size` are padded with zeros."""
+    height, width = _pair(size)
+
+    def apply(generator, image):
+        image = _pad_to(image, height, width)
+        top = round((image.shape[0] - height) / 2)
+        left = round((image.shape[1] - width) / 2)
+        return image[top : top + height, left : left + width]
+
+    return apply
+
+
+def random_crop(size: int | tuple[int, int]):
+    """A window at a uniformly drawn place; sides shorter than `size` are padded with zeros."""
+    height, width = _pair(size)
+
+    def apply(generator, image):
+        image = _pad_to(image, height, width)
+        top = generator.integers(image.shape[0] - height + 1)
+        left = generator.integers(image.shape[1] - width + 1)
+        return image[top : top + height, left : left + width]
+
+    return apply
+
+
+def inception_crop(
+    size: int | tuple[int, int],
+    min_area: float = 0.08,
+    max_area: float = 1.0,
+    min_ratio: float = 3 / 4,
+    max_ratio: float = 4 / 3,
+    method: str = "bilinear",
+):
+    """A window of random area and aspect, resized to `size` (Szegedy et al., 2015, section 6).
+
+    The share of the area is uniform, the aspect log-uniform. Ten draws are tried; if none fits into
+    the image, the largest central window of allowed aspect is taken, as torchvision does.
+    """
+    size, method = _pair(size), _method(method)
+    if not 0 < min_area <= max_area <= 1:
+        raise ValueError(f"areas must be 0 < min_area <= max_area <= 1, got {min_area}, {max_area}")
+    if not 0 < min_ratio <= max_ratio:
+        raise ValueError(f"ratios must be 0 < min_ratio <= max_ratio, got {min_ratio}, {max_ratio}")
+
+    def window(generator, height, width):
+        for _ in range(10):
+            area = height * width * generator.uniform(min_area, max_area)
+            ratio = math.exp(generator.uniform(math.log(min_ratio), math.log(max_ratio)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
+                return top, left, h, w
+        ratio = min(max(width / height, min_ratio), max_ratio)
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def apply(generator, image):
+        top, left, h, w = window(generator, *image.shape[:2])
+        return _resample(image[top : top + h, left : left + w], size, method)
+
+    return apply
+
+
+def _pad_to(image, height, width):
+    down, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
+    if not down and not right:
+        return image
+    return np.pad(image, ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0)))
+
+
+# Operations whose result depends on the image alone can be cached; the others draw.
+DETERMINISTIC = {
+    "resize": resize,
+    "resize_small": resize_small,
+    "central_crop": central_crop,
+}
+RANDOM = {"random_crop": random_crop, "inception_crop": inception_crop}

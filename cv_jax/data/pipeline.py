@@ -1,0 +1,176 @@
+"""Batches: batch `t` of a run is a function of (seed, t) and of nothing else.
+
+The stream of a run is its split, shuffled anew each epoch and repeated; batch `t` is positions
+`t·B … t·B+B−1` of that stream. Which process asks, how many loader threads or workers there are,
+whether examples are cached and at which step a run starts make no difference.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+import psutil
+from absl import flags
+
+from cv_jax.augment import apply_host
+from cv_jax.data.sources import Source
+from cv_jax.errors import InputError
+
+CACHES = ("auto", "memory", "none")
+
+
+class Images(NamedTuple):
+    """The examples of a split after those host operations that draw nothing.
+
+    Attributes:
+      source: where examples come from.
+      fixed: the host operations to apply; see `augment.Augmentation`.
+      cached: all of them in memory, uint8 [N, H, W, C] and int32 [N], or none.
+    """
+
+    source: Source
+    fixed: tuple
+    cached: tuple[np.ndarray, np.ndarray] | None = None
+
+    def get(self, index: int) -> tuple[np.ndarray, int]:
+        """Image uint8 [H, W, C] and label."""
+        if self.cached is not None:
+            return self.cached[0][index], self.cached[1][index]
+        image, label = self.source.example(index)
+        return apply_host(self.fixed, None, image), label
+
+
+def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: iterable) -> Images:
+    """Decides on caching, and fills the cache.
+
+    Args:
+      source: the split.
+      fixed: its deterministic host operations.
+      cache: "memory", "none", or "auto": in memory if all images have one size and take at most a
+        quarter of the memory that is free.
+      progress: wraps the loop over the examples, to show how far it is.
+    """
+    images = Images(source, fixed)
+    if cache == "none" or not len(source):
+        return images
+    first, last = images.get(0)[0], images.get(len(source) - 1)[0]
+    fits = first.nbytes * len(source) <= psutil.virtual_memory().available / 4
+    if cache == "auto" and not (fits and first.shape == last.shape):
+        return images
+    pixels = np.empty((len(source), *first.shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for i in progress(range(len(source))):
+        image, labels[i] = images.get(i)
+        if image.shape != first.shape:
+            if cache == "auto":
+                return images
+            raise InputError(
+                f"config.data.cache=memory needs images of one size, but example {i} of "
+                f"{source.name} is {image.shape}, the first {first.shape}: resize before caching"
+            )
+        pixels[i] = image
+    return images._replace(cached=(pixels, labels))
+
+
+class TrainBatches:
+    """Random access to the batches of a run, as a source for Grain.
+
+    Attributes:
+      images: the examples.
+      host: host operations that draw; each position of the stream has a generator of its own.
+      seed: the run's seed.
+      batch_size: examples in the global batch.
+      rows: the positions within the global batch that this process holds.
+      total_steps: number of batches.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        host: tuple,
+        *,
+        seed: int,
+        batch_size: int,
+        rows: np.ndarray,
+        total_steps: int,
+    ):
+        self.images, self.host, self.seed = images, host, seed
+        self.batch_size, self.rows, self.total_steps = batch_size, rows, total_steps
+        indices = grain.MapDataset.range(len(images.source))
+        self.order = indices.seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """This process's rows of batch `step`: image uint8 [b, H, W, C], label int32 [b]."""
+        positions = int(step) * self.batch_size + self.rows
+        indices = [self.order[int(position)] for position in positions]
+        if self.images.cached is not None and not self.host:
+            pixels, labels = self.images.cached
+            return {"image": pixels[indices], "label": labels[indices]}
+        examples = [self._example(*pair) for pair in zip(positions, indices, strict=True)]
+        return {
+            "image": np.stack([image for image, _ in examples]),
+            "label": np.array([label for _, label in examples], np.int32),
+        }
+
+    def _example(self, position: int, index: int) -> tuple[np.ndarray, int]:
+        image, label = self.images.get(index)
+        if self.host:
+            generator = np.random.default_rng((self.seed, int(position)))
+            image = apply_host(self.host, generator, image)
+        return image, label
+
+
+def iterate(
+    batches: TrainBatches, start_step: int, *, workers: int, threads: int, prefetch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches `start_step`, `start_step + 1`, … in order, loaded ahead.
+
+    Args:
+      batches: random access to them.
+      start_step: the first one.
+      workers: loader processes; 0 loads in threads of this process.
+      threads: loader threads, in each worker if there are any.
+      prefetch: batches loaded ahead.
+    """
+    # A cached batch is one gather: copying the cache to other processes would only cost.
+    workers = 0 if batches.images.cached is not None else workers
+    dataset = grain.MapDataset.source(batches)[start_step:]
+    stream = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags before it starts workers
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        stream = stream.mp_prefetch(options)
+    return iter(stream)
+
+
+def eval_batches(
+    images: Images, *, batch_size: int, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example of the split once, in order; the last batch is padded.
+
+    Args:
+      images: the examples.
+      batch_size: examples in the global batch.
+      rows: the positions within the global batch that this process holds.
+
+    Yields:
+      image uint8 [b, H, W, C], label int32 [b], and mask float32 [b], 0 where a row is padding.
+    """
+    size = len(images.source)
+    for start in range(0, size, batch_size):
+        positions = start + rows
+        mask = positions < size
+        # Padding repeats the first example: it costs nothing to find and counts for nothing.
+        examples = [images.get(int(i)) for i in np.where(mask, positions, 0)]
+        yield {
+            "image": np.stack([image for image, _ in examples]),
+            "label": np.array([label for _, label in examples], np.int32),
+            "mask": mask.astype(np.float32),
+        }
