@@ -8,43 +8,44 @@ every patch can look at every other.
 Follows the paper: class token, learned positions, exact GELU, LayerNorm with epsilon 1e-6, Glorot
 initialisation with biases near zero, zero head. Departs from it by option: pooling by the mean or
 by attention (MAP, Zhai et al. 2022, arXiv:2106.04560), fixed sine-cosine positions (Beyer et al.
-2022, arXiv:2205.01580), stochastic depth. Sizes: Table 1 of the paper for B, L, H; Ti and S as in
-DeiT (Touvron et al., 2021, arXiv:2012.12877).
+2022, arXiv:2205.01580), stochastic depth, layer scale (Touvron et al. 2021, arXiv:2103.17239),
+normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442), registers (Darcet et al. 2024,
+arXiv:2309.16588), a distillation token (DeiT, see deit.py). Sizes: Table 1 of the paper for B, L,
+H; Ti and S as in DeiT (Touvron et al., 2021, arXiv:2012.12877).
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models.attention import attend, merge_heads, split_heads
+from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
-from cv_jax.models.layers import Attention, DropPath, Mlp, attend, drop_path_rates, sincos_2d
+from cv_jax.models.layers import Mlp, at_least_float32
+from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
 POOLS = ("cls", "mean", "map")
 POSITIONS = ("learned", "sincos")
 
 
-class Block(nn.Module):
-    """Pre-norm encoder block: `x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+def patch_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Patches along height and width.
 
-    num_heads: int
-    mlp_ratio: float
-    dropout_rate: float
-    drop_path_rate: float
-    dtype: str
-    param_dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm1")(x)
-        y = Attention(self.num_heads, self.dropout_rate, **types, name="attn")(y, train=train)
-        x = x + DropPath(self.drop_path_rate)(y, train=train)
-        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm2")(x)
-        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
-        y = Mlp(hidden_dim, "gelu", self.dropout_rate, **types, name="mlp")(y, train=train)
-        return x + DropPath(self.drop_path_rate)(y, train=train)
+    Raises:
+      ValueError: patches do not cover the image exactly.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if patch_size < 1 or height % patch_size or width % patch_size:
+        common = [p for p in range(1, min(height, width) + 1) if not (height % p or width % p)]
+        near = sorted(common, key=lambda p: abs(p - patch_size))[:3]
+        raise ValueError(
+            f"patch_size {patch_size} does not divide the image {height}x{width}; "
+            f"nearest that do: {', '.join(map(str, sorted(near)))}"
+        )
+    return height // patch_size, width // patch_size
 
 
 class AttentionPool(nn.Module):
@@ -52,28 +53,24 @@ class AttentionPool(nn.Module):
 
     num_heads: int
     mlp_ratio: float
+    act: str
     dtype: str
     param_dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[B, T, D] tokens → [B, D]."""
-        batch, tokens, dim = x.shape
+        batch, _, dim = x.shape
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = dict(kernel_init=nn.initializers.xavier_uniform(), **types)
         query = self.param("query", nn.initializers.xavier_uniform(), (1, dim), self.param_dtype)
-
-        def heads(y):
-            y = y.reshape(*y.shape[:-1], self.num_heads, dim // self.num_heads)
-            return jnp.moveaxis(y, -2, -3)
-
-        q = heads(nn.Dense(dim, **dense, name="q")(query.astype(self.dtype)))
+        q = nn.Dense(dim, **dense, name="q")(query.astype(self.dtype))
+        q = jnp.broadcast_to(q, (batch, 1, dim))
         k, v = jnp.split(nn.Dense(2 * dim, **dense, name="kv")(x), 2, axis=-1)
-        q = jnp.broadcast_to(q, (batch, *q.shape))
-        y = attend(q, heads(k), heads(v)).reshape(batch, dim)
-        y = nn.Dense(dim, **dense, name="proj")(y)
+        y, _ = attend(*(split_heads(y, self.num_heads) for y in (q, k, v)))
+        y = nn.Dense(dim, **dense, name="proj")(merge_heads(y)[:, 0])
         z = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(y)
-        return y + Mlp(int(dim * self.mlp_ratio), **types, name="mlp")(z, train=train)
+        return y + Mlp(int(dim * self.mlp_ratio), self.act, **types, name="mlp")(z, train=train)
 
 
 class ViT(nn.Module):
@@ -87,10 +84,25 @@ class ViT(nn.Module):
       depth: encoder blocks.
       num_heads: attention heads; must divide the width.
       mlp_ratio: width of the MLP over the token width.
-      pool: "cls" reads a class token, "mean" averages the patches, "map" attends to them.
-      pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions.
+      act: activation of the MLPs, one of `layers.ACTIVATIONS`.
+      pool: "cls" reads a class token, "mean" averages the patches, "map" attends to all tokens.
+      class_token: keep a class token also where `pool` does not read it, as MAE's fine-tuning does.
+      fc_norm: normalise what was pooled (parameters `fc_norm`) instead of every token (`norm`).
+      registers: extra learned tokens that carry no position of the image and are dropped at the
+        end.
+      distilled: a distillation token after the class token, with a head of its own (DeiT); needs
+        pool "cls". See `__call__` for the outputs.
+      pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions, zero for tokens that
+        are no patch.
+      pos_embed_prefix: whether learned positions cover the tokens that are no patch.
+      qk_norm: LayerNorm of every head's queries and keys.
+      layer_scale: initial value of a learned factor per channel on every branch; 0 for none.
       dropout_rate: dropped share after positions, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
+      scan_layers: one scanned block instead of `depth` unrolled ones; see encoder.py.
+      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      attention_implementation: one of `attention.IMPLEMENTATIONS`.
+      attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
@@ -104,10 +116,22 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    act: str = "gelu"
     pool: str = "cls"
+    class_token: bool = False
+    fc_norm: bool = False
+    registers: int = 0
+    distilled: bool = False
     pos_embed: str = "learned"
+    pos_embed_prefix: bool = True
+    qk_norm: bool = False
+    layer_scale: float = 0.0
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    scan_layers: bool = False
+    remat_policy: str = "none"
+    attention_implementation: str = "xla"
+    attention_weights: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -117,24 +141,36 @@ class ViT(nn.Module):
         Raises:
           ValueError: a field's value is not allowed, or two of them do not fit together.
         """
-        size = self.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        if height % self.patch_size or width % self.patch_size:
-            common = [p for p in range(1, min(height, width) + 1) if not (height % p or width % p)]
-            near = sorted(common, key=lambda p: abs(p - self.patch_size))[:3]
-            raise ValueError(
-                f"patch_size {self.patch_size} does not divide the image {height}x{width}; "
-                f"nearest that do: {', '.join(map(str, sorted(near)))}"
-            )
-        if self.width % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide width {self.width}")
+        grid = patch_grid(self.image_size, self.patch_size)
+        check_blocks(
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            drop_path_rate=self.drop_path_rate,
+            act=self.act,
+            remat_policy=self.remat_policy,
+            implementation=self.attention_implementation,
+            attention_weights=self.attention_weights,
+        )
         if self.pool not in POOLS:
             raise ValueError(f"unknown pool {self.pool!r}; allowed: {', '.join(POOLS)}")
         if self.pos_embed not in POSITIONS:
             raise ValueError(
                 f"unknown pos_embed {self.pos_embed!r}; allowed: {', '.join(POSITIONS)}"
             )
-        return height // self.patch_size, width // self.patch_size
+        if self.distilled and self.pool != "cls":
+            raise ValueError(f"distilled needs pool 'cls', got {self.pool!r}")
+        if self.registers < 0:
+            raise ValueError(f"registers must not be negative, got {self.registers}")
+        return grid
+
+    def prefix_tokens(self) -> int:
+        """Tokens that stand before the patches: class, distillation and register tokens."""
+        return int(self.pool == "cls" or self.class_token) + int(self.distilled) + self.registers
+
+    def pos_embed_prefix_tokens(self) -> int:
+        """How many of the positions stand before those of the patches."""
+        return self.prefix_tokens() if self.pos_embed_prefix else 0
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
@@ -142,7 +178,13 @@ class ViT(nn.Module):
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the tokens [B, T, D] after the embedding,
-          after each block and after the last norm, and `"pre_logits"` [B, D].
+          after each block and after the last norm, and `"pre_logits"` [B, D]; with
+          `attention_weights` also `"blocks_<i>/attention"` [B, heads, T, T] before each block's
+          tokens. Tokens are ordered class, distillation, registers, patches row by row.
+
+          With `distilled`, training gives a pair of logits, of the class token (for the labels) and
+          of the distillation token (for the teacher's answers); evaluation gives their mean.
+          `"pre_logits"` is then the mean of the two tokens.
 
         Raises:
           ValueError: see `check`; or the image is not of `image_size`.
@@ -160,48 +202,113 @@ class ViT(nn.Module):
         patch = (self.patch_size, self.patch_size)
         x = nn.Conv(self.width, patch, patch, padding="VALID", **types, name="patch_embed")(image)
         x = x.reshape(len(x), rows * columns, self.width)
-        cls = self.pool == "cls"
-        if cls:
-            shape = (1, 1, self.width)
-            token = self.param("cls_token", nn.initializers.zeros, shape, self.param_dtype)
-            token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
-        if self.pos_embed == "learned":
-            init, shape = nn.initializers.normal(0.02), (1, *x.shape[1:])
-            positions = self.param("pos_embed", init, shape, self.param_dtype)
-        else:
-            positions = jnp.pad(sincos_2d(rows, columns, self.width), ((int(cls), 0), (0, 0)))
-        x = x + positions.astype(x.dtype)
+        x = self._add_positions(x, (rows, columns))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         features["embed"] = x
 
-        for i, rate in enumerate(drop_path_rates(self.drop_path_rate, self.depth)):
-            x = Block(
-                self.num_heads,
-                self.mlp_ratio,
-                self.dropout_rate,
-                rate,
-                **types,
-                name=f"blocks_{i}",
-            )(x, train=train)
-            features[f"blocks_{i}"] = x
-        x = features["norm"] = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(x)
+        x, block_features = run_blocks(
+            x,
+            depth=self.depth,
+            train=train,
+            drop_path_rate=self.drop_path_rate,
+            scan=self.scan_layers,
+            remat_policy=self.remat_policy,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            act=self.act,
+            qk_norm=self.qk_norm,
+            layer_scale=self.layer_scale,
+            dropout_rate=self.dropout_rate,
+            implementation=self.attention_implementation,
+            attention_weights=self.attention_weights,
+            **types,
+        )
+        features.update(block_features)
+        if not self.fc_norm:
+            x = features["norm"] = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(x)
 
-        if self.pool == "cls":
-            x = x[:, 0]
-        elif self.pool == "mean":
-            x = x.mean(axis=1)
-        else:
-            x = AttentionPool(self.num_heads, self.mlp_ratio, **types, name="pool")(x, train=train)
-        features["pre_logits"] = x
-        if self.num_classes:
+        x = self._pool(x, train)
+        if self.fc_norm:
+            x = nn.LayerNorm(epsilon=1e-6, **types, name="fc_norm")(x)
+        features["pre_logits"] = x.mean(axis=1) if self.distilled else x
+        if not self.num_classes:
+            return at_least_float32(features["pre_logits"]), features
+
+        def head(y, name):
             zeros = nn.initializers.zeros
-            x = nn.Dense(self.num_classes, kernel_init=zeros, **types, name="head")(x)
-        return x.astype(jnp.float32), features
+            return nn.Dense(self.num_classes, kernel_init=zeros, **types, name=name)(y)
+
+        if not self.distilled:
+            return at_least_float32(head(x, "head")), features
+        logits = (
+            at_least_float32(head(x[:, 0], "head")),
+            at_least_float32(head(x[:, 1], "head_dist")),
+        )
+        return logits if train else sum(logits) / 2, features
+
+    def _add_positions(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Puts the other tokens before the patches and adds positions."""
+        dim, normal = self.width, nn.initializers.normal
+        tokens = []
+        if self.pool == "cls" or self.class_token:
+            tokens.append(
+                self.param("cls_token", nn.initializers.zeros, (1, 1, dim), self.param_dtype)
+            )
+        if self.distilled:
+            tokens.append(self.param("dist_token", normal(0.02), (1, 1, dim), self.param_dtype))
+        if self.registers:
+            shape = (1, self.registers, dim)
+            tokens.append(self.param("reg_token", normal(1e-6), shape, self.param_dtype))
+        prefix = [jnp.broadcast_to(t.astype(x.dtype), (len(x), *t.shape[1:])) for t in tokens]
+
+        if self.pos_embed == "sincos":
+            return jnp.concatenate([*prefix, x + sincos_2d(*grid, dim).astype(x.dtype)], axis=1)
+        shape = (1, self.pos_embed_prefix_tokens() + x.shape[1], dim)
+        positions = self.param("pos_embed", normal(0.02), shape, self.param_dtype).astype(x.dtype)
+        if self.pos_embed_prefix:
+            return jnp.concatenate([*prefix, x], axis=1) + positions
+        return jnp.concatenate([*prefix, x + positions], axis=1)
+
+    def _pool(self, x: jax.Array, train: bool) -> jax.Array:
+        """Tokens [B, T, D] → [B, D]; with a distillation token [B, 2, D]."""
+        if self.pool == "map":
+            types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            pool = AttentionPool(self.num_heads, self.mlp_ratio, self.act, **types, name="pool")
+            return pool(x, train=train)
+        if self.pool == "mean":
+            return x[:, self.prefix_tokens() :].mean(axis=1)
+        return x[:, :2] if self.distilled else x[:, 0]
+
+
+def resize(params: Mapping, old: ViT, new: ViT, antialias: bool = True) -> dict:
+    """A ViT's parameters, fitted to another image or patch size.
+
+    Learned positions are resampled bicubically, the patch embedding's kernel by FlexiViT's
+    pseudo-inverse; everything else is kept. Pure, on arrays outside any jitted program.
+
+    Args:
+      params: the `params` collection of `old`.
+      old: the model that the parameters fit.
+      new: the model that they shall fit; it differs in `image_size`, `patch_size` or both.
+      antialias: of the positions' resampling: with it as timm, without it as MAE's fine-tuning.
+
+    Raises:
+      ValueError: either model's fields do not fit together, or the positions not `old`.
+    """
+    old_grid, new_grid = old.check(), new.check()
+    params = dict(params)
+    size = (new.patch_size, new.patch_size)
+    kernel = resize_patch_kernel(params["patch_embed"]["kernel"], size)
+    params["patch_embed"] = {**params["patch_embed"], "kernel": kernel}
+    if old.pos_embed == "learned":
+        params["pos_embed"] = resize_positions(
+            params["pos_embed"], old_grid, new_grid, old.pos_embed_prefix_tokens(), antialias
+        )
+    return params
 
 
 _PAPER = "Dosovitskiy et al., An image is worth 16x16 words, arXiv:2010.11929"
-_SIZES = {
+SIZES = {
     "ti": dict(width=192, depth=12, num_heads=3),
     "s": dict(width=384, depth=12, num_heads=6),
     "b": dict(width=768, depth=12, num_heads=12),
@@ -210,6 +317,6 @@ _SIZES = {
 }
 MODELS = {
     f"vit_{size}{patch}": Entry(ViT, {**fields, "patch_size": patch}, 2020, _PAPER)
-    for size, fields in _SIZES.items()
+    for size, fields in SIZES.items()
     for patch in (8, 14, 16, 32)
 }

@@ -1,0 +1,228 @@
+"""The stack of pre-norm Transformer blocks that ViT, DeiT, MAE and the image Transformer share.
+
+The stack runs unrolled, each block a submodule `blocks_0`, `blocks_1`, …, or as one scanned block
+whose parameters, under `blocks`, carry a leading axis of the depth: one block is then compiled
+instead of all, at the price of what the compiler could do across them. `stack_blocks` and
+`unstack_blocks` turn the parameters of the one into those of the other. Rematerialisation trades
+computation for memory: a block's intermediates are computed again in the backward pass instead of
+kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cv_jax.models.attention import Attention, check_implementation
+from cv_jax.models.layers import Mlp, activation, drop_path, drop_path_rates
+
+# What each policy keeps for the backward pass; "none" keeps whatever is needed, "full" only the
+# blocks' inputs, "dots" matrix products too, "dots_no_batch" only those with weights, which leaves
+# out the attention scores.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel (Touvron et al., 2021, arXiv:2103.17239, section 2.1).
+
+    Attributes:
+      init: value that every factor starts from.
+      param_dtype: dtype of the parameter.
+    """
+
+    init: float
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.constant(self.init)
+        return x * self.param("gamma", init, x.shape[-1:], self.param_dtype).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    Attributes:
+      num_heads: attention heads; must divide the width.
+      mlp_ratio: width of the MLP over the token width.
+      act: activation of the MLP, one of `layers.ACTIVATIONS`.
+      qk_norm: see `Attention`.
+      layer_scale: initial value of a learned factor per channel on both branches; 0 for none.
+      dropout_rate: dropped share after attention and MLP layers.
+      implementation: of attention, one of `attention.IMPLEMENTATIONS`.
+      attention_weights: whether to return the attention weights.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    act: str = "gelu"
+    qk_norm: bool = False
+    layer_scale: float = 0.0
+    dropout_rate: float = 0.0
+    implementation: str = "xla"
+    attention_weights: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_path_rate: float | jax.Array | None, train: bool):
+        """Tokens [B, T, D] → `(tokens, (tokens, weights or None))`, as `nn.scan` wants it.
+
+        Args:
+          x: the tokens.
+          drop_path_rate: probability of dropping a branch for an example; None when none is.
+          train: whether dropout and stochastic depth act.
+        """
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+        def branch(y, name):
+            if self.layer_scale:
+                y = LayerScale(self.layer_scale, self.param_dtype, name=name)(y)
+            if train and drop_path_rate is not None:
+                y = drop_path(self.make_rng("dropout"), y, drop_path_rate)
+            return y
+
+        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm1")(x)
+        y, weights = Attention(
+            self.num_heads,
+            self.qk_norm,
+            self.dropout_rate,
+            self.implementation,
+            **types,
+            name="attn",
+        )(y, train=train)
+        x = x + branch(y, "ls1")
+        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm2")(x)
+        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
+        y = Mlp(hidden_dim, self.act, self.dropout_rate, **types, name="mlp")(y, train=train)
+        x = x + branch(y, "ls2")
+        return x, (x, weights if self.attention_weights else None)
+
+
+def check_blocks(
+    *,
+    width: int,
+    depth: int,
+    num_heads: int,
+    drop_path_rate: float,
+    act: str,
+    remat_policy: str,
+    implementation: str,
+    attention_weights: bool,
+) -> None:
+    """Whether the fields of a stack of blocks are allowed and fit together.
+
+    Raises:
+      ValueError: one of them is not, or two of them do not.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f"num_heads {num_heads} does not divide width {width}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate must lie in [0, 1), got {drop_path_rate}")
+    if remat_policy not in REMAT_POLICIES:
+        raise ValueError(
+            f"unknown remat_policy {remat_policy!r}; allowed: {', '.join(REMAT_POLICIES)}"
+        )
+    activation(act)
+    check_implementation(implementation, attention_weights)
+
+
+def run_blocks(
+    x: jax.Array,
+    *,
+    depth: int,
+    train: bool,
+    drop_path_rate: float = 0.0,
+    scan: bool = False,
+    remat_policy: str = "none",
+    name: str = "blocks",
+    **fields,
+) -> tuple[jax.Array, OrderedDict]:
+    """Runs tokens through a stack of blocks; to be called inside a module's compact method.
+
+    Args:
+      x: tokens [B, T, D].
+      depth: number of blocks.
+      train: whether dropout and stochastic depth act.
+      drop_path_rate: of the last block, growing linearly from 0 at the first.
+      scan: one scanned block in place of `depth` unrolled ones. Random draws, hence initial values
+        and dropout masks, differ between the two; the function of given parameters does not.
+      remat_policy: one of `REMAT_POLICIES`.
+      name: of the submodules.
+      **fields: of `Block`.
+
+    Returns:
+      `(tokens [B, T, D], features)`: `"<name>_<i>"`, the tokens after block i, and before them,
+      with `attention_weights`, `"<name>_<i>/attention"`, its weights [B, heads, T, T].
+    """
+    block = Block
+    if remat_policy != "none":
+        block = nn.remat(
+            Block,
+            policy=REMAT_POLICIES[remat_policy],
+            # Inside a scan nothing can be merged with the forward pass anyway.
+            prevent_cse=not scan,
+            static_argnums=(3,),
+        )
+    rates = drop_path_rates(drop_path_rate, depth) if train and drop_path_rate else [None] * depth
+    if scan:
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=depth,
+        )
+        scanned_rates = None if rates[0] is None else jnp.asarray(rates, x.dtype)
+        x, (tokens, weights) = stack(**fields, name=name)(x, scanned_rates, train)
+        outputs = [(tokens[i], None if weights is None else weights[i]) for i in range(depth)]
+    else:
+        outputs = []
+        for i, rate in enumerate(rates):
+            x, output = block(**fields, name=f"{name}_{i}")(x, rate, train)
+            outputs.append(output)
+    features = OrderedDict()
+    for i, (tokens, weights) in enumerate(outputs):
+        if weights is not None:
+            features[f"{name}_{i}/attention"] = weights
+        features[f"{name}_{i}"] = tokens
+    return x, features
+
+
+def stack_blocks(params: Mapping, name: str = "blocks") -> dict:
+    """Parameters of the unrolled stack → those of the scanned one.
+
+    Every group `<name>_0`, `<name>_1`, … becomes one `<name>` with a new leading axis, at whatever
+    depth of the tree it stands; everything else is kept. `unstack_blocks` is the inverse.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    blocks = []
+    while f"{name}_{len(blocks)}" in params:
+        blocks.append(params[f"{name}_{len(blocks)}"])
+    taken = {f"{name}_{i}" for i in range(len(blocks))}
+    rest = {k: stack_blocks(v, name) for k, v in params.items() if k not in taken}
+    return {**rest, name: jax.tree.map(lambda *x: jnp.stack(x), *blocks)} if blocks else rest
+
+
+def unstack_blocks(params: Mapping, name: str = "blocks") -> dict:
+    """Parameters of the scanned stack → those of the unrolled one; see `stack_blocks`."""
+    if not isinstance(params, Mapping):
+        return params
+    rest = {k: unstack_blocks(v, name) for k, v in params.items() if k != name}
+    if name in params:
+        depth = len(jax.tree.leaves(params[name])[0])
+        for i in range(depth):
+            rest[f"{name}_{i}"] = jax.tree.map(lambda x, i=i: x[i], params[name])
+    return rest

@@ -1,0 +1,138 @@
+"""Positions: fixed sine-cosine tables, and learned tables resampled to another size.
+
+Resampling follows PyTorch's `interpolate(mode="bicubic", align_corners=False)`, through which the
+published weights were moved between image sizes: with `antialias` the cubic filter has a = −0.5,
+widens when the grid shrinks and is normalised over the taps inside the grid (as in Pillow); without
+it a = −0.75 and indices beyond the edge repeat the edge. Everything here is NumPy on parameters,
+outside any jitted program.
+"""
+
+import numpy as np
+
+
+def sinusoids(length: int, dim: int) -> np.ndarray:
+    """The Transformer's positions [length, dim], float32 (Vaswani et al., 2017, section 3.5).
+
+    Channel 2i is sin(position / 10000^(2i/dim)), channel 2i + 1 its cosine.
+
+    Raises:
+      ValueError: `dim` is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"sinusoidal positions need an even width, got {dim}")
+    angle = np.arange(length)[:, None] * 10000.0 ** (-np.arange(0, dim, 2) / dim)
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(length, dim).astype(np.float32)
+
+
+def sincos_2d(height: int, width: int, dim: int) -> np.ndarray:
+    """Fixed 2-D sine-cosine positions [height·width, dim], float32, row-major.
+
+    As in MAE (He et al., 2021): the first half of the channels encodes the column, the second the
+    row, each as [sin, cos] of the index times 10000^(−i/(dim/4)).
+
+    Raises:
+      ValueError: `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"sin-cos positions need a width that is a multiple of 4, got {dim}")
+    omega = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    row, column = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+
+    def encode(index):
+        angle = index.reshape(-1, 1) * omega
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+    return np.concatenate([encode(column), encode(row)], axis=1).astype(np.float32)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution filter; zero beyond a distance of 2."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def bicubic_matrix(old: int, new: int, antialias: bool = True) -> np.ndarray:
+    """The matrix [new, old], float64, that resamples one axis as PyTorch does."""
+    scale = old / new
+    source = np.arange(old)
+    if antialias:
+        stretch = max(scale, 1.0)
+        center = (np.arange(new) + 0.5) * scale
+        first = np.maximum(np.floor(center - 2 * stretch + 0.5), 0)
+        last = np.minimum(np.floor(center + 2 * stretch + 0.5), old)
+        weights = _cubic((source - center[:, None] + 0.5) / stretch, a=-0.5)
+        weights *= (source >= first[:, None]) & (source < last[:, None])
+        return weights / weights.sum(axis=1, keepdims=True)
+    center = (np.arange(new) + 0.5) * scale - 0.5
+    matrix = np.zeros((new, old))
+    for tap in range(-1, 3):
+        index = np.floor(center) + tap
+        np.add.at(
+            matrix,
+            (np.arange(new), np.clip(index, 0, old - 1).astype(int)),
+            _cubic(center - index, a=-0.75),
+        )
+    return matrix
+
+
+def resize_grid(grid: np.ndarray, size: tuple[int, int], antialias: bool = True) -> np.ndarray:
+    """Bicubic resampling of [height, width, ...] to [*size, ...], in the dtype of `grid`."""
+    if grid.shape[:2] == tuple(size):
+        return grid
+    rows = bicubic_matrix(grid.shape[0], size[0], antialias)
+    columns = bicubic_matrix(grid.shape[1], size[1], antialias)
+    resized = np.einsum("ph,qw,hw...->pq...", rows, columns, np.asarray(grid, np.float64))
+    return resized.astype(grid.dtype)
+
+
+def resize_positions(
+    pos_embed: np.ndarray,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    prefix: int = 1,
+    antialias: bool = True,
+) -> np.ndarray:
+    """Learned positions of one patch grid, resampled for another.
+
+    Args:
+      pos_embed: [1, prefix + rows·columns, D].
+      old: rows and columns of its grid.
+      new: rows and columns wanted.
+      prefix: leading positions that belong to no patch (class token, registers); kept as they are.
+      antialias: as timm does; MAE's fine-tuning does without.
+
+    Raises:
+      ValueError: the table's length is not `prefix` + the old grid.
+    """
+    tokens = pos_embed.shape[1]
+    if tokens != prefix + old[0] * old[1]:
+        raise ValueError(
+            f"pos_embed has {tokens} positions, not {prefix} + {old[0]}x{old[1]} as it should"
+        )
+    pos_embed = np.asarray(pos_embed)
+    grid = pos_embed[0, prefix:].reshape(*old, -1)
+    grid = resize_grid(grid, new, antialias).reshape(1, new[0] * new[1], -1)
+    return np.concatenate([pos_embed[:, :prefix], grid], axis=1)
+
+
+def resize_patch_kernel(kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A patch embedding's kernel for another patch size, by FlexiViT's pseudo-inverse.
+
+    Beyer et al., "FlexiViT", CVPR 2023, arXiv:2212.08013, section 3.4: among all kernels of the new
+    size the one whose tokens of a resized patch are closest to the old kernel's tokens of the patch
+    itself; exactly those when patches grow.
+
+    Args:
+      kernel: [height, width, channels, D].
+      size: height and width of the new patch.
+    """
+    kernel = np.asarray(kernel)
+    old = kernel.shape[:2]
+    if old == tuple(size):
+        return kernel
+    # B resizes a flattened patch; tokens stay when Bᵀ·new = old.
+    resize = np.kron(*(bicubic_matrix(o, n) for o, n in zip(old, size, strict=True)))
+    flat = kernel.reshape(old[0] * old[1], -1).astype(np.float64)
+    return (np.linalg.pinv(resize.T) @ flat).reshape(*size, *kernel.shape[2:]).astype(kernel.dtype)
