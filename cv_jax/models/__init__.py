@@ -18,11 +18,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cv_jax.models import lenet, linear, mlp, vit
+from cv_jax.models import alexnet, lenet, linear, mlp, resnet, vgg, vit
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.models.entry import Entry
 
-MODELS: dict[str, Entry] = {**linear.MODELS, **mlp.MODELS, **lenet.MODELS, **vit.MODELS}
+# In the order of the field's history.
+MODELS: dict[str, Entry] = {
+    **linear.MODELS,
+    **mlp.MODELS,
+    **lenet.MODELS,
+    **alexnet.MODELS,
+    **vgg.MODELS,
+    **resnet.MODELS,
+    **vit.MODELS,
+}
 
 
 class Card(NamedTuple):

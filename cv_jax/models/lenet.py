@@ -1,21 +1,204 @@
-"""LeNet-5 in its modern reading.
+"""LeNet-5, as it was and as it is remembered.
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
 Proc. IEEE 86(11), 1998, section II: filters shared over the image, sub-sampling between them, and
-fully connected layers on the 5×5 maps that remain. What textbooks and frameworks call LeNet-5 keeps
-the sizes (5×5 filters, 6 and 16 maps, then 120 and 84 units) and simplifies the rest: average
-pooling without trainable coefficients, every map of C3 connected to every map of S2, plain tanh, a
-softmax output. This file is that net: 61,706 parameters on one-channel 32×32 images.
+fully connected layers on the 5×5 maps that remain.
+
+`lenet5_1998` is the paper's net, 60,000 trainable parameters on one-channel 32×32 images: C3 sees
+chosen maps of S2 (Table I), sub-sampling has a trainable coefficient and bias, every layer up to F6
+ends in 1.7159·tanh(2x/3), and an output is the squared distance of F6's 84 units from a code that
+stylises the class as a 7×12 bitmap. Weights start from U(±2.4/fan-in); images are scaled to white
+−0.1 and black 1.175. Two things are this file's own: biases start from zero, and the bitmaps are
+drawn anew in the manner of the paper's Figure 3.
+
+`lenet5` is what textbooks and frameworks call LeNet-5, 61,706 parameters: the same sizes with
+average pooling, all maps connected, plain tanh and a softmax output.
+
+C5 is a 5×5 convolution in the paper, which on the 5×5 maps of a 32×32 image is the full connection
+that both nets use.
 """
 
+import random
 from collections import OrderedDict
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cv_jax.models import checks
 from cv_jax.models.entry import Entry
-from cv_jax.models.layers import activation
+from cv_jax.models.layers import activation, at_least_float32
+
+SMALLEST = 16  # two 5×5 filters and two poolings then leave one position
+
+# Table I: the maps of S2 that each of C3's 16 maps sees. Six see three neighbours, six see four
+# (both going round), three see two pairs, the last sees all.
+C3_INPUTS = (
+    *(tuple(sorted((i + j) % 6 for j in range(3))) for i in range(6)),
+    *(tuple(sorted((i + j) % 6 for j in range(4))) for i in range(6)),
+    (0, 1, 3, 4),
+    (1, 2, 4, 5),
+    (0, 2, 3, 5),
+    (0, 1, 2, 3, 4, 5),
+)
+
+_BITMAPS = """
+....... ....... ....... ....... ....... ....... ....... ....... ....... .......
+..###.. ...##.. .#####. ######. ....##. ####### ..####. ####### .#####. .#####.
+.##.##. ..###.. ##...## ....##. ...###. ##..... .##.... .....## ##...## ##...##
+##...## .####.. .....## ...##.. ..####. ##..... ##..... ....##. ##...## ##...##
+##...## ...##.. ....##. ..##... .##.##. ##..... ##..... ....##. ##...## ##...##
+##...## ...##.. ....##. .#####. ##..##. ######. ######. ...##.. .#####. .######
+##...## ...##.. ...##.. ....### ##..##. .....## ##...## ...##.. .#####. .....##
+##...## ...##.. ..##... .....## ####### .....## ##...## ..##... ##...## .....##
+##...## ...##.. .##.... .....## ....##. .....## ##...## ..##... ##...## .....##
+.##.##. ...##.. ##..... ##..##. ....##. ##...## ##...## .##.... ##...## ....##.
+..###.. .###### ####### .####.. ....##. .#####. .#####. .##.... .#####. .####..
+....... ....... ....... ....... ....... ....... ....... ....... ....... .......
+"""
+
+
+def rbf_codes(num_classes: int) -> np.ndarray:
+    """The target of F6 for each class, ±1 [num_classes, 84], float32.
+
+    The first ten are the bitmaps of the digits, row by row, black +1. Further classes get codes
+    drawn with equal chance, which the paper names as the alternative.
+    """
+    rows = [row.split() for row in _BITMAPS.split("\n") if row]
+    codes = ["".join(digit) for digit in zip(*rows, strict=True)]
+    for label in range(10, num_classes):
+        coin = random.Random(label)
+        codes.append("".join("#" if coin.random() < 0.5 else "." for _ in range(84)))
+    signs = [[1.0 if pixel == "#" else -1.0 for pixel in code] for code in codes[:num_classes]]
+    return np.array(signs, np.float32)
+
+
+def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
+    """The paper's discriminative criterion (eq. 9), the mean over the batch.
+
+    The true class's penalty is pulled down while the others are pushed up, the more the smaller
+    they are; those well above `j` are left alone. For j → ∞ this is the softmax cross-entropy of
+    the negated penalties, which are the logits of `LeNet5Original`.
+
+    Args:
+      penalties: float [B, classes], −logits.
+      labels: int [B].
+      j: positive; the penalty at which a wrong class is far enough away.
+    """
+    limit = jnp.full((len(penalties), 1), -j, penalties.dtype)
+    competition = jax.nn.logsumexp(jnp.concatenate([limit, -penalties], axis=1), axis=1)
+    right = jnp.take_along_axis(penalties, labels[:, None], axis=1)[:, 0]
+    return jnp.mean(right + competition)
+
+
+def squash(x: jax.Array) -> jax.Array:
+    """1.7159·tanh(2x/3): passes through ±1 at ±1, where its curvature is greatest (appendix A)."""
+    return 1.7159 * jnp.tanh(x * (2 / 3))
+
+
+def _uniform(fan_in: int | None = None):
+    """U(±2.4/fan-in); by default the fan-in is that of a kernel [..., in, out]."""
+
+    def init(key, shape, dtype):
+        bound = 2.4 / (fan_in or np.prod(shape[:-1]))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class SubSample(nn.Module):
+    """The sum of each 2×2 square times a coefficient of its map, plus a bias of its map."""
+
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, ⌊H/2⌋, ⌊W/2⌋, C]."""
+        shape = x.shape[-1:]
+        coefficient = self.param("coefficient", _uniform(fan_in=4), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        total = 4 * nn.avg_pool(x, (2, 2), (2, 2))
+        return total * coefficient.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class TableConv(nn.Module):
+    """A 5×5 convolution in which each output map sees only the input maps that a table gives it.
+
+    Attributes:
+      inputs: the input maps of each output map.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+
+    The kernel [5, 5, connections] holds the filters of the connections that exist, output map by
+    output map; a constant scatter makes the usual [5, 5, in, out] of it, zero elsewhere.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] → [B, H − 4, W − 4, len(inputs)]."""
+        pairs = [(i, o) for o, maps in enumerate(self.inputs) for i in maps]
+        sources, targets = np.array(pairs).T
+
+        def init(key, shape, dtype):
+            fan_in = np.array([25 * len(self.inputs[o]) for o in targets])
+            return _uniform(fan_in=1)(key, shape, dtype) / jnp.asarray(fan_in, dtype)
+
+        filters = self.param("kernel", init, (5, 5, len(pairs)), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (len(self.inputs),), self.param_dtype)
+        kernel = jnp.zeros((5, 5, x.shape[-1], len(self.inputs)), self.dtype)
+        kernel = kernel.at[:, :, sources, targets].set(filters.astype(self.dtype))
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        return y + bias.astype(self.dtype)
+
+
+class LeNet5Original(nn.Module):
+    """LeNet-5 as published in 1998.
+
+    Attributes:
+      num_classes: size of the output; 0 gives the 84 units of F6.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    num_classes: int = 10
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool = False):
+        """Scores of float images [B, H, W, C], H and W at least 16.
+
+        Returns:
+          `(logits float32 [B, num_classes], features)`: a logit is the negated penalty (eq. 7),
+          −‖F6 − code‖², at most 0, so that the largest names the class; `rbf_loss` takes penalties.
+
+        Raises:
+          ValueError: the image is too small.
+        """
+        checks.image_at_least("lenet5_1998", image.shape, SMALLEST)
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        weights = dict(kernel_init=_uniform(), **types)
+        features = OrderedDict()
+        x = image.astype(self.dtype)
+        x = features["c1"] = squash(nn.Conv(6, (5, 5), padding="VALID", **weights, name="c1")(x))
+        x = features["s2"] = squash(SubSample(**types, name="s2")(x))
+        x = features["c3"] = squash(TableConv(C3_INPUTS, **types, name="c3")(x))
+        x = features["s4"] = squash(SubSample(**types, name="s4")(x))
+        x = x.reshape(len(x), -1)
+        x = features["c5"] = squash(nn.Dense(120, **weights, name="c5")(x))
+        x = features["f6"] = squash(nn.Dense(84, **weights, name="f6")(x))
+        features["pre_logits"] = x
+        x = at_least_float32(x)
+        if self.num_classes:
+            x = -jnp.square(x[:, None] - rbf_codes(self.num_classes)).sum(axis=-1)
+        return x, features
 
 
 class LeNet5(nn.Module):
@@ -41,13 +224,9 @@ class LeNet5(nn.Module):
           `(logits float32 [B, num_classes], features)`.
 
         Raises:
-          ValueError: the image is too small for two convolutions and two poolings.
+          ValueError: the image is too small, or the activation unknown.
         """
-        if min(image.shape[1:3]) < 16:
-            raise ValueError(
-                f"lenet5 needs images of at least 16x16 (32x32 in the paper), got "
-                f"{image.shape[1]}x{image.shape[2]}"
-            )
+        checks.image_at_least("lenet5", image.shape, SMALLEST)
         act = activation(self.act)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         conv = dict(kernel_size=(5, 5), padding="VALID", **types)
@@ -63,17 +242,14 @@ class LeNet5(nn.Module):
         features["pre_logits"] = x
         if self.num_classes:
             x = nn.Dense(self.num_classes, **types, name="head")(x)
-        return x.astype(jnp.float32), features
+        return at_least_float32(x), features
 
 
+_PAPER = (
+    "LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, "
+    "Proc. IEEE 86(11)"
+)
 MODELS = {
-    "lenet5": Entry(
-        LeNet5,
-        {},
-        1998,
-        "LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document "
-        "recognition, Proc. IEEE 86(11)",
-        image_size=(32, 32),
-        channels=1,
-    )
+    "lenet5_1998": Entry(LeNet5Original, {}, 1998, _PAPER, image_size=(32, 32), channels=1),
+    "lenet5": Entry(LeNet5, {}, 1998, _PAPER, image_size=(32, 32), channels=1),
 }

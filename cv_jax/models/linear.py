@@ -9,9 +9,9 @@ from collections import OrderedDict
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from cv_jax.models.entry import Entry
+from cv_jax.models.layers import at_least_float32
 
 
 class Linear(nn.Module):
@@ -42,7 +42,7 @@ class Linear(nn.Module):
                 name="head",
             )
             logits = head(logits)
-        return logits.astype(jnp.float32), features
+        return at_least_float32(logits), features
 
 
 MODELS = {

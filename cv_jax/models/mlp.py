@@ -10,10 +10,10 @@ from collections import OrderedDict
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from cv_jax.models import checks
 from cv_jax.models.entry import Entry
-from cv_jax.models.layers import activation
+from cv_jax.models.layers import activation, at_least_float32
 
 
 class MLP(nn.Module):
@@ -21,7 +21,7 @@ class MLP(nn.Module):
 
     Attributes:
       num_classes: size of the output; 0 gives the last hidden layer.
-      widths: units of each hidden layer.
+      widths: units of each hidden layer; none at all leaves a linear classifier.
       act: one of `layers.ACTIVATIONS`.
       dropout_rate: dropped share of each hidden layer's units.
       dtype: dtype of the computation.
@@ -39,7 +39,16 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C]: `(logits float32 [B, num_classes], features)`."""
+        """Scores of float images [B, H, W, C] of any size.
+
+        Returns:
+          `(logits float32 [B, num_classes], features)`: each hidden layer `fc1` …, `"pre_logits"`.
+
+        Raises:
+          ValueError: a width below 1, an unknown activation, or a rate outside [0, 1).
+        """
+        checks.positive("widths", self.widths)
+        checks.rate("dropout_rate", self.dropout_rate)
         act = activation(self.act)
         kernel_init = (
             nn.initializers.glorot_normal()
@@ -56,7 +65,7 @@ class MLP(nn.Module):
         features["pre_logits"] = x
         if self.num_classes:
             x = nn.Dense(self.num_classes, **types, name="head")(x)
-        return x.astype(jnp.float32), features
+        return at_least_float32(x), features
 
 
 MODELS = {
