@@ -1,0 +1,163 @@
+"""Weights fitted to a model with other classes or input channels than they were trained with."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cv_jax import models
+from cv_jax.errors import InputError
+
+# By the registry's convention the first convolution and the classifiers carry these names.
+STEMS = tuple(f"params/{name}/kernel" for name in ("conv1", "features_0", "patch_embed"))
+HEAD = re.compile(r"params/head\w*/(kernel|bias)")
+
+
+def flatten(variables) -> dict[str, Any]:
+    """Variables, nested dicts, as a flat dict by path, in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree = {}
+    for path, leaf in arrays.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+class Target:
+    """The model that weights are wanted for, with the shape and dtype of each of its arrays."""
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        **fields: Any,
+    ):
+        """Traces the model's initialisation; nothing is computed.
+
+        Args:
+          model_name: the registry's name.
+          image_size: side or (height, width); by default the model's own.
+          channels: input channels; by default those of the publication.
+          **fields: fields of the model.
+
+        Raises:
+          InputError: there is no such model or field, or a value is not allowed.
+        """
+        try:
+            known = models.fields(model_name)
+            if image_size is not None and "image_size" in known:
+                fields["image_size"] = image_size
+            self.model = models.create(model_name, **fields)
+            image = jax.eval_shape(lambda: models.dummy_inputs(model_name))[0]
+            size = fields.get("image_size", known.get("image_size")) or image_size
+            size = image.shape[1:3] if size is None else size
+            size = (size, size) if isinstance(size, int) else tuple(size)
+            self.channels = channels or image.shape[-1]
+            self.image = jnp.zeros((1, *size, self.channels), jnp.float32)
+            self.shapes = flatten(jax.eval_shape(self._init, 0))
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
+    def initial(self, paths: list[str], seed: int) -> dict[str, np.ndarray]:
+        """Freshly initialised arrays; the compiler leaves out whatever other paths would need."""
+        if not paths:
+            return {}
+
+        def select(seed):
+            arrays = flatten(self._init(seed))
+            return {path: arrays[path] for path in paths}
+
+        return {path: np.asarray(array) for path, array in jax.jit(select)(seed).items()}
+
+    def _init(self, seed):
+        return self.model.init(jax.random.key(seed), self.image)
+
+
+def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """The first filter [h, w, in, out] for images of another number of channels.
+
+    One channel gets the sum over the colours, so that a grey image gives what it gave as an RGB
+    image of three equal channels. More get the filters repeated in turn and scaled by in/channels,
+    so that the sum over equal channels stays. These are timm's rules.
+    """
+    before = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, math.ceil(channels / before), 1))[:, :, :channels]
+    return repeated * kernel.dtype.type(before / channels)
+
+
+def trained_with(arrays: Mapping[str, np.ndarray]) -> tuple[int, int | None]:
+    """Classes (0 without a classifier) and input channels (None without a known first filter)."""
+    head = arrays.get("params/head/bias")
+    stems = [arrays[path].shape[2] for path in STEMS if path in arrays]
+    return 0 if head is None else len(head), stems[0] if stems else None
+
+
+def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> list[str]:
+    """One line for each missing, misshapen and unexpected name, given the shapes by name."""
+    return [
+        *(f"missing {name} {shape}" for name, shape in expected.items() if name not in got),
+        *(
+            f"misshapen {name}: expected {shape}, got {got[name]}"
+            for name, shape in expected.items()
+            if name in got and got[name] != shape
+        ),
+        *(f"unexpected {name} {shape}" for name, shape in got.items() if name not in expected),
+    ]
+
+
+def adapt(
+    arrays: Mapping[str, np.ndarray], target: Target, seed: int = 0
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Fits arrays, by path, to a target that may have other classes and input channels.
+
+    A classifier for other classes is left out, and the target's initialised from `seed`.
+
+    Returns:
+      `(arrays, notes)`: every array of the target, in its dtype, and one sentence for each thing
+      that was not taken over as it was.
+
+    Raises:
+      InputError: the arrays differ from the target's in any other way; all of them are listed.
+    """
+    arrays, notes = dict(arrays), []
+    classes, channels = trained_with(arrays)
+    for path in STEMS:
+        if path in arrays and path in target.shapes and channels != target.channels:
+            arrays[path] = input_channels(arrays[path], target.channels)
+            notes.append(f"{path}: {channels} input channels made {target.channels}")
+    if classes != target.num_classes:
+        arrays = {path: x for path, x in arrays.items() if not HEAD.fullmatch(path)}
+        fresh = [path for path in target.shapes if HEAD.fullmatch(path)]
+        arrays.update(target.initial(fresh, seed))
+        if classes:
+            notes.append(f"the classifier of {classes} classes left out")
+        if fresh:
+            notes.append(f"{' and '.join(fresh)} initialised anew")
+    wrong = differences(
+        {path: x.shape for path, x in arrays.items()},
+        {path: x.shape for path, x in target.shapes.items()},
+    )
+    if wrong:
+        raise InputError("\n  ".join(["these weights do not fit the model:", *wrong]))
+    ordered = {path: np.asarray(arrays[path], x.dtype, "C") for path, x in target.shapes.items()}
+    return ordered, notes

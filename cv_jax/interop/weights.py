@@ -1,0 +1,219 @@
+"""Loading and exporting weights: a mapping table, applied strictly."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cv_jax.errors import InputError
+from cv_jax.interop import convolutional
+from cv_jax.interop.adapt import (
+    HEAD,
+    STEMS,
+    Target,
+    adapt,
+    differences,
+    flatten,
+    trained_with,
+    unflatten,
+)
+from cv_jax.interop.tables import Family, Rule, fill_in
+
+SOURCES = ("torchvision", "timm", "mae", "swin", "big_vision")
+FAMILIES: tuple[Family, ...] = convolutional.FAMILIES
+
+# PyTorch's batch normalisation counts batches, and reads the count only where it averages evenly.
+COUNTER = "num_batches_tracked"
+
+ImageSize = int | tuple[int, int] | None
+
+_log = logging.getLogger(__name__)
+
+
+def family(model_name: str, source: str) -> Family:
+    """The mapping table for a model of the registry in the layout of a source.
+
+    Raises:
+      InputError: there is no such source, or it has no such model.
+    """
+    if source not in SOURCES:
+        raise InputError(f"unknown source {source!r}; allowed: {', '.join(SOURCES)}")
+    known = []
+    for candidate in FAMILIES:
+        if candidate.source == source:
+            names = [model for model, _ in candidate.references.values()]
+            if model_name in names:
+                return candidate
+            known += names
+    raise InputError(
+        f"{source} has no counterpart of model {model_name!r}; it has "
+        f"{', '.join(dict.fromkeys(known)) or 'none of the models here'}"
+    )
+
+
+def load(
+    model_name: str,
+    source: str,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    image_size: ImageSize = None,
+    num_classes: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = _log.warning,
+    **fields: Any,
+) -> dict[str, Any]:
+    """The variables of a model from a reference's weights.
+
+    Args:
+      model_name: the registry's name.
+      source: one of `SOURCES`, whose names and layouts the weights have.
+      state_dict: the reference's name → numpy array.
+      image_size: side or (height, width) of the images that the model shall take; by default the
+        model's own.
+      num_classes: by default as many as the weights have. With another number the classifier is
+        left out and the model's initialised anew from `seed`; 0 leaves it out.
+      channels: input channels; by default as many as the weights have. The first filter is adapted
+        as `adapt.input_channels` says.
+      seed: of a classifier's initialisation.
+      report: called with one sentence for each thing that was not taken over as it was.
+      **fields: further fields of the model.
+
+    Returns:
+      `{"params": …}`, and `"batch_stats"` where the model has them: numpy arrays in the dtype of
+      the model's variables.
+
+    Raises:
+      InputError: model and source do not go together, or keys are missing, unexpected or misshapen;
+        all of them are listed in one message.
+    """
+    table = family(model_name, source)
+    ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
+    state_dict = {key: x for key, x in state_dict.items() if not ignored.fullmatch(key)}
+    trained_classes, trained_channels = _trained_with(table, state_dict)
+
+    if num_classes is None:
+        num_classes = trained_classes or None
+    if num_classes is not None:
+        fields["num_classes"] = num_classes
+    channels = channels or trained_channels
+    target = Target(model_name, image_size=image_size, channels=channels, **fields)
+
+    # What the source must hold: the target's arrays, but with the source's classes and channels.
+    shapes = {path: x.shape for path, x in target.shapes.items()}
+    for path, shape in list(shapes.items()):
+        if HEAD.fullmatch(path):
+            shapes[path] = (*shape[:-1], trained_classes or shape[-1])
+            if not trained_classes and num_classes is not None:
+                del shapes[path]
+        elif path in STEMS:
+            shapes[path] = (*shape[:2], trained_channels or shape[2], shape[3])
+    if num_classes == 0:
+        state_dict = {key: x for key, x in state_dict.items() if key not in _head_keys(table)}
+    rules = _rules(table, shapes, model_name)
+    got = {key: np.shape(x) for key, x in state_dict.items()}
+    wrong = differences(got, _expected(rules, shapes))
+    if wrong:
+        first = f"these are not the weights of {model_name} as {source} writes them:"
+        raise InputError("\n  ".join([first, *wrong]))
+    fitted, notes = adapt(_load(rules, state_dict), target, seed)
+    for note in notes:
+        report(note)
+    return unflatten(fitted)
+
+
+def export(
+    model_name: str,
+    source: str,
+    variables: Mapping[str, Any],
+    *,
+    image_size: ImageSize = None,
+    **fields: Any,
+) -> dict[str, np.ndarray]:
+    """A model's variables as the reference's weights: the inverse of `load`, bit for bit.
+
+    Args:
+      model_name: the registry's name.
+      source: one of `SOURCES`, whose names and layouts the weights shall have.
+      variables: all of the model's; classes and input channels are read from the arrays.
+      image_size: side or (height, width) that the model was made for; by default the model's own.
+      **fields: fields that the model was made with.
+
+    Returns:
+      The reference's name → numpy array, with PyTorch's batch counters at zero, so that
+      `load_state_dict` takes it strictly.
+
+    Raises:
+      InputError: model and source do not go together, or the variables are not those of the model;
+        all differences are listed in one message.
+    """
+    table = family(model_name, source)
+    arrays = {path: np.asarray(x) for path, x in flatten(variables).items()}
+    shapes = {path: x.shape for path, x in arrays.items()}
+    classes, channels = trained_with(arrays)
+    fields.setdefault("num_classes", classes)
+    target = Target(model_name, image_size=image_size, channels=channels, **fields)
+    wrong = differences(shapes, {path: x.shape for path, x in target.shapes.items()})
+    if wrong:
+        raise InputError("\n  ".join([f"these are not the variables of {model_name}:", *wrong]))
+
+    state_dict = {}
+    for rule in _rules(table, shapes, model_name):
+        for key, x in _export(rule, arrays).items():
+            state_dict[key] = np.asarray(x, order="C")
+    for key in list(state_dict):
+        layer, _, name = key.rpartition(".")
+        if name == "running_var":
+            state_dict[f"{layer}.{COUNTER}"] = np.zeros((), np.int64)
+    return state_dict
+
+
+def _rules(table: Family, shapes: Mapping[str, tuple], model_name: str) -> list[Rule]:
+    """The table's rules for all of a model's paths."""
+    rules, nameless = fill_in(table.rules, shapes)
+    if nameless:
+        raise InputError(
+            f"{table.source} has no counterpart of {', '.join(nameless)} of model {model_name!r}"
+        )
+    return rules
+
+
+def _load(rules: list[Rule], state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for rule in rules:
+        inputs = (np.asarray(state_dict[key]) for key in rule.theirs)
+        arrays.update(zip(rule.ours, rule.transform.load(*inputs), strict=True))
+    return arrays
+
+
+def _export(rule: Rule, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    inputs = [arrays[path] for path in rule.ours]
+    try:
+        outputs = rule.transform.export(*inputs)
+    except ValueError:
+        got = " and ".join(f"{path} {arrays[path].shape}" for path in rule.ours)
+        raise InputError(f"{got} cannot be written as {' and '.join(rule.theirs)}") from None
+    return dict(zip(rule.theirs, outputs, strict=True))
+
+
+def _expected(rules: list[Rule], shapes: Mapping[str, tuple]) -> dict[str, tuple]:
+    """The shapes of the source's arrays: what `export` makes of one zero, repeated."""
+    zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
+    return {key: x.shape for rule in rules for key, x in _export(rule, zeros).items()}
+
+
+def _trained_with(table: Family, state_dict: Mapping[str, np.ndarray]):
+    """The source's classes and input channels, as `adapt.trained_with` gives them."""
+    rules, _ = fill_in(table.rules, ("params/head/bias", *STEMS))
+    rules = [
+        rule
+        for rule in rules
+        if np.ndim(state_dict.get(rule.theirs[0])) == (1 if HEAD.fullmatch(rule.ours[0]) else 4)
+    ]
+    return trained_with(_load(rules, state_dict))
+
+
+def _head_keys(table: Family) -> set[str]:
+    return {key for rule in table.rules if HEAD.fullmatch(rule.ours[0]) for key in rule.theirs}
