@@ -39,7 +39,7 @@ def attend(
     k: jax.Array,
     v: jax.Array,
     *,
-    scale: float | None = None,
+    scale: float | jax.Array | None = None,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
     implementation: str = "xla",
@@ -47,10 +47,11 @@ def attend(
     """Softmax attention of queries over keys and values, per head.
 
     Args:
-      q: queries [B, heads, Tq, head_dim].
+      q: queries [B, heads, Tq, head_dim]; under "xla" also with more leading axes, as windows.
       k: keys [B, heads, Tk, head_dim].
       v: values [B, heads, Tk, head_dim].
-      scale: factor of the scores; 1/sqrt(head_dim) by default.
+      scale: factor of the scores, 1/sqrt(head_dim) by default; under "xla" also an array that
+        broadcasts to them.
       bias: added to the scores; broadcasts to [B, heads, Tq, Tk].
       mask: True where a query may look; broadcasts likewise. A query that may look nowhere gets the
         plain mean of the values.
@@ -68,13 +69,13 @@ def attend(
     if implementation == "cudnn":
         return _attend_cudnn(q, k, v, scale, bias, mask), None
     precise = jnp.promote_types(q.dtype, jnp.float32)
-    scores = scale * jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=precise)
+    scores = scale * jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=precise)
     if bias is not None:
         scores = scores + bias.astype(precise)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(precise).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, v), weights
+    return jnp.einsum("...qk,...kd->...qd", weights, v), weights
 
 
 def _attend_cudnn(q, k, v, scale, bias, mask):

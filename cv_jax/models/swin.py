@@ -1,0 +1,371 @@
+"""Swin Transformer, versions 1 and 2.
+
+Liu et al., "Swin Transformer: hierarchical vision Transformer using shifted windows", ICCV 2021,
+arXiv:2103.14030: attention inside windows costs what the number of windows does, so linear in the
+image; every other block shifts the windows by half their size, so that neighbours meet; between
+stages 2×2 tokens merge into one of twice the width, as in a convolutional net.
+
+Liu et al., "Swin Transformer V2: scaling up capacity and resolution", CVPR 2022, arXiv:2111.09883:
+each branch is normalised at its end, attention compares directions (cosine) at a learned
+temperature, and the position bias is a small network of log-spaced offsets, so that a window can be
+changed without a table to resample.
+
+Follows the official code: LayerNorm with epsilon 1e-5, a bias of −100 between tokens that shifting
+made neighbours, kernels from a normal distribution of 0.02. Maps of any size are padded with zeros
+at the bottom and right. The references differ in how they treat maps that a window does not divide;
+`window_rule` chooses between them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cv_jax.models.encoder import REMAT_POLICIES
+from cv_jax.models.entry import Entry
+from cv_jax.models.layers import DropPath, Mlp, at_least_float32, drop_path_rates
+from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
+from cv_jax.models.windows import (
+    WINDOW_RULES,
+    Size,
+    as_bias,
+    fit_window,
+    pad_to,
+    padded,
+    partition,
+    resize_bias_table,
+    shift_mask,
+    unpartition,
+)
+
+
+class Block(nn.Module):
+    """Attention inside windows, then an MLP, each with a shortcut.
+
+    Version 1 normalises what enters a branch, version 2 what leaves it, from a scale of zero: every
+    block starts as the identity. Attributes as those of `Swin`; `shifted` for every other block.
+    """
+
+    num_heads: int
+    window_size: int
+    shifted: bool
+    mlp_ratio: float
+    version: int
+    window_rule: str
+    pretrained_window: int
+    dropout_rate: float
+    drop_path_rate: float
+    attention_weights: bool
+    dtype: str
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Map [B, H, W, D] → `(map, attention weights [B, windows, heads, T, T] or None)`."""
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = dict(epsilon=1e-5, **types)
+        if self.version == 2:
+            norm["scale_init"] = ZEROS
+        norm1, norm2 = nn.LayerNorm(**norm, name="norm1"), nn.LayerNorm(**norm, name="norm2")
+        mlp = Mlp(
+            int(x.shape[-1] * self.mlp_ratio),
+            dropout_rate=self.dropout_rate,
+            kernel_init=INIT,
+            bias_init=ZEROS,
+            **types,
+            name="mlp",
+        )
+        drop_path = DropPath(self.drop_path_rate)
+        if self.version == 1:
+            y, weights = self._attend(norm1(x), train)
+            x = x + drop_path(y, train=train)
+            x = x + drop_path(mlp(norm2(x), train=train), train=train)
+        else:
+            y, weights = self._attend(x, train)
+            x = x + drop_path(norm1(y), train=train)
+            x = x + drop_path(norm2(mlp(x, train=train)), train=train)
+        return x, weights if self.attention_weights else None
+
+    def _attend(self, x: jax.Array, train: bool):
+        size = x.shape[1:3]
+        window, shift = fit_window(size, self.window_size, self.window_rule)
+        if not self.shifted:
+            shift = (0, 0)
+        whole = padded(size, window)
+        mask = None
+        if any(shift):
+            mask = as_bias(shift_mask(whole, window, shift))[:, None]
+
+        # timm rolls the map and pads what it rolled; torchvision pads first.
+        roll_first = self.window_rule == "shrink"
+        if roll_first:
+            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+        x = pad_to(x, whole)
+        if not roll_first:
+            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+        x, weights = WindowAttention(
+            self.num_heads,
+            window,
+            self.version,
+            self.pretrained_window,
+            self.dropout_rate,
+            self.dtype,
+            self.param_dtype,
+            name="attn",
+        )(partition(x, window), mask, train=train)
+        x = unpartition(x, window, whole)
+        if roll_first:
+            return jnp.roll(x[:, : size[0], : size[1]], shift, axis=(1, 2)), weights
+        return jnp.roll(x, shift, axis=(1, 2))[:, : size[0], : size[1]], weights
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one token of twice the width.
+
+    They are concatenated top left, bottom left, top right, bottom right. Version 1 normalises
+    before the projection, version 2 after it.
+    """
+
+    version: int
+    dtype: str
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, D] → [B, ⌈H/2⌉, ⌈W/2⌉, 2·D]."""
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = nn.LayerNorm(epsilon=1e-5, **types, name="norm")
+        reduction = nn.Dense(
+            2 * x.shape[-1], use_bias=False, kernel_init=INIT, **types, name="reduction"
+        )
+        x = pad_to(x, padded(x.shape[1:3], (2, 2)))
+        batch, height, width, dim = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, dim).transpose(0, 1, 3, 4, 2, 5)
+        x = x.reshape(batch, height // 2, width // 2, 4 * dim)
+        return reduction(norm(x)) if self.version == 1 else norm(reduction(x))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after merging from the one before; fields as those of `Swin`."""
+
+    drop_path_rates: tuple[float, ...]
+    merge: bool
+    remat_policy: str
+    block: dict
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, OrderedDict]:
+        """Map [B, H, W, D] → `(map, features)`: the map after merging and after each block."""
+        features = OrderedDict()
+        if self.merge:
+            types = {k: self.block[k] for k in ("version", "dtype", "param_dtype")}
+            x = features["downsample"] = PatchMerging(**types, name="downsample")(x)
+        module = Block
+        if self.remat_policy != "none":
+            policy = REMAT_POLICIES[self.remat_policy]
+            module = nn.remat(Block, policy=policy, static_argnums=(2,))
+        for i, rate in enumerate(self.drop_path_rates):
+            block = module(
+                shifted=i % 2 == 1, drop_path_rate=rate, **self.block, name=f"blocks_{i}"
+            )
+            x, weights = block(x, train)
+            if weights is not None:
+                features[f"blocks_{i}/attention"] = weights
+            features[f"blocks_{i}"] = x
+        return x, features
+
+
+class Swin(nn.Module):
+    """Swin Transformer.
+
+    Attributes:
+      num_classes: size of the output; 0 gives the pooled features.
+      version: 1 or 2.
+      patch_size: side of a patch in pixels.
+      width: token width of the first stage; doubles from stage to stage.
+      depths: blocks of each stage.
+      num_heads: attention heads of each stage.
+      window_size: side of a window in tokens.
+      window_rule: what happens where windows do not divide the map. "shrink" (official code, timm):
+        an axis no longer than the window becomes the window, and maps are rolled, then padded; the
+        bias table is then smaller too. "pad" (torchvision): the window stays, maps are padded, then
+        rolled.
+      pretrained_windows: version 2: side of each stage's window in pre-training, which scales the
+        offsets; 0 for the window itself.
+      mlp_ratio: width of the MLPs over the token width.
+      dropout_rate: dropped share after the embedding, attention and MLP layers.
+      drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
+      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      attention_weights: whether `features` hold the attention weights.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+
+    Rngs: `dropout` when training with either rate > 0.
+    """
+
+    num_classes: int = 1000
+    version: int = 1
+    patch_size: int = 4
+    width: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+    window_rule: str = "shrink"
+    pretrained_windows: tuple[int, ...] = (0, 0, 0, 0)
+    mlp_ratio: float = 4.0
+    dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    remat_policy: str = "none"
+    attention_weights: bool = False
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def check(self) -> None:
+        """Whether the fields are allowed and fit together.
+
+        Raises:
+          ValueError: they do not.
+        """
+        if self.version not in (1, 2):
+            raise ValueError(f"unknown version {self.version}; allowed: 1, 2")
+        if self.window_rule not in WINDOW_RULES:
+            raise ValueError(
+                f"unknown window_rule {self.window_rule!r}; allowed: {', '.join(WINDOW_RULES)}"
+            )
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"unknown remat_policy {self.remat_policy!r}; allowed: {', '.join(REMAT_POLICIES)}"
+            )
+        stages = len(self.depths)
+        if len(self.num_heads) != stages or len(self.pretrained_windows) != stages:
+            raise ValueError(
+                f"depths, num_heads and pretrained_windows need one value per stage, got "
+                f"{stages}, {len(self.num_heads)} and {len(self.pretrained_windows)}"
+            )
+        for stage, heads in enumerate(self.num_heads):
+            if self.width * 2**stage % heads:
+                raise ValueError(
+                    f"num_heads {heads} does not divide width {self.width * 2**stage} of stage "
+                    f"{stage}"
+                )
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool = False):
+        """Scores of float images [B, H, W, C] of any size.
+
+        Returns:
+          `(logits float32 [B, num_classes], features)`: the maps [B, h, w, D] after the embedding
+          (`"embed"`), every merging (`"layers_<s>/downsample"`), every block
+          (`"layers_<s>/blocks_<i>"`) and the last norm, and `"pre_logits"` [B, D]; with
+          `attention_weights` also `"layers_<s>/blocks_<i>/attention"` [B, windows, heads, T, T].
+
+        Raises:
+          ValueError: see `check`.
+        """
+        self.check()
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        features = OrderedDict()
+        patch = (self.patch_size, self.patch_size)
+        x = pad_to(image, padded(image.shape[1:3], patch))
+        x = nn.Conv(self.width, patch, patch, padding="VALID", **types, name="patch_embed")(x)
+        x = nn.LayerNorm(epsilon=1e-5, **types, name="patch_norm")(x)
+        x = features["embed"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+
+        rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
+        for stage, depth in enumerate(self.depths):
+            done = sum(self.depths[:stage])
+            block = dict(
+                num_heads=self.num_heads[stage],
+                window_size=self.window_size,
+                mlp_ratio=self.mlp_ratio,
+                version=self.version,
+                window_rule=self.window_rule,
+                pretrained_window=self.pretrained_windows[stage],
+                dropout_rate=self.dropout_rate,
+                attention_weights=self.attention_weights,
+                **types,
+            )
+            stage_rates = tuple(rates[done : done + depth])
+            module = Stage(stage_rates, stage > 0, self.remat_policy, block, name=f"layers_{stage}")
+            x, stage_features = module(x, train=train)
+            features.update({f"layers_{stage}/{k}": v for k, v in stage_features.items()})
+        x = features["norm"] = nn.LayerNorm(epsilon=1e-5, **types, name="norm")(x)
+        x = features["pre_logits"] = x.mean(axis=(1, 2))
+        if self.num_classes:
+            x = nn.Dense(self.num_classes, kernel_init=INIT, **types, name="head")(x)
+        return at_least_float32(x), features
+
+
+def stage_windows(model: Swin, image_size: Size) -> list[Size]:
+    """Height and width of the window of each stage, for images of that size."""
+    size = tuple(-(-side // model.patch_size) for side in image_size)
+    windows = []
+    for _ in model.depths:
+        windows.append(fit_window(size, model.window_size, model.window_rule)[0])
+        size = tuple(-(-side // 2) for side in size)
+    return windows
+
+
+def resize(
+    params: Mapping,
+    old: Swin,
+    old_size: Size,
+    new: Swin,
+    new_size: Size,
+    method: str = "bicubic",
+) -> dict:
+    """A Swin's parameters, fitted to another window or image size.
+
+    Version 1 resamples the bias tables (see `windows.resize_bias_table`); version 2 has none to
+    resample: give `new` the old windows as `pretrained_windows`.
+
+    Args:
+      params: the `params` collection of `old`.
+      old: the model that the parameters fit, at images of `old_size` (height, width).
+      old_size: see `old`.
+      new: the model that they shall fit, at images of `new_size`.
+      new_size: see `new`.
+      method: "bicubic" as the official code, "geometric" as timm.
+
+    Raises:
+      ValueError: a table does not fit `old`, or the method is unknown.
+    """
+    params = dict(params)
+    windows = zip(stage_windows(old, old_size), stage_windows(new, new_size), strict=True)
+    for stage, (before, after) in enumerate(windows):
+        blocks = dict(params[f"layers_{stage}"])
+        for name, block in blocks.items():
+            if "relative_position_bias_table" in block.get("attn", {}):
+                table = block["attn"]["relative_position_bias_table"]
+                table = resize_bias_table(table, before, after, method)
+                attn = {**block["attn"], "relative_position_bias_table": table}
+                blocks[name] = {**block, "attn": attn}
+        params[f"layers_{stage}"] = blocks
+    return params
+
+
+_PAPERS = {
+    1: "Liu et al., Swin Transformer, arXiv:2103.14030",
+    2: "Liu et al., Swin Transformer V2, arXiv:2111.09883",
+}
+_SIZES = {
+    "t": dict(width=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    "s": dict(width=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    "b": dict(width=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    "l": dict(width=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
+}
+MODELS = {
+    **{f"swin_{size}": Entry(Swin, fields, 2021, _PAPERS[1]) for size, fields in _SIZES.items()},
+    **{
+        f"swinv2_{size}": Entry(
+            Swin,
+            {**_SIZES[size], "version": 2, "window_size": 8},
+            2021,
+            _PAPERS[2],
+            image_size=(256, 256),
+        )
+        for size in ("t", "s", "b")
+    },
+}

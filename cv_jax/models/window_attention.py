@@ -1,0 +1,87 @@
+"""Swin's attention inside windows, in its two versions.
+
+Version 1 (Liu et al., 2021, arXiv:2103.14030) compares by scaled dot products and adds a bias from
+a table of offsets; version 2 (Liu et al., 2022, arXiv:2111.09883) compares directions and computes
+the bias of an offset by a small network.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cv_jax.models.attention import attend, merge_heads, split_heads
+from cv_jax.models.windows import Size, log_spaced_coordinates, relative_index
+
+# torch's trunc_normal_ cuts at ±2, a hundred standard deviations away: a plain normal.
+INIT = nn.initializers.normal(0.02)
+ZEROS = nn.initializers.zeros
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside each window.
+
+    Attributes:
+      num_heads: heads.
+      window: height and width of the windows.
+      version: 1: scaled dot products and a table of biases, one per offset. 2: cosines at a learned
+        temperature, biases from a network of the log-spaced offset, no bias on the keys.
+      pretrained_window: side of the window whose edge is the unit of the offsets; 0 for `window`.
+      dropout_rate: dropped share of the output projection.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    num_heads: int
+    window: Size
+    version: int
+    pretrained_window: int
+    dropout_rate: float
+    dtype: str
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool):
+        """Windows [B, windows, tokens, D] → `(the same, weights [B, windows, heads, T, T])`.
+
+        `mask` [windows, 1, tokens, tokens], if there is one, is added to the scores.
+        """
+        dim, tokens = x.shape[-1], self.window[0] * self.window[1]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = dict(kernel_init=INIT, **types)
+        if self.version == 1:
+            qkv = nn.Dense(3 * dim, **dense, name="qkv")(x)
+        else:
+            qkv = nn.Dense(3 * dim, use_bias=False, **dense, name="qkv")(x)
+            q_bias = self.param("q_bias", ZEROS, (dim,), self.param_dtype)
+            v_bias = self.param("v_bias", ZEROS, (dim,), self.param_dtype)
+            qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
+        q, k, v = (split_heads(y, self.num_heads) for y in jnp.split(qkv, 3, axis=-1))
+
+        if self.version == 1:
+            scale = 1 / math.sqrt(q.shape[-1])
+            offsets = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+            shape = (offsets, self.num_heads)
+            table = self.param("relative_position_bias_table", INIT, shape, self.param_dtype)
+        else:
+            q, k = _unit(q), _unit(k)
+            init = nn.initializers.constant(math.log(10))
+            scale = self.param("logit_scale", init, (self.num_heads, 1, 1), self.param_dtype)
+            scale = jnp.exp(jnp.minimum(scale, math.log(100)))
+            table = log_spaced_coordinates(self.window, (self.pretrained_window,) * 2)
+            table = nn.relu(nn.Dense(512, **dense, name="cpb_mlp_0")(table))
+            table = nn.Dense(self.num_heads, use_bias=False, **dense, name="cpb_mlp_2")(table)
+            table = 16 * nn.sigmoid(table)
+        index = relative_index(self.window).reshape(-1)
+        bias = table[index].reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
+        if mask is not None:
+            bias = bias + mask
+        out, weights = attend(q, k, v, scale=scale, bias=bias)
+        out = nn.Dense(dim, **dense, name="proj")(merge_heads(out))
+        return nn.Dropout(self.dropout_rate, deterministic=not train)(out), weights
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Vectors of length one; zero vectors, as padding without a key bias makes them, stay zero."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
