@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cv_jax.models import alexnet, lenet, linear, mlp, resnet, swin, vgg, vit
+from cv_jax.models import alexnet, deit, lenet, linear, mae, mlp, resnet, swin, vgg, vit
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.models.entry import Entry
 
@@ -31,6 +31,8 @@ MODELS: dict[str, Entry] = {
     **vgg.MODELS,
     **resnet.MODELS,
     **vit.MODELS,
+    **deit.MODELS,
+    **mae.MODELS,
     **swin.MODELS,
 }
 
