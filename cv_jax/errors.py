@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""Exceptions whose message is one line for the user."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     The command line prints the message and exits with code 2; nothing has been overwritten.
     """
+
+
+class RunError(Exception):
+    """Something outside the input failed, such as a full disk; exit code 1."""

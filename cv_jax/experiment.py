@@ -1,0 +1,243 @@
+"""From a config to the parts of a run. Every mistake that can be known beforehand is found here."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from cv_jax import augment, losses, models, optim, sharding, step
+from cv_jax import config as configs
+from cv_jax.augment import Augmentation
+from cv_jax.data import pipeline, sources
+from cv_jax.errors import InputError
+from cv_jax.progress import counted
+
+
+class Experiment(NamedTuple):
+    """All that a run is made of, before anything is computed or written.
+
+    Attributes:
+      config: the resolved config.
+      mesh: the devices.
+      model: the Linen module.
+      num_classes: classes of the dataset.
+      image_shape: (height, width, channels) of the model's input.
+      augmentation: the parsed `config.augment`.
+      train_images: the training split.
+      eval_images: the test split.
+      total_steps: updates of the whole run.
+      schedule: learning rate by updates made.
+      optimiser: the gradient transformation.
+      fingerprint: what identifies the data.
+    """
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    model: nn.Module
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    augmentation: Augmentation
+    train_images: pipeline.Images
+    eval_images: pipeline.Images
+    total_steps: int
+    schedule: Callable
+    optimiser: optax.GradientTransformation
+    fingerprint: dict[str, Any]
+
+    def every(self, name: str) -> int:
+        """A duration of the config in steps; 0 if it is not set."""
+        examples = len(self.train_images.source)
+        return configs.steps_of(self.config, name, examples, self.total_steps) or 0
+
+    def train_step(self) -> Callable:
+        """The jitted `(state, batch) → (state, metrics)`; the state is donated."""
+        function = step.make_train_step(
+            self.config,
+            losses.objective(self.config, self.model),
+            self.optimiser,
+            self.augmentation,
+            self.num_classes,
+            max(1, self.every("log.every")),
+        )
+        return jax.jit(function, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))
+
+    def eval_step(self) -> Callable:
+        """The jitted `(variables, batch) → metric sums`."""
+        function = step.make_eval_step(self.config, self.model)
+        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+
+    def init(self) -> Callable:
+        """The jitted `() → state`."""
+
+        def function():
+            return step.init_state(self.model, self.optimiser, self.config, self.image_shape)
+
+        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+
+    def abstract_state(self) -> step.TrainState:
+        """Shapes, dtypes and shardings of the state; nothing is computed."""
+        place = sharding.replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            jax.eval_shape(self.init()),
+        )
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        """Batches from `start_step` on, on the devices, two ahead of the one in use."""
+        size = self.config.batch_size
+        batches = pipeline.TrainBatches(
+            self.train_images,
+            self.augmentation.host,
+            seed=self.config.seed,
+            batch_size=size,
+            rows=sharding.local_rows(self.mesh, size),
+            total_steps=self.total_steps,
+        )
+        return self._on_devices(batches, start_step)
+
+    def eval_batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The test split once, padded and masked, on the devices."""
+        size = self.config.eval.batch_size
+        rows = sharding.local_rows(self.mesh, size)
+        return self._on_devices(pipeline.EvalBatches(self.eval_images, batch_size=size, rows=rows))
+
+    def _on_devices(self, batches, start_step=0):
+        data = self.config.data
+        loaded = pipeline.iterate(
+            batches, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
+        )
+        ahead = []
+        with contextlib.closing(loaded):
+            for batch in loaded:
+                ahead.append(sharding.to_global(self.mesh, batch))
+                if len(ahead) > 2:
+                    yield ahead.pop(0)
+            yield from ahead
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """The parts of a run of this config.
+
+    Raises:
+      InputError: anything about the config that cannot work, in one line.
+    """
+    for name in ("batch_size", "eval.batch_size", "data.threads", "data.prefetch"):
+        if configs.flatten(config)[name] < 1:
+            raise InputError(f"config.{name}={configs.flatten(config)[name]} must be at least 1")
+    _check_choice("config.data.cache", config.data.cache, pipeline.CACHES)
+    _check_choice("config.dropout_rng", config.dropout_rng, ("threefry2x32", "rbg"))
+    if config.ema.decay is not None and not 0 <= config.ema.decay < 1:
+        raise InputError(f"config.ema.decay={config.ema.decay} is not in 0…1")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"config.seed={config.seed} is not in 0…2^32-1")
+    losses.loss_function(config)
+    augmentation = _preprocessing(config, "augment")
+    evaluation = _preprocessing(config, "eval_preprocess")
+    if evaluation.host or evaluation.image or evaluation.batch:
+        raise InputError(
+            "config.eval_preprocess: only operations that draw nothing are allowed: "
+            f"{', '.join(augment.host.DETERMINISTIC)}"
+        )
+
+    folder = sources.data_folder(config.data.dir)
+    train_source = sources.open_source(config.data.name, config.data.train_split, folder)
+    eval_source = sources.open_source(config.data.name, config.data.eval_split, folder)
+    for split, source in (("train", train_source), ("eval", eval_source)):
+        if not len(source):
+            raise InputError(f"config.data.{split}_split: it holds no examples")
+    image_shape = _image_shape(config, train_source, augmentation, "augment")
+    _image_shape(config, eval_source, evaluation, "eval_preprocess")
+    for name in ("mean", "std"):
+        values = config.data[name]
+        if len(values) not in (1, image_shape[-1]):
+            raise InputError(
+                f"config.data.{name}={values} has {len(values)} values; "
+                f"images have {image_shape[-1]} channels"
+            )
+    if min(config.data.std) <= 0:
+        raise InputError(f"config.data.std={config.data.std} must be positive")
+
+    num_classes = train_source.num_classes
+    model = _model(config, num_classes, image_shape)
+    total_steps = configs.steps_of(config, "total", len(train_source))
+    schedule = optim.make_schedule(config, total_steps, len(train_source))
+    optimiser = optim.make_optimiser(config, schedule)
+
+    mesh = sharding.make_mesh(config.mesh.devices)
+    sharding.check_batch("config.batch_size", config.batch_size, mesh)
+    sharding.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
+
+    def cached(source, fixed, what):
+        return pipeline.prepare(
+            source, fixed, config.data.cache, lambda loop: counted(loop, f"reading {what} images")
+        )
+
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        model=model,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        augmentation=augmentation,
+        train_images=cached(train_source, augmentation.fixed, "training"),
+        eval_images=cached(eval_source, evaluation.fixed, "test"),
+        total_steps=total_steps,
+        schedule=schedule,
+        optimiser=optimiser,
+        fingerprint={"train": train_source.fingerprint, "eval": eval_source.fingerprint},
+    )
+
+
+def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _preprocessing(config: ml_collections.ConfigDict, field: str) -> Augmentation:
+    parsed = augment.parse(config[field], f"config.{field}")
+    if not parsed.fixed and not parsed.host:
+        size = config.image_size
+        parsed = parsed._replace(fixed=augment.parse(f"resize({size})", "config.image_size").fixed)
+    return parsed
+
+
+def _image_shape(config, source, augmentation, field) -> tuple[int, int, int]:
+    """Shape of an image after the host operations, which must be the one that the config states."""
+    image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
+    image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
+    size = config.image_size
+    stated = (size, size) if isinstance(size, int) else tuple(size)
+    if image.shape[:2] != stated:
+        raise InputError(
+            f"config.{field} makes images of {image.shape[0]}x{image.shape[1]}, config.image_size "
+            f"is {stated[0]}x{stated[1]}: make them equal"
+        )
+    return image.shape
+
+
+def _model(config, num_classes, image_shape) -> nn.Module:
+    """The model, tried on the shape of a batch."""
+    name = config.model.name
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    if "image_size" in models.fields(name):
+        fields["image_size"] = config.image_size
+    try:
+        model = models.create(name, num_classes=num_classes, **fields)
+        image = jnp.zeros((1, *image_shape), jnp.float32)
+
+        def scores(image):
+            return model.init_with_output(jax.random.key(0), image, train=False)[0]
+
+        logits, _ = jax.eval_shape(scores, image)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config.model: {' '.join(str(error).split())[:300]}") from None
+    if getattr(logits, "shape", None) != (1, num_classes):
+        raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
+    return model

@@ -1,0 +1,163 @@
+"""The train state, and the pure functions that a run applies to it.
+
+Every draw of step `t` is a function of (seed, name of the stream, t, position in the global batch).
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from cv_jax import losses
+from cv_jax.augment import Augmentation, apply_batch, apply_images
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run must remember between two steps; a checkpoint holds this and nothing else.
+
+    Attributes:
+      step: updates made, int32.
+      params: trainable parameters.
+      model_state: the model's other collections, such as running statistics.
+      opt_state: state of the optimiser.
+      ema: averaged `{"params": …, **model_state}`, or none.
+      sums: training metrics summed since they were last written.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    ema: Any
+    sums: dict[str, jax.Array]
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables to evaluate: the averaged ones if there are any."""
+        return self.ema or {"params": self.params, **self.model_state}
+
+
+def stream(seed: int, name: str, step: jax.Array, impl: str = "threefry2x32") -> jax.Array:
+    """The key of a named random stream at a step."""
+    root = jax.random.key(seed, impl=impl)
+    return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)
+
+
+def init_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: what is trained.
+      optimiser: see `optim.make_optimiser`.
+      config: the run's config.
+      image_shape: (height, width, channels) of the model's input.
+    """
+    key = stream(config.seed, "init", 0)
+    variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimiser.init(params),
+        # A copy: the step donates its input, and one buffer cannot be given twice.
+        ema=None if config.ema.decay is None else jax.tree.map(jnp.copy, dict(variables)),
+        sums={"loss": jnp.zeros(()), "correct": jnp.zeros((), int), "count": jnp.zeros((), int)},
+    )
+
+
+def normalise(config: ml_collections.ConfigDict, images: jax.Array) -> jax.Array:
+    """Images on the scale 0…255 to the model's scale."""
+    mean, std = jnp.asarray(config.data.mean) * 255, jnp.asarray(config.data.std) * 255
+    return (images - mean) / std
+
+
+def augment_batch(
+    config: ml_collections.ConfigDict,
+    augmentation: Augmentation,
+    num_classes: int,
+    step: jax.Array,
+    batch: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The batch that the model sees at `step`: augmented, normalised, mixed.
+
+    Args:
+      config: the run's config.
+      augmentation: the parsed `config.augment`.
+      num_classes: classes of the dataset.
+      step: updates made so far.
+      batch: image uint8 [B, H, W, C] and label int [B], the rows of the global batch in order.
+
+    Returns:
+      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes].
+    """
+    images, labels = batch["image"].astype(jnp.float32), batch["label"]
+    key = stream(config.seed, "augment", step)
+    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(len(images)))
+    images = normalise(config, apply_images(augmentation.image, keys, images))
+    if augmentation.batch:
+        labels = losses.as_probabilities(labels, num_classes)
+        key = stream(config.seed, "mix", step)
+        images, labels = apply_batch(augmentation.batch, key, images, labels)
+    return {"image": images, "label": labels}
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    objective: Callable,
+    optimiser: optax.GradientTransformation,
+    augmentation: Augmentation,
+    num_classes: int,
+    log_every: int,
+) -> Callable:
+    """`(state, batch) → (state, metrics)`, pure.
+
+    `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
+    multiple of `log_every`.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]):
+        batch = augment_batch(config, augmentation, num_classes, state.step, batch)
+        rngs = {"dropout": stream(config.seed, "dropout", state.step, config.dropout_rng)}
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (loss, (sums, model_state)), grads = gradient(state.params, state.model_state, batch, rngs)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = jax.tree.map(
+                lambda old, new: old * config.ema.decay + new * (1 - config.ema.decay),
+                ema,
+                {"params": params, **model_state},
+            )
+        fresh = state.step % log_every == 0
+        sums = jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), state.sums, sums)
+        state = TrainState(state.step + 1, params, model_state, opt_state, ema, sums)
+        return state, {"loss": loss, "sums": sums}
+
+    return train_step
+
+
+def make_eval_step(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
+    """`(variables, batch) → metric sums` over the rows whose mask is 1, pure."""
+    loss_of = losses.loss_function(config)
+
+    def eval_step(variables, batch):
+        images = normalise(config, batch["image"].astype(jnp.float32))
+        logits, _ = model.apply(variables, images, train=False)
+        loss = loss_of(logits, batch["label"])
+        return losses.metric_sums(loss, logits, batch["label"], batch["mask"])
+
+    return eval_step

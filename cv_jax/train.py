@@ -1,0 +1,269 @@
+"""The training loop, readable from top to bottom.
+
+The order of writing is: step, evaluation, metric lines, checkpoint. A run that is killed anywhere
+finds its newest sound checkpoint, drops the metric lines that came after it, and goes on; since
+every draw is a function of (seed, step, position), it then does what it would have done anyway.
+"""
+
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import psutil
+
+from cv_jax import config as configs
+from cv_jax import workdir as records
+from cv_jax.checkpoint import Checkpoints
+from cv_jax.errors import InputError
+from cv_jax.evaluate import evaluate, metrics_of
+from cv_jax.experiment import Experiment
+from cv_jax.progress import Progress, clock
+
+DONE, NOT_FINITE, STOPPED = 0, 3, 75
+
+
+def train(experiment: Experiment, workdir: Path, command: str) -> int:
+    """Trains, or continues what is in `workdir`, to the end.
+
+    Args:
+      experiment: the parts; see `experiment.build`.
+      workdir: the run directory.
+      command: what the user would type to continue; shown at the end.
+
+    Returns:
+      The exit code: 0 done, 3 the loss is not finite, 75 stopped by a signal with all saved.
+
+    Raises:
+      InputError: `workdir` belongs to another run.
+      CheckpointError: a checkpoint could not be written, or none is sound.
+    """
+    config, total_steps = experiment.config, experiment.total_steps
+    started = time.monotonic()
+    records.check(workdir, config, experiment.fingerprint)
+    lock = records.claim(workdir)
+    stop = _catch_signals()
+    metrics_file = workdir / "metrics.jsonl"
+
+    # ---- State: restored, or made
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
+    )
+    restored = checkpoints.restore(experiment.abstract_state())
+    state, start_step = restored or (experiment.init()(), 0)
+    records.cut_after(metrics_file, start_step)
+    summary = _read_summary(workdir)
+    if summary and summary["step"] == start_step == total_steps:
+        print(f"finished already: {_result_line(summary, workdir)}")
+        return DONE
+    records.record_start(workdir, config, experiment.fingerprint, start_step)
+    best = max(
+        (line["accuracy"] for line in records.read_lines(metrics_file) if line["split"] == "test"),
+        default=-math.inf,
+    )
+
+    # ---- Functions and durations
+    train_step, eval_step = experiment.train_step(), experiment.eval_step()
+    log_every = experiment.every("log.every")
+    eval_every = experiment.every("eval.every")
+    save_every = experiment.every("checkpoint.every")
+    progress = Progress(total_steps, start_step, config.batch_size)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    progress.line(
+        f"{config.model.name}, {parameters:,} parameters, on {config.data.name}: step {start_step} "
+        f"of {total_steps}, {experiment.mesh.size} {jax.devices()[0].platform} device(s), {workdir}"
+    )
+
+    def settle(step, metrics):
+        """Fetches a step's metrics and writes its line if one is due; whether all is finite."""
+        metrics = jax.device_get(metrics)
+        if not math.isfinite(metrics["loss"]):
+            return False
+        if _due(step, log_every) or step == total_steps:
+            means = metrics_of(metrics["sums"])
+            line = {"step": step, "split": "train", **means}
+            line["learning_rate"] = float(experiment.schedule(step - 1))
+            records.append_line(metrics_file, line)
+            speed = {"step": step, "seconds": round(time.monotonic() - started, 3)}
+            speed["images_per_second"] = round(progress.images_per_second(), 2)
+            records.append_line(workdir / "timing.jsonl", speed)
+            progress.note = f", loss {means['loss']:.4f}"
+        return True
+
+    def not_finite(step):
+        checkpoints.close()
+        saved = checkpoints.steps()
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing was saved before"
+        progress.close()
+        print(f"error: the loss is not finite at step {step}; {good} in {workdir}", file=sys.stderr)
+        return NOT_FINITE
+
+    # ---- The loop
+    step, saved_step, saved_time, pending = start_step, start_step, time.monotonic(), None
+    batches = experiment.train_batches(start_step)
+    while step < total_steps and not (stop.signal and saved_step == step):
+        batch = next(batches)
+        state, metrics = train_step(state, batch)
+        step += 1
+        # The step before this one has ended by now or soon will: fetching it keeps this one queued.
+        if pending is not None and not settle(*pending):
+            return not_finite(pending[0])
+        pending = step, metrics
+        progress.update(step)
+
+        last = step == total_steps
+        evaluates = _due(step, eval_every) or last
+        seconds = config.checkpoint.every_seconds
+        timed = seconds is not None and time.monotonic() - saved_time >= seconds
+        saves = _due(step, save_every) or timed or last or bool(stop.signal)
+        if not evaluates and not saves:
+            continue
+
+        # ---- Evaluation, metric lines, checkpoint
+        if not settle(*pending):
+            return not_finite(step)
+        pending = None
+        scores = {}
+        if evaluates:
+            scores = evaluate(eval_step, state.eval_variables, experiment.eval_batches())
+            records.append_line(metrics_file, {"step": step, "split": "test", **scores})
+            progress.line(
+                f"step {step}: test accuracy {scores['accuracy']:.2%}, loss {scores['loss']:.4f}"
+            )
+            improved, best = scores["accuracy"] > best, max(best, scores["accuracy"])
+            saves = saves or (improved and config.checkpoint.keep_best > 0)
+        if saves:
+            checkpoints.save(step, state, scores)
+            saved_step, saved_time = step, time.monotonic()
+
+    # ---- The end
+    checkpoints.close()
+    progress.close()
+    os.close(lock)
+    if step < total_steps:
+        print(
+            f"stopped by {signal.Signals(stop.signal).name} at step {step} of {total_steps}, all "
+            f"saved in {workdir}; continue with: {command}",
+            file=sys.stderr,
+        )
+        return STOPPED
+    summary = _summarise(config, records.read_lines(metrics_file), total_steps, parameters)
+    records.write_json(workdir / "summary.json", summary)
+    print(
+        f"done in {clock(time.monotonic() - started)}: {_result_line(summary, workdir)}; "
+        f"score it again with: {command} --evaluate"
+    )
+    return DONE
+
+
+def score(experiment: Experiment, workdir: Path) -> int:
+    """Evaluates the newest sound checkpoint; writes nothing.
+
+    Raises:
+      InputError: there is no checkpoint, or `workdir` belongs to another run.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if not checkpoints.steps():
+        raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
+    records.check(workdir, experiment.config, experiment.fingerprint)
+    state, step = checkpoints.restore(experiment.abstract_state(), repair=False)
+    scores = evaluate(experiment.eval_step(), state.eval_variables, experiment.eval_batches())
+    print(
+        f"step {step}: test accuracy {scores['accuracy']:.2%} "
+        f"({scores['correct']} of {scores['count']}), loss {scores['loss']:.6f}, {workdir}"
+    )
+    return DONE
+
+
+def describe(experiment: Experiment) -> int:
+    """Prints shapes, parameters, multiply-adds and memory of a run; trains nothing."""
+    from cv_jax.models.count import count_multiply_adds
+
+    config, state = experiment.config, experiment.abstract_state()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}")
+    image = jax.ShapeDtypeStruct((1, *experiment.image_shape), "float32")
+    variables = {"params": state.params, **state.model_state}
+    adds = count_multiply_adds(
+        lambda v, x: experiment.model.apply(v, x, train=False)[0], variables, image
+    )
+    print(f"parameters           {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}")
+    print(f"multiply-adds/image  {adds:,}")
+    print(f"steps                {experiment.total_steps:,} of {config.batch_size} examples")
+    print(f"devices              {experiment.mesh.size} {jax.devices()[0].platform}")
+    batch = next(experiment.train_batches(0))
+    compiled = experiment.train_step().lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    if memory is not None:
+        size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        print(f"memory/device        {size / 2**20:,.0f} MiB for state, batch and activations")
+    return DONE
+
+
+class _Stop:
+    """Which signal asked to stop; 0 if none has."""
+
+    signal = 0
+
+
+def _catch_signals() -> _Stop:
+    """SIGTERM and SIGINT ask the loop to stop after its step; a second SIGINT ends at once."""
+    stop = _Stop()
+
+    def handle(number, frame):
+        if number == signal.SIGINT and stop.signal:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+            os._exit(128 + number)
+        stop.signal = number
+        text = "finishing this step and saving; Ctrl-C again ends at once\n"
+        os.write(sys.stderr.fileno(), text.encode())
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _read_summary(workdir: Path) -> dict | None:
+    import json
+
+    file = workdir / "summary.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _summarise(config, lines, step: int, parameters: int) -> dict:
+    """The last and the best metrics of a finished run; a function of its metric lines."""
+    train_line = [line for line in lines if line["split"] == "train"][-1]
+    tests = [line for line in lines if line["split"] == "test"]
+    best = max(tests, key=lambda line: (line["accuracy"], -line["step"]))
+    return {
+        "step": step,
+        "model": config.model.name,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "digest": configs.digest(config),
+        "parameters": parameters,
+        "train_loss": train_line["loss"],
+        "train_accuracy": train_line["accuracy"],
+        "test_loss": tests[-1]["loss"],
+        "test_accuracy": tests[-1]["accuracy"],
+        "test_correct": tests[-1]["correct"],
+        "test_count": tests[-1]["count"],
+        "best_test_accuracy": best["accuracy"],
+        "best_step": best["step"],
+    }
+
+
+def _result_line(summary: dict, workdir: Path) -> str:
+    return (
+        f"test accuracy {summary['test_accuracy']:.2%} ({summary['test_correct']} of "
+        f"{summary['test_count']}) after {summary['step']} steps, in {workdir}"
+    )

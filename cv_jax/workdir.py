@@ -1,0 +1,188 @@
+"""The run directory: what a run leaves on disk besides checkpoints.
+
+config.json    the resolved config that the run was started with, flat
+run.json       a list of starts: time, commit, versions, devices, flags, data fingerprint
+metrics.jsonl  one object a line: step, split, name → value; functions of the run only
+timing.jsonl   clocks and throughput, which differ from run to run
+summary.json   written at the end
+lock           held by the process that is running
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from cv_jax import config as configs
+from cv_jax.errors import InputError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
+
+
+def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
+    """`runs/<config>-<dataset>-<digest of the result fields>`."""
+    name = Path(reference.partition(":")[0]).stem
+    dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
+    return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
+
+
+def check(path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, Any]) -> None:
+    """Makes sure that a run of this config may go on here; writes nothing.
+
+    Raises:
+      InputError: the directory was started with another config or on other data, belongs to
+        something else, or cannot be written.
+    """
+    if "://" in str(path) or str(path).startswith("gs:/"):
+        raise InputError(f"--workdir={path}: object stores are not supported; give a local folder")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir={path} is a file; give a folder")
+    ways_out = "give another --workdir, or the old values"
+    if (path / "config.json").is_file():
+        try:
+            old = json.loads((path / "config.json").read_text())
+            starts = _read_starts(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--workdir={path}: config.json or run.json: {error}") from None
+        lines = configs.difference(old, config)
+        if lines:
+            raise InputError(
+                f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"
+            )
+        before = starts[-1]["data"] if starts else fingerprint
+        if before != fingerprint:
+            changed = [
+                f"{split}.{key}: {before[split].get(key)!r} there, {value!r} now"
+                for split in fingerprint
+                for key, value in fingerprint[split].items()
+                if before[split].get(key) != value
+            ]
+            raise InputError(
+                f"--workdir={path} was started on other data; {ways_out}: {'; '.join(changed)}"
+            )
+    elif path.is_dir() and any(child.name != "lock" for child in path.iterdir()):
+        raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
+    _check_writable(path)
+
+
+def claim(path: Path) -> int:
+    """Makes the directory and locks it for this process; the lock goes with the process.
+
+    Returns:
+      The open lock file.
+
+    Raises:
+      InputError: another process is running there.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = (path / "lock").read_text().strip() or "another process"
+        os.close(descriptor)
+        raise InputError(f"--workdir={path} is in use by {owner}") from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()}\n".encode())
+    return descriptor
+
+
+def record_start(
+    path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, Any], step: int
+) -> None:
+    """Writes `config.json` at the first start, and adds this start to `run.json`."""
+    if not (path / "config.json").is_file():
+        write_json(path / "config.json", configs.flatten(config))
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "step": step,
+        "command": sys.argv,
+        "commit": _commit(),
+        "python": sys.version.split()[0],
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "config": configs.flatten(config),
+        "data": fingerprint,
+    }
+    write_json(path / "run.json", [*_read_starts(path), start])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file atomically: readers see the old one or the new one, whole."""
+    text = json.dumps(value, indent=2) + "\n"
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.chmod(f.name, 0o644)
+    os.replace(f.name, path)
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Adds one JSON object as a line, on disk when this returns."""
+    with path.open("a") as file:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of lines; a last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in complete]
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Drops the lines of steps after `step`: the run will write them again."""
+    if path.is_file():
+        kept = [line for line in read_lines(path) if line["step"] <= step]
+        scratch = path.with_name(f".{path.name}")
+        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(scratch, path)
+
+
+def _read_starts(path: Path) -> list[dict[str, Any]]:
+    file = path / "run.json"
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _check_writable(path: Path) -> None:
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"--workdir={path} cannot be written: {error.strerror}") from None
+
+
+def _commit() -> str | None:
+    """The commit of the code that is running, with "+" if files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if dirty else "")

@@ -1,0 +1,114 @@
+"""Trains, continues or scores one run.
+
+python launch.py --config configs/vit_b16.py
+python launch.py --config configs/vit_b16.py:cifar10 --config.optim.learning_rate=3e-4
+python launch.py --config configs/vit_b16.py --evaluate
+"""
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cv_jax import config as configs
+from cv_jax.errors import InputError, RunError
+from cv_jax.fields import FIELDS
+
+FAILED, MISTAKE = 1, 2
+
+
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Flags, and the overrides `--config.NAME=VALUE` as name → text.
+
+    Raises:
+      InputError: an unknown flag, or one without its value.
+    """
+    overrides, rest = {}, []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(words, None)
+            if value is None or value.startswith("--"):
+                raise InputError(f"{word} needs a value: {word}=VALUE")
+        overrides[name] = value
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise InputError(f"{message}; see python launch.py --help")
+
+    fields = "\n".join(
+        f"  --config.{field.name:28} {field.meaning} (default {field.default!r}; {field.kind})"
+        for field in FIELDS.values()
+    )
+    parser = Parser(
+        prog="launch.py",
+        description=__doc__,
+        epilog=f"fields, beside those of the model under --config.model:\n{fields}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:DATASET[,KEY=VALUE…]]")
+    parser.add_argument(
+        "--workdir", type=Path, help="run directory; made from the config if absent"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--evaluate", action="store_true", help="score the newest checkpoint")
+    mode.add_argument(
+        "--dry_run", action="store_true", help="shapes, parameters, multiply-adds and memory"
+    )
+    return parser.parse_args(rest), overrides
+
+
+def set_xla_flags(flags: str) -> None:
+    """Adds the config's compiler flags to the environment, before a device is touched.
+
+    Raises:
+      InputError: XLA does not know them (it would end the process without a word about the config).
+    """
+    if not flags:
+        return
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    trial = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"], capture_output=True, text=True
+    )
+    if trial.returncode:
+        reason = [line for line in trial.stderr.splitlines() if "flag" in line.lower()]
+        raise InputError(f"config.xla_flags={flags!r}: {(reason or ['rejected by XLA'])[-1]}")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    flags, overrides = parse_arguments(arguments)
+    config = configs.load(flags.config, overrides)
+    set_xla_flags(config.xla_flags)
+
+    # Imported only now: jax reads its flags when it first touches a device.
+    from cv_jax import experiment, train, workdir
+
+    path = flags.workdir or workdir.default_workdir(flags.config, config)
+    parts = experiment.build(config)
+    if flags.dry_run:
+        return train.describe(parts)
+    if flags.evaluate:
+        return train.score(parts, path)
+    command = " ".join(["python", "launch.py", *arguments])
+    return train.train(parts, path, command)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = MISTAKE
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    sys.exit(code)
