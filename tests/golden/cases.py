@@ -1,6 +1,6 @@
 """Every comparison with a reference network: which one, under which name here, on which image."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Case(NamedTuple):
@@ -10,7 +10,6 @@ class Case(NamedTuple):
       source: "torchvision" or "timm".
       reference: the source's name of the network.
       model: the registry's name.
-      fields: fields of the model that differ from the registry's defaults.
       image_size: (height, width); not square where the network allows it, so that exchanged axes
         show.
       batch: images.
@@ -19,7 +18,6 @@ class Case(NamedTuple):
     source: str
     reference: str
     model: str
-    fields: dict[str, Any] = {}
     image_size: tuple[int, int] = (64, 96)
     batch: int = 2
 
@@ -29,13 +27,14 @@ class Case(NamedTuple):
         return f"{self.source}-{self.reference}"
 
 
-# AlexNet and VGG see the published 224x224: their classifier reads a map of fixed size.
+# On 224x224, AlexNet's and VGG's last map is as large as their classifier wants it; on other sizes
+# it is averaged or repeated to that, which timm does for smaller images only.
 LOGITS = (
-    Case("torchvision", "alexnet", "alexnet_one_stream", image_size=(224, 224)),
-    Case("torchvision", "vgg11", "vgg11", image_size=(224, 224)),
-    Case("torchvision", "vgg16_bn", "vgg16_bn", image_size=(224, 224)),
-    Case("timm", "vgg11_bn", "vgg11_bn", image_size=(224, 224)),
-    Case("timm", "vgg16", "vgg16", image_size=(224, 224)),
+    Case("torchvision", "alexnet", "alexnet_one_stream", (224, 224)),
+    Case("torchvision", "vgg11", "vgg11", (224, 224)),
+    Case("torchvision", "vgg16_bn", "vgg16_bn"),
+    Case("timm", "vgg11_bn", "vgg11_bn", (224, 224)),
+    Case("timm", "vgg16", "vgg16"),
     Case("torchvision", "resnet18", "resnet18"),
     Case("torchvision", "resnet50", "resnet50"),
     Case("torchvision", "resnext50_32x4d", "resnet50"),
@@ -47,8 +46,8 @@ LOGITS = (
 
 # In training mode (batch statistics) with dropout off, float64 on both sides.
 GRADIENTS = (
-    Case("torchvision", "alexnet", "alexnet_one_stream", image_size=(224, 224)),
-    Case("torchvision", "vgg11_bn", "vgg11_bn", image_size=(224, 224)),
+    Case("torchvision", "alexnet", "alexnet_one_stream"),
+    Case("torchvision", "vgg11_bn", "vgg11_bn"),
     Case("torchvision", "resnet18", "resnet18"),
 )
 
