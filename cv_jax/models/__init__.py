@@ -18,7 +18,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cv_jax.models import alexnet, deit, lenet, linear, mae, mlp, resnet, swin, vgg, vit
+from cv_jax.models import (
+    alexnet,
+    deit,
+    image_transformer,
+    lenet,
+    linear,
+    mae,
+    mlp,
+    resnet,
+    swin,
+    transformer,
+    vgg,
+    vit,
+)
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.models.entry import Entry
 
@@ -30,7 +43,9 @@ MODELS: dict[str, Entry] = {
     **alexnet.MODELS,
     **vgg.MODELS,
     **resnet.MODELS,
+    **transformer.MODELS,
     **vit.MODELS,
+    **image_transformer.MODELS,
     **deit.MODELS,
     **mae.MODELS,
     **swin.MODELS,
