@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models import checks
+
 IMPLEMENTATIONS = ("xla", "cudnn")
 
 
@@ -25,11 +27,7 @@ def check_implementation(implementation: str, attention_weights: bool = False) -
     Raises:
       ValueError: no such implementation, or one that can not return its weights is asked to.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"unknown attention implementation {implementation!r}; "
-            f"allowed: {', '.join(IMPLEMENTATIONS)}"
-        )
+    checks.one_of("attention implementation", implementation, IMPLEMENTATIONS)
     if implementation == "cudnn" and attention_weights:
         raise ValueError("attention_weights needs implementation 'xla': 'cudnn' never forms them")
 

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models import checks
 from cv_jax.models.attention import Attention, check_implementation
 from cv_jax.models.layers import Mlp, activation, drop_path, drop_path_rates
 
@@ -124,16 +125,11 @@ def check_blocks(
     Raises:
       ValueError: one of them is not, or two of them do not.
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
+    checks.positive("depth", [depth])
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads {num_heads} does not divide width {width}")
-    if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"drop_path_rate must lie in [0, 1), got {drop_path_rate}")
-    if remat_policy not in REMAT_POLICIES:
-        raise ValueError(
-            f"unknown remat_policy {remat_policy!r}; allowed: {', '.join(REMAT_POLICIES)}"
-        )
+    checks.rate("drop_path_rate", drop_path_rate)
+    checks.one_of("remat_policy", remat_policy, REMAT_POLICIES)
     activation(act)
     check_implementation(implementation, attention_weights)
 

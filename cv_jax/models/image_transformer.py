@@ -68,6 +68,7 @@ class ImageTransformer(nn.Module):
             num_heads=self.num_heads,
             pos_embed=self.pos_embed,
             drop_path_rate=self.drop_path_rate,
+            parent=None,
         ).check()
 
     def setup(self):

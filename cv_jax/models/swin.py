@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models import checks
 from cv_jax.models.encoder import REMAT_POLICIES
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import DropPath, Mlp, at_least_float32, drop_path_rates
@@ -193,7 +194,7 @@ class Swin(nn.Module):
         bias table is then smaller too. "pad" (torchvision): the window stays, maps are padded, then
         rolled.
       pretrained_windows: version 2: side of each stage's window in pre-training, which scales the
-        offsets; 0 for the window itself.
+        offsets; 0 for the window itself. One value stands for all stages.
       mlp_ratio: width of the MLPs over the token width.
       dropout_rate: dropped share after the embedding, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
@@ -213,7 +214,7 @@ class Swin(nn.Module):
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     window_rule: str = "shrink"
-    pretrained_windows: tuple[int, ...] = (0, 0, 0, 0)
+    pretrained_windows: tuple[int, ...] = (0,)
     mlp_ratio: float = 4.0
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -230,19 +231,22 @@ class Swin(nn.Module):
         """
         if self.version not in (1, 2):
             raise ValueError(f"unknown version {self.version}; allowed: 1, 2")
-        if self.window_rule not in WINDOW_RULES:
-            raise ValueError(
-                f"unknown window_rule {self.window_rule!r}; allowed: {', '.join(WINDOW_RULES)}"
-            )
-        if self.remat_policy not in REMAT_POLICIES:
-            raise ValueError(
-                f"unknown remat_policy {self.remat_policy!r}; allowed: {', '.join(REMAT_POLICIES)}"
-            )
+        checks.one_of("window_rule", self.window_rule, WINDOW_RULES)
+        checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
+        checks.rate("drop_path_rate", self.drop_path_rate)
+        checks.rate("dropout_rate", self.dropout_rate)
+        checks.positive("patch_size", [self.patch_size])
+        checks.positive("window_size", [self.window_size])
+        checks.positive("depths", self.depths)
         stages = len(self.depths)
-        if len(self.num_heads) != stages or len(self.pretrained_windows) != stages:
+        if len(self.num_heads) != stages:
             raise ValueError(
-                f"depths, num_heads and pretrained_windows need one value per stage, got "
-                f"{stages}, {len(self.num_heads)} and {len(self.pretrained_windows)}"
+                f"num_heads {self.num_heads} needs one value for each of depths {self.depths}"
+            )
+        if len(self.pretrained_windows) not in (1, stages):
+            raise ValueError(
+                f"pretrained_windows {self.pretrained_windows} needs one value, or one for each of "
+                f"depths {self.depths}"
             )
         for stage, heads in enumerate(self.num_heads):
             if self.width * 2**stage % heads:
@@ -274,6 +278,8 @@ class Swin(nn.Module):
         x = features["embed"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
+        pretrained = self.pretrained_windows
+        pretrained = pretrained * len(self.depths) if len(pretrained) == 1 else pretrained
         for stage, depth in enumerate(self.depths):
             done = sum(self.depths[:stage])
             block = dict(
@@ -282,7 +288,7 @@ class Swin(nn.Module):
                 mlp_ratio=self.mlp_ratio,
                 version=self.version,
                 window_rule=self.window_rule,
-                pretrained_window=self.pretrained_windows[stage],
+                pretrained_window=pretrained[stage],
                 dropout_rate=self.dropout_rate,
                 attention_weights=self.attention_weights,
                 **types,

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.models import checks
 from cv_jax.models.attention import attend, merge_heads, split_heads
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
@@ -391,10 +392,8 @@ def check_decoder(vocab_size: int, width: int, depth: int, num_heads: int, dropo
         raise ValueError(f"vocab_size must be at least {EOS + 1} (PAD, BOS, EOS), got {vocab_size}")
     if width % 2 or width % num_heads:
         raise ValueError(f"width {width} must be even and a multiple of num_heads {num_heads}")
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate must lie in [0, 1), got {dropout_rate}")
+    checks.positive("depth", [depth])
+    checks.rate("dropout_rate", dropout_rate)
 
 
 def _inputs(batch: int) -> tuple[jax.Array, jax.Array]:

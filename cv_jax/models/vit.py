@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models import checks
 from cv_jax.models.attention import attend, merge_heads, split_heads
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
@@ -152,12 +153,9 @@ class ViT(nn.Module):
             implementation=self.attention_implementation,
             attention_weights=self.attention_weights,
         )
-        if self.pool not in POOLS:
-            raise ValueError(f"unknown pool {self.pool!r}; allowed: {', '.join(POOLS)}")
-        if self.pos_embed not in POSITIONS:
-            raise ValueError(
-                f"unknown pos_embed {self.pos_embed!r}; allowed: {', '.join(POSITIONS)}"
-            )
+        checks.one_of("pool", self.pool, POOLS)
+        checks.one_of("pos_embed", self.pos_embed, POSITIONS)
+        checks.rate("dropout_rate", self.dropout_rate)
         if self.distilled and self.pool != "cls":
             raise ValueError(f"distilled needs pool 'cls', got {self.pool!r}")
         if self.registers < 0:
