@@ -188,7 +188,7 @@ def describe(experiment: Experiment) -> int:
         print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}")
     image = jax.ShapeDtypeStruct((1, *experiment.image_shape), "float32")
     variables = {"params": state.params, **state.model_state}
-    adds = count_multiply_adds(
+    adds, _ = count_multiply_adds(
         lambda v, x: experiment.model.apply(v, x, train=False)[0], variables, image
     )
     print(f"parameters           {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}")

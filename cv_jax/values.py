@@ -73,6 +73,8 @@ def parse(text: str, hint: Any) -> Any:
     Raises:
       TypeError: no reading of the text fits the hint.
     """
+    if hint is str:
+        return text
     readings = []
     word = text.strip()
     if word.lower() in ("true", "false"):

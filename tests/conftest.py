@@ -1,0 +1,37 @@
+"""Shared by all tests: eight simulated devices, and a data folder of their own."""
+
+import os
+
+# Before jax is imported: any test may build a mesh of up to eight devices.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+import pathlib  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A TFDS folder that holds the embedded digits."""
+    from cv_jax.data import digits
+
+    return digits.ensure(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def load_config(data_dir):
+    """`load_config("mlp", {"total_steps": 3}, …)`: a config of this repository, resolved."""
+    from cv_jax import config
+
+    def load(name, overrides=None, argument=""):
+        reference = f"{ROOT / 'configs' / name}.py:{argument}"
+        texts = {key: str(value) for key, value in (overrides or {}).items()}
+        return config.load(reference, {"data.dir": str(data_dir), **texts})
+
+    return load

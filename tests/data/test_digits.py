@@ -1,0 +1,85 @@
+"""The embedded digits, against scikit-learn's arrays."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from cv_jax.data import digits
+
+
+def test_the_dataset_holds_what_scikit_learn_carries(data_dir):
+    original = load_digits()
+    test = digits.is_test(original.target)
+    builder = tfds.builder("digits", data_dir=data_dir)
+    seen = 0
+    for split, chosen in (("train", ~test), ("test", test)):
+        source = builder.as_data_source(split)
+        expected = original.images[chosen]
+        assert len(source) == len(expected)
+        for i in range(len(source)):
+            example = source[i]
+            assert example["image"].shape == (8, 8, 1)
+            # 17 grey levels, spread over 0…255: nothing is lost.
+            np.testing.assert_array_equal(
+                np.round(example["image"][..., 0] * (16 / 255)), expected[i]
+            )
+            assert example["label"] == original.target[chosen][i]
+        seen += len(source)
+    assert seen == 1797
+
+
+def test_the_split_is_stratified():
+    labels = load_digits().target
+    test = digits.is_test(labels)
+    assert test.sum() == 359
+    for label in range(10):
+        share = test[labels == label].mean()
+        assert abs(share - 0.2) < 0.005
+
+
+def _ensure(folder, environment=None):
+    code = (
+        "import sys, pathlib; from cv_jax.data import digits;"
+        "print(digits.ensure(pathlib.Path(sys.argv[1])))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_start_at_the_same_time_leave_one_whole_dataset(tmp_path):
+    processes = [_ensure(tmp_path) for _ in range(3)]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.strip() == str(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "digits").iterdir()) == ["1.0.0"]
+    assert len(tfds.builder("digits", data_dir=tmp_path).as_data_source("test")) == 359
+
+
+def test_where_the_folder_is_read_only_the_cache_of_the_user_serves(tmp_path, monkeypatch):
+    # A file in the place of the folder refuses everybody, root too.
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = digits.ensure(blocked)
+    assert folder == tmp_path / "cache" / "cv_jax" / "tfds"
+    assert json.loads((folder / "digits" / "1.0.0" / "dataset_info.json").read_text())
+
+
+def test_a_cache_that_cannot_be_written_either_is_an_error(tmp_path, monkeypatch):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    with pytest.raises(OSError, match="blocked"):
+        digits.ensure(blocked)

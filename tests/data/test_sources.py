@@ -1,0 +1,66 @@
+"""Sources: opening datasets, and the mistakes one can make."""
+
+import shutil
+
+import pytest
+
+from cv_jax.data import sources
+from cv_jax.errors import InputError
+
+
+def test_a_source_describes_itself(data_dir):
+    source = sources.open_source("digits", "train", data_dir)
+    assert (len(source), source.num_classes, source.channels) == (1438, 10, 1)
+    image, label = source.example(5)
+    assert (image.shape, image.dtype.name, type(label)) == ((8, 8, 1), "uint8", int)
+    assert source.fingerprint["splits"] == {"train": 1438, "test": 359}
+
+
+def test_parts_of_splits(data_dir):
+    part = sources.open_source("digits", "train[:10%]", data_dir)
+    whole = sources.open_source("digits", "train", data_dir)
+    assert len(part) == 144
+    assert part.example(7)[1] == whole.example(7)[1]
+
+
+def test_the_fingerprint_follows_the_files_that_describe_the_data(data_dir, tmp_path):
+    first = sources.open_source("digits", "train", data_dir).fingerprint
+    shutil.copytree(data_dir / "digits", tmp_path / "digits")
+    assert sources.open_source("digits", "test", tmp_path).fingerprint == first
+    info = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("carried by", "taken from"))
+    assert sources.open_source("digits", "train", tmp_path).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "said"),
+    [
+        ("cifar1", "train", "no dataset is called 'cifar1'; did you mean cifar10"),
+        ("digit", "train", "did you mean digits"),
+        ("digits", "tran", "it has train, test"),
+        ("digits", "train[:z]", "it has train, test"),
+        ("digits:9.0.0", "train", "cannot be loaded at version 9.0.0"),
+        ("a b", "train", "config.data.name: 'a b'"),
+        ("", "train", "config.data.name: ''"),
+    ],
+)
+def test_a_wrong_name_gives_one_line(data_dir, name, split, said):
+    with pytest.raises(InputError) as caught:
+        sources.open_source(name, split, data_dir)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_prepared_gives_the_command_that_prepares_it(tmp_path):
+    with pytest.raises(InputError) as caught:
+        sources.open_source("mnist", "train", tmp_path)
+    command = f"tfds build mnist --file_format=array_record --data_dir={tmp_path}"
+    assert command in str(caught.value)
+
+
+def test_the_folder_is_the_setting_or_the_environment_or_the_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert sources.data_folder("/there").as_posix() == "/there"
+    assert sources.data_folder(None) == tmp_path
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert sources.data_folder(None).name == "tensorflow_datasets"
