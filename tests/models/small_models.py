@@ -1,0 +1,110 @@
+"""A small net of every kind in the registry, made by fields: what test_every_model runs through.
+
+A kind is a module class or a value of one of its fields that takes another path through its code.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cv_jax.models import mae
+
+
+def classify(output, inputs) -> jax.Array:
+    """Softmax cross-entropy of logits against the labels 0, 1, 2, …"""
+    logits, _ = output
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(logits))).mean()
+
+
+def reconstruct(output, inputs) -> jax.Array:
+    """MAE's loss on the removed patches of 8×8 pixels."""
+    prediction, features = output
+    return mae.reconstruction_loss(inputs[0], prediction, features["mask"], 8).mean()
+
+
+class Small(NamedTuple):
+    """A small net.
+
+    Attributes:
+      name: registry name.
+      fields: what makes it small.
+      image: height, width and channels of its input.
+      smallest: the shortest side that it takes, or None if any does or `image_size` fixes it.
+      inputs: for a model that takes other than an image: batch size → its inputs.
+      loss: (what the model returns, its inputs) → scalar.
+      unreached: path of a parameter that no gradient reaches → the reason.
+    """
+
+    name: str
+    fields: dict[str, Any] = {}
+    image: tuple[int, int, int] = (32, 32, 3)
+    smallest: int | None = None
+    inputs: Callable[[int], tuple[jax.Array, ...]] | None = None
+    loss: Callable[..., jax.Array] = classify
+    unreached: dict[str, str] = {}
+
+
+_ALEXNET = dict(channels=(8, 16, 12, 12, 8), fc_width=16, pool_size=2, num_classes=5)
+_VGG = dict(widths=(4, 8, 8, 8, 8), fc_width=16, pool_size=1, num_classes=5)
+_RESNET = dict(stage_sizes=(2, 1), widths=(8, 16), stem_width=8, num_classes=5)
+_VIT = dict(image_size=32, patch_size=8, width=24, depth=2, num_heads=3, num_classes=5)
+_SWIN = dict(
+    width=8,
+    depths=(2, 2),
+    num_heads=(2, 4),
+    window_size=2,
+    pretrained_windows=(0, 0),
+    num_classes=5,
+)
+_MAE = dict(
+    image_size=32,
+    patch_size=8,
+    width=24,
+    depth=1,
+    num_heads=3,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_num_heads=2,
+)
+
+SMALL = {
+    "linear": Small("linear", image=(8, 8, 3)),
+    "mlp": Small("mlp", dict(widths=(16, 16), dropout_rate=0.2), image=(8, 8, 3)),
+    "lenet5": Small("lenet5", smallest=16),
+    "lenet5_1998": Small("lenet5_1998", smallest=16),
+    "alexnet": Small("alexnet", _ALEXNET, image=(63, 63, 3), smallest=63),
+    "alexnet_one_stream": Small(
+        "alexnet_one_stream",
+        dict(_ALEXNET, channels=(4, 8, 12, 8, 8)),
+        image=(63, 63, 3),
+        smallest=63,
+    ),
+    "vgg11": Small("vgg11", _VGG, smallest=32),
+    "vgg11_lrn": Small("vgg11_lrn", _VGG, smallest=32),
+    "vgg16_c": Small("vgg16_c", dict(_VGG, kernel_init="glorot"), smallest=32),
+    "vgg11_bn": Small(
+        "vgg11_bn",
+        _VGG,
+        image=(64, 64, 3),
+        smallest=32,
+        unreached={
+            f"features_{i}/bias": "batch normalisation subtracts whatever the convolution adds"
+            for i in (0, 4, 8, 11, 15, 18, 22, 25)
+        },
+    ),
+    "resnet18": Small("resnet18", _RESNET),
+    "resnet50": Small("resnet50", dict(_RESNET, zero_init_residual=True, drop_path_rate=0.2)),
+    "resnet50_v1": Small("resnet50_v1", dict(_RESNET, shortcut="C")),
+    "resnet50_preact": Small("resnet50_preact", _RESNET),
+    "resnext": Small("resnet50", dict(_RESNET, groups=2, width_per_group=32)),
+    "plain18": Small("plain18", _RESNET),
+    "resnet8_cifar": Small("resnet8_cifar", dict(_RESNET, stem_width=4)),
+    "plain8_cifar": Small("plain8_cifar", _RESNET),
+    "vit": Small("vit_ti16", _VIT),
+    "mae": Small("mae_vit_b16", _MAE, loss=reconstruct),
+    "swin": Small("swin_t", _SWIN),
+    "swinv2": Small("swinv2_t", _SWIN),
+}
