@@ -9,6 +9,7 @@ from cv_jax.errors import InputError
 # Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
+    "convert": "weights from and to torchvision, timm and others",
 }
 
 

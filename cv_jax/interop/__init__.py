@@ -6,10 +6,24 @@
 Names and layouts of each source stand in mapping tables (`convolutional.py`), read in both
 directions; `weights.py` applies them strictly, `adapt.py` fits the result to other classes or input
 channels. A new source or architecture is one more table in a file of its own, listed in
-`weights.FAMILIES`.
+`weights.FAMILIES`. On disk, weights are ours (`saved.py`) or somebody else's (`foreign.py`).
 """
 
-from cv_jax.interop.adapt import Target, adapt
-from cv_jax.interop.weights import FAMILIES, SOURCES, export, family, load
+from cv_jax.interop.adapt import Target, adapt, flatten, size_of, trained_with, unflatten
+from cv_jax.interop.weights import FAMILIES, SOURCES, export, family, load, published, reference
 
-__all__ = ["FAMILIES", "SOURCES", "Target", "adapt", "export", "family", "load"]
+__all__ = [
+    "FAMILIES",
+    "SOURCES",
+    "Target",
+    "adapt",
+    "export",
+    "family",
+    "flatten",
+    "load",
+    "published",
+    "reference",
+    "size_of",
+    "trained_with",
+    "unflatten",
+]

@@ -35,6 +35,17 @@ def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def size_of(model_name: str, image_size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) of a model's images: the given ones, or else the model's own.
+
+    Raises:
+      ValueError: no model has this name.
+    """
+    size = image_size or models.fields(model_name).get("image_size")
+    size = size or models.MODELS[model_name].image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 class Target:
     """The model that weights are wanted for, with the shape and dtype of each of its arrays."""
 
@@ -58,23 +69,20 @@ class Target:
           InputError: there is no such model or field, or a value is not allowed.
         """
         try:
-            known = models.fields(model_name)
-            if image_size is not None and "image_size" in known:
-                fields["image_size"] = image_size
+            size = size_of(model_name, image_size)
+            if image_size is not None and "image_size" in models.fields(model_name):
+                fields["image_size"] = size
             self.model = models.create(model_name, **fields)
-            image = jax.eval_shape(lambda: models.dummy_inputs(model_name))[0]
-            size = fields.get("image_size", known.get("image_size")) or image_size
-            size = image.shape[1:3] if size is None else size
-            size = (size, size) if isinstance(size, int) else tuple(size)
-            self.channels = channels or image.shape[-1]
-            self.image = jnp.zeros((1, *size, self.channels), jnp.float32)
+            self.channels = channels or models.MODELS[model_name].channels
+            self._image = jnp.zeros((1, *size, self.channels), jnp.float32)
             self.shapes = flatten(jax.eval_shape(self._init, 0))
         except ValueError as error:
             raise InputError(str(error)) from None
 
     @property
     def num_classes(self) -> int:
-        return self.model.num_classes
+        """Classes of the model's classifier; 0 for a model that has none."""
+        return getattr(self.model, "num_classes", 0)
 
     def initial(self, paths: list[str], seed: int) -> dict[str, np.ndarray]:
         """Freshly initialised arrays; the compiler leaves out whatever other paths would need."""
@@ -88,7 +96,7 @@ class Target:
         return {path: np.asarray(array) for path, array in jax.jit(select)(seed).items()}
 
     def _init(self, seed):
-        return self.model.init(jax.random.key(seed), self.image)
+        return self.model.init(jax.random.key(seed), self._image)
 
 
 def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -112,17 +120,27 @@ def trained_with(arrays: Mapping[str, np.ndarray]) -> tuple[int, int | None]:
     return 0 if head is None else len(head), stems[0] if stems else None
 
 
-def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> list[str]:
-    """One line for each missing, misshapen and unexpected name, given the shapes by name."""
-    return [
-        *(f"missing {name} {shape}" for name, shape in expected.items() if name not in got),
-        *(
-            f"misshapen {name}: expected {shape}, got {got[name]}"
+def check(complaint: str, got: dict[str, tuple], expected: dict[str, tuple]) -> None:
+    """Compares shapes by name.
+
+    Raises:
+      InputError: they differ; after the complaint and the counts, every missing, misshapen and
+        unexpected name has a line of its own.
+    """
+    common = expected.keys() & got.keys()
+    lines = {
+        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in common],
+        "misshapen": [
+            f"{name}: expected {shape}, got {got[name]}"
             for name, shape in expected.items()
-            if name in got and got[name] != shape
-        ),
-        *(f"unexpected {name} {shape}" for name, shape in got.items() if name not in expected),
-    ]
+            if name in common and got[name] != shape
+        ],
+        "unexpected": [f"{name} {shape}" for name, shape in got.items() if name not in common],
+    }
+    if any(lines.values()):
+        counts = ", ".join(f"{len(found)} {kind}" for kind, found in lines.items() if found)
+        details = [f"  {kind} {line}" for kind, found in lines.items() for line in found]
+        raise InputError("\n".join([f"{complaint}: {counts}", *details]))
 
 
 def adapt(
@@ -153,11 +171,10 @@ def adapt(
             notes.append(f"the classifier of {classes} classes left out")
         if fresh:
             notes.append(f"{' and '.join(fresh)} initialised anew")
-    wrong = differences(
+    check(
+        "these weights do not fit the model",
         {path: x.shape for path, x in arrays.items()},
         {path: x.shape for path, x in target.shapes.items()},
     )
-    if wrong:
-        raise InputError("\n  ".join(["these weights do not fit the model:", *wrong]))
     ordered = {path: np.asarray(arrays[path], x.dtype, "C") for path, x in target.shapes.items()}
     return ordered, notes

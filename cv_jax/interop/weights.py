@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import convolutional
 from cv_jax.interop.adapt import (
@@ -14,7 +15,7 @@ from cv_jax.interop.adapt import (
     STEMS,
     Target,
     adapt,
-    differences,
+    check,
     flatten,
     trained_with,
     unflatten,
@@ -51,6 +52,44 @@ def family(model_name: str, source: str) -> Family:
         f"{source} has no counterpart of model {model_name!r}; it has "
         f"{', '.join(dict.fromkeys(known)) or 'none of the models here'}"
     )
+
+
+def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
+    """What a source calls `name`: the registry's name, and the fields that it needs.
+
+    Raises:
+      InputError: there is no such source, or none of the models here is what it calls `name`.
+    """
+    known = {}
+    for candidate in FAMILIES:
+        if candidate.source == source:
+            known.update(candidate.references)
+    if name not in known:
+        raise InputError(
+            f"no model here is {source}'s {name!r}; known are {', '.join(known) or 'none'}; "
+            "name a model of the same layout with --model"
+        )
+    return known[name]
+
+
+def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[str, str] | None:
+    """What a source publishes about the network that a model is, or None if it has no name there.
+
+    Returns:
+      `architecture`, the source's name, and `first_conv` and `classifier`, its names of the first
+      and the last layer.
+    """
+    table = family(model_name, source)
+    defaults = models.fields(model_name)
+    changed = {k: v for k, v in fields.items() if k in defaults and v != defaults[k]}
+    for free in ("num_classes", "image_size", "dtype", "param_dtype"):
+        changed.pop(free, None)
+    for name, (model, needed) in table.references.items():
+        if model == model_name and needed == changed:
+            ends, _ = fill_in(table.rules, (*STEMS, "params/head/bias"))
+            stem, *_, head = [rule.theirs[0].rpartition(".")[0] for rule in ends]
+            return {"architecture": name, "first_conv": stem, "classifier": head}
+    return None
 
 
 def load(
@@ -113,11 +152,11 @@ def load(
     if num_classes == 0:
         state_dict = {key: x for key, x in state_dict.items() if key not in _head_keys(table)}
     rules = _rules(table, shapes, model_name)
-    got = {key: np.shape(x) for key, x in state_dict.items()}
-    wrong = differences(got, _expected(rules, shapes))
-    if wrong:
-        first = f"these are not the weights of {model_name} as {source} writes them:"
-        raise InputError("\n  ".join([first, *wrong]))
+    check(
+        f"these are not the weights of {model_name} as {source} writes them",
+        {key: np.shape(x) for key, x in state_dict.items()},
+        _expected(rules, shapes),
+    )
     fitted, notes = adapt(_load(rules, state_dict), target, seed)
     for note in notes:
         report(note)
@@ -155,9 +194,8 @@ def export(
     classes, channels = trained_with(arrays)
     fields.setdefault("num_classes", classes)
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
-    wrong = differences(shapes, {path: x.shape for path, x in target.shapes.items()})
-    if wrong:
-        raise InputError("\n  ".join([f"these are not the variables of {model_name}:", *wrong]))
+    expected = {path: x.shape for path, x in target.shapes.items()}
+    check(f"these are not the variables of {model_name}", shapes, expected)
 
     state_dict = {}
     for rule in _rules(table, shapes, model_name):

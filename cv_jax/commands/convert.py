@@ -1,0 +1,210 @@
+"""`python -m cv_jax convert`: weights from and to torchvision, timm and others.
+
+    python -m cv_jax convert hf-hub:timm/resnet18.a1_in1k resnet18.safetensors
+    python -m cv_jax convert alexnet.pth alexnet.safetensors \\
+        --model alexnet_one_stream --source torchvision --num-classes 10
+    python -m cv_jax convert resnet18.safetensors timm-resnet18 --to timm
+
+SOURCE is one of our files, a .safetensors, .pth, .pt, .bin or .npz file of another project, a
+folder in the Hub's layout (config.json and model.safetensors), or hf-hub:OWNER/NAME. DEST is one of
+our files (--to ours), or a file of one of those kinds, or without such an ending a folder in the
+Hub's layout.
+"""
+
+import argparse
+import ast
+import pathlib
+import re
+from typing import Any
+
+import jax
+
+from cv_jax import interop, models
+from cv_jax.errors import InputError
+from cv_jax.interop import foreign, saved
+from cv_jax.interop.saved import Saved
+
+OURS = "ours"
+
+
+def main(arguments: list[str]) -> int:
+    """Converts, and says in a few lines what was written and what was changed.
+
+    Raises:
+      InputError: something does not fit; nothing has been written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cv_jax convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source_place", metavar="SOURCE")
+    parser.add_argument("dest", metavar="DEST", type=pathlib.Path)
+    parser.add_argument("--model", help="our name of the model; config.json can tell it")
+    parser.add_argument("--source", choices=interop.SOURCES, help="whose layout SOURCE has")
+    parser.add_argument(
+        "--to", choices=(OURS, *interop.SOURCES), help="layout of DEST (default: ours, or back)"
+    )
+    parser.add_argument("--num-classes", type=int, help="another classifier; 0 for none")
+    parser.add_argument("--image-size", type=_image_size, help="224 or HEIGHTxWIDTH")
+    parser.add_argument("--channels", type=int, help="input channels")
+    parser.add_argument(
+        "--fields", type=_fields, default={}, help="of the model: groups=32,width_per_group=4"
+    )
+    parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
+    options = parser.parse_args(arguments)
+
+    for name in ("num_classes", "channels"):
+        value, least = getattr(options, name), int(name == "channels")
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if options.dest.exists() and not options.force:
+        raise InputError(f"{options.dest} exists; another name, or --force to replace it")
+
+    found = foreign.read(options.source_place)
+    if saved.METADATA in found.metadata:
+        weights = _refit(saved.parse(*found[:2], options.source_place), options)
+        to = options.to or weights.source or OURS
+    else:
+        weights, to = _load(found, options), options.to or OURS
+    _write(weights, to, options.dest)
+    parameters = sum(x.size for x in jax.tree.leaves(weights.variables["params"]))
+    print(f"{options.dest}: {weights.model} as {to}, {parameters:,} parameters")
+    return 0
+
+
+def _load(found: foreign.Foreign, options: argparse.Namespace) -> Saved:
+    """The weights of another project as ours."""
+    place = options.source_place
+    source = options.source or ("timm" if found.architecture else None)
+    if source is None:
+        choice = "|".join(interop.SOURCES)
+        raise InputError(f"nothing in {place} says whose layout it has: add --source {choice}")
+    if options.model is None and not found.architecture:
+        raise InputError(f"nothing in {place} names the model: add --model NAME")
+    if options.model is None:
+        model, fields = interop.reference(source, found.architecture)
+    else:
+        model, fields = options.model, {}
+    fields = {**fields, **options.fields}
+    size = options.image_size or found.image_size
+    variables = interop.load(
+        model,
+        source,
+        found.state_dict,
+        image_size=size,
+        num_classes=options.num_classes,
+        channels=options.channels,
+        report=_note,
+        **fields,
+    )
+    return _saved(variables, model, fields, size, source, place, found.preprocessing)
+
+
+def _refit(old: Saved, options: argparse.Namespace) -> Saved:
+    """Our own weights, for other classes, channels or images where the options ask for them."""
+    for name in ("model", "source"):
+        given, stored = getattr(options, name), getattr(old, name)
+        if given is not None and given != stored:
+            place = options.source_place
+            raise InputError(f"--{name} {given}: {place} holds {stored or 'weights trained here'}")
+    fields = {**old.fields, **options.fields}
+    if options.num_classes is not None:
+        fields["num_classes"] = options.num_classes
+    size = options.image_size or old.image_size
+    channels = options.channels or old.channels
+    variables = saved.fit(
+        old, old.model, image_size=size, channels=channels, report=_note, **fields
+    )
+    origin = old.origin or options.source_place
+    return _saved(variables, old.model, fields, size, old.source, origin, old.preprocessing)
+
+
+def _saved(variables, model, fields, image_size, source, origin, preprocessing) -> Saved:
+    classes, channels = interop.trained_with(interop.flatten(variables))
+    if "num_classes" in models.fields(model):
+        fields = {**fields, "num_classes": classes}
+    return Saved(
+        variables,
+        model,
+        fields,
+        interop.size_of(model, image_size),
+        channels,
+        source,
+        origin,
+        _for_channels(preprocessing, channels),
+    )
+
+
+def _for_channels(preprocessing: dict[str, Any], channels: int | None) -> dict[str, Any]:
+    """With other input channels, each is normalised by the average over the old, as timm does."""
+    result = dict(preprocessing)
+    for name in {"mean", "std"} & result.keys():
+        values = result[name]
+        if len(values) != channels:
+            result[name] = [sum(values) / len(values)] * channels
+    if "test_input_size" in result:
+        result["test_input_size"] = [channels, *result["test_input_size"][1:]]
+    return result
+
+
+def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
+    if to == OURS:
+        if dest.suffix != ".safetensors":
+            raise InputError(f"our files end in .safetensors, not {dest.suffix or 'in nothing'!r}")
+        saved.write(dest, weights)
+        return
+    state_dict = interop.export(
+        weights.model, to, weights.variables, image_size=weights.image_size, **weights.fields
+    )
+    published = interop.published(weights.model, to, weights.fields)
+    if published is None and dest.suffix not in foreign.SUFFIXES:
+        raise InputError(
+            f"{to} has no name for {weights.model} with these fields, which a folder's config.json "
+            f"must give: write a file ({', '.join(foreign.SUFFIXES)})"
+        )
+    foreign.write(dest, state_dict, published and _hub_config(weights, **published))
+
+
+def _hub_config(weights: Saved, architecture: str, first_conv: str, classifier: str) -> dict:
+    """`config.json` as timm writes and reads it."""
+    classes = weights.fields.get("num_classes", 0)
+    return {
+        "architecture": architecture,
+        "num_classes": classes,
+        "model_args": {"in_chans": weights.channels},
+        "pretrained_cfg": {
+            **weights.preprocessing,
+            "input_size": [weights.channels, *weights.image_size],
+            "num_classes": classes,
+            "first_conv": first_conv,
+            "classifier": classifier,
+        },
+    }
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}")
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected 224 or HEIGHTxWIDTH, got {text!r}")
+    height, width = match.groups()
+    return int(height), int(width or height)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """`name=value,name=value`; a value is a Python literal, or else a string."""
+    fields = {}
+    # A comma inside a value is followed by no name.
+    for part in re.split(r",(?=\w+=)", text):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"expected name=value,…, got {text!r}")
+        try:
+            fields[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            fields[name] = value
+    return fields

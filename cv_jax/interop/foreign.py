@@ -1,0 +1,174 @@
+"""Weights as others keep them: single files, folders in the Hub's layout, and the Hub itself.
+
+A folder in the Hub's layout holds `model.safetensors` (or `pytorch_model.bin`) and `config.json`,
+which names the architecture and says how images are prepared. That is how timm publishes its
+weights and how `timm.create_model("local-dir:FOLDER")` reads them.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cv_jax.errors import InputError
+from cv_jax.interop.disk import INSTALL, read_safetensors, replacing, write_safetensors
+
+HUB = "hf-hub:"
+CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+PICKLED = (".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", *PICKLED, ".npz")
+
+# Where training scripts put the weights beside their optimiser and epoch.
+_NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+_PREPROCESSING = (
+    *("mean", "std", "interpolation", "crop_pct", "crop_mode"),
+    *("test_input_size", "test_crop_pct"),
+)
+
+
+class Foreign(NamedTuple):
+    """Attributes:
+    state_dict: name → numpy array.
+    metadata: of a .safetensors file.
+    architecture: the source's name of the network, "" where nothing says.
+    image_size: (height, width) that `config.json` gives, or None.
+    preprocessing: what it says of the preparation of images.
+    """
+
+    state_dict: dict[str, np.ndarray]
+    metadata: dict[str, str] = {}
+    architecture: str = ""
+    image_size: tuple[int, int] | None = None
+    preprocessing: dict[str, Any] = {}
+
+
+def read(place: str) -> Foreign:
+    """Reads a file, a folder in the Hub's layout, or `hf-hub:OWNER/NAME[@REVISION]`.
+
+    Raises:
+      InputError: it is not there or cannot be read; one line says why and what would help.
+    """
+    if place.startswith(HUB):
+        return _read_files(*_download(place.removeprefix(HUB)))
+    path = pathlib.Path(place)
+    if not path.exists():
+        raise InputError(f"there is no {place}; weights on the Hub are written {HUB}OWNER/NAME")
+    if not path.is_dir():
+        return _read_files(None, path)
+    weights = next((path / n for n in (WEIGHTS, PICKLED_WEIGHTS) if (path / n).exists()), None)
+    if weights is None:
+        raise InputError(f"{place} holds neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
+    config = path / CONFIG
+    return _read_files(config if config.exists() else None, weights)
+
+
+def write(path: pathlib.Path, state_dict: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Writes a state dict to a file of one of `SUFFIXES`, else to a folder in the Hub's layout.
+
+    Raises:
+      InputError: it cannot be written, or the package that writes it is not installed.
+    """
+    if path.suffix in PICKLED:
+        torch = _torch(path)
+        with replacing(path) as scratch:
+            torch.save({key: torch.from_numpy(x) for key, x in state_dict.items()}, scratch)
+    elif path.suffix == ".npz":
+        with replacing(path) as scratch, open(scratch, "wb") as f:
+            np.savez(f, **state_dict)
+    elif path.suffix == ".safetensors":
+        write_safetensors(path, state_dict, {"format": "pt"})
+    else:
+        write_safetensors(path / WEIGHTS, state_dict, {"format": "pt"})
+        with replacing(path / CONFIG) as scratch:
+            scratch.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _read_files(config: pathlib.Path | None, weights: pathlib.Path) -> Foreign:
+    state_dict, metadata = _read_tensors(weights)
+    if config is None:
+        return Foreign(state_dict, metadata)
+    try:
+        facts = json.loads(config.read_text())
+        details = facts.get("pretrained_cfg", facts)  # older files keep everything at the top
+        size = details.get("input_size")
+        return Foreign(
+            state_dict,
+            metadata,
+            facts.get("architecture", ""),
+            size and (int(size[-2]), int(size[-1])),
+            {name: details[name] for name in _PREPROCESSING if details.get(name) is not None},
+        )
+    except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
+        raise InputError(f"cannot read {config}: {error}") from None
+
+
+def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix in PICKLED:
+        return _read_pickled(path), {}
+    if path.suffix == ".npz":
+        try:
+            with np.load(path) as file:
+                return dict(file), {}
+        except Exception as error:  # zipfile, pickle and NumPy each have their own
+            raise InputError(f"cannot read {path}: {error}") from None
+    raise InputError(f"cannot read {path}: allowed are {', '.join(SUFFIXES)} and folders")
+
+
+def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
+    torch = _torch(path)
+    try:
+        # Only tensors and plain containers: a pickle could run any code.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch each have their own
+        raise InputError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from None
+    nested = next((k for k in _NESTED if isinstance(content, dict) and k in content), None)
+    tensors = content if nested is None else content[nested]
+    named = isinstance(tensors, dict) and all(hasattr(x, "numpy") for x in tensors.values())
+    if not named or not tensors:
+        raise InputError(f"{path} holds no weights, neither at the top nor in {', '.join(_NESTED)}")
+    # Data-parallel training puts a module around the network.
+    wrapped = all(key.startswith("module.") for key in tensors)
+    return {
+        key.removeprefix("module.") if wrapped else key: (
+            x.detach().float() if x.dtype == torch.bfloat16 else x.detach()
+        ).numpy()
+        for key, x in tensors.items()
+    }
+
+
+def _torch(path: pathlib.Path):
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path.suffix} files need PyTorch (pip install torch); .safetensors files do not"
+        ) from None
+    return torch
+
+
+def _download(repository: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The local copies of `config.json` and the weights."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise InputError(f"{HUB}{repository} needs huggingface_hub: {INSTALL}") from None
+    name, _, revision = repository.partition("@")
+
+    def fetch(file):
+        return pathlib.Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
+
+    try:
+        config = fetch(CONFIG)
+        try:
+            return config, fetch(WEIGHTS)
+        except huggingface_hub.errors.EntryNotFoundError:
+            return config, fetch(PICKLED_WEIGHTS)
+    except Exception as error:  # of the network, the Hub, the cache: all end here
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"cannot download {HUB}{repository}: {reason} (a folder with {CONFIG} and {WEIGHTS}, "
+            "downloaded elsewhere, does as well)"
+        ) from None
