@@ -26,6 +26,7 @@ STAGES: dict[str, dict[str, Callable]] = {
     "image": image.OPERATIONS,
     "batch": mix.OPERATIONS,
 }
+_ARTICLES = {"host": "a host", "image": "an image", "batch": "a batch"}
 
 
 class Augmentation(NamedTuple):
@@ -68,7 +69,7 @@ def parse(string: str, field: str = "config.augment") -> Augmentation:
             raise InputError(f"{field}: unknown augmentation {name!r}; {hint}")
         if order.index(stage) < order.index(last):
             raise InputError(
-                f"{field}: {text} is a {stage} operation and must stand before {last_text}"
+                f"{field}: {text} is {_ARTICLES[stage]} operation and must stand before {last_text}"
             )
         last, last_text = stage, text
         operation = _build(STAGES[stage][name], text, args, kwargs, field)

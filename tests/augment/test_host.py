@@ -1,0 +1,98 @@
+"""Host operations, against Pillow and brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cv_jax.augment import host
+
+
+def picture(height, width, channels, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_resize_is_that_of_pillow(channels, method):
+    image = picture(13, 17, channels)
+    got = host.resize((9, 31), method)(None, image)
+    for c in range(channels):
+        expected = Image.fromarray(image[..., c]).resize((31, 9), host.METHODS[method])
+        np.testing.assert_array_equal(got[..., c], np.asarray(expected))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
+@settings(max_examples=30, deadline=None)
+def test_resize_small_makes_the_short_side_exact_and_keeps_the_aspect(height, width, size):
+    got = host.resize_small(size)(None, picture(height, width, 1))
+    assert min(got.shape[:2]) == size
+    long = max(height, width) * size / min(height, width)
+    assert long - 1 < max(got.shape[:2]) <= long
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
+@settings(max_examples=50, deadline=None)
+def test_crops_are_windows_of_the_padded_image(height, width, rows, columns):
+    image = picture(height, width, 2)
+    down, right = max(0, rows - height), max(0, columns - width)
+    top, left = down // 2, right // 2
+    padded = np.zeros((height + down, width + right, 2), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    windows = {
+        padded[y : y + rows, x : x + columns].tobytes()
+        for y in range(padded.shape[0] - rows + 1)
+        for x in range(padded.shape[1] - columns + 1)
+    }
+    for crop in (host.central_crop((rows, columns)), host.random_crop((rows, columns))):
+        got = crop(np.random.default_rng(1), image)
+        assert got.shape == (rows, columns, 2)
+        assert got.tobytes() in windows
+
+
+def test_the_central_crop_leaves_equal_borders():
+    image = picture(10, 12, 1)
+    got = host.central_crop(4)(None, image)
+    np.testing.assert_array_equal(got, image[3:7, 4:8])
+
+
+def test_random_crops_reach_every_place_equally_often():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    crop, generator = host.random_crop(2), np.random.default_rng(0)
+    corners = [crop(generator, image)[0, 0, 0] for _ in range(9000)]
+    values, counts = np.unique(corners, return_counts=True)
+    assert sorted(values) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    # Nine cells of expectation 1000: the chi-squared of 8 degrees exceeds 31.8 once in 10,000.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 31.8
+
+
+def test_inception_crops_have_the_stated_areas_and_aspects():
+    # Each pixel tells its own place, so that a crop tells its window.
+    rows, columns = np.meshgrid(np.arange(200), np.arange(250), indexing="ij")
+    image = np.stack([rows, columns], axis=-1).astype(np.uint8)
+    generator = np.random.default_rng(0)
+    crop = host.inception_crop(50, 0.2, 0.6, method="nearest")
+    shares, ratios = [], []
+    for _ in range(400):
+        got = crop(generator, image).astype(float)
+        assert got.shape == (50, 50, 2)
+        # Nearest sampling at the centres of 50 cells: first and last centre are 49/50 of a side.
+        height = (got[-1, 0, 0] - got[0, 0, 0]) * 50 / 49
+        width = (got[0, -1, 1] - got[0, 0, 1]) * 50 / 49
+        shares.append(height * width / (200 * 250))
+        ratios.append(width / height)
+    assert 0.18 < min(shares) < 0.25
+    assert 0.52 < max(shares) < 0.64
+    assert abs(np.mean(shares) - 0.4) < 0.03
+    assert min(ratios) > 0.72
+    assert max(ratios) < 1.39
+    assert abs(np.mean(np.log(ratios))) < 0.03
+
+
+def test_an_inception_crop_of_a_strip_falls_back_to_the_middle():
+    image = picture(4, 400, 1)
+    got = host.inception_crop(4, 0.9, 1.0, method="nearest")(np.random.default_rng(0), image)
+    middle = image[:, 197:202]
+    expected = np.asarray(Image.fromarray(middle[..., 0]).resize((4, 4), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(got[..., 0], expected)

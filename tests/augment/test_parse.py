@@ -1,0 +1,49 @@
+"""The augmentation string."""
+
+import pytest
+
+from cv_jax import augment
+from cv_jax.errors import InputError
+
+
+def test_operations_are_sorted_into_stages_in_order():
+    parsed = augment.parse(
+        "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|mixup"
+    )
+    assert [len(stage) for stage in parsed] == [1, 1, 2, 1]
+    # What follows a random crop cannot be cached.
+    parsed = augment.parse("random_crop(16)|resize(32)")
+    assert [len(stage) for stage in parsed] == [0, 2, 0, 0]
+    assert augment.parse("") == ((), (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("string", "said"),
+    [
+        ("flp", "unknown augmentation 'flp'; did you mean flip?"),
+        ("zzzz", "allowed: resize, "),
+        ("resize", "missing a required argument: 'size'"),
+        ("flip(0.2, 3)", "too many positional arguments; it takes (probability: float = 0.5)"),
+        ("flip(chance=1)", "unexpected keyword argument 'chance'"),
+        ("flip(2)", "probability must be in 0…1, got 2"),
+        ("flip('x')", "'x' is not a number"),
+        ("mixup(0)", "alpha must be positive"),
+        ("mixup(per='row')", "unknown per 'row'; allowed: batch, example"),
+        ("pad_crop(-1)", "must not be negative"),
+        ("pad_crop(1, 'wrap')", "unknown mode 'wrap'; allowed: constant"),
+        ("resize(0)", "size must be positive"),
+        ("resize(8, 'cubic')", "unknown method 'cubic'; allowed: nearest"),
+        ("inception_crop(8, 0.5, 0.2)", "0 < min_area <= max_area <= 1"),
+        ("flip|resize(3)", "resize(3) is a host operation and must stand before flip"),
+        ("mixup|flip", "flip is an image operation and must stand before mixup"),
+        ("f(", "is not of the form"),
+        ("flip(open('x'))", "is not of the form"),
+        ("__import__('os').getcwd()", "is not of the form"),
+    ],
+)
+def test_a_mistake_gives_one_line(string, said):
+    with pytest.raises(InputError) as caught:
+        augment.parse(string)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("config.augment: ")
+    assert "\n" not in str(caught.value)
