@@ -4,12 +4,12 @@
     state_dict = interop.export("resnet50", "torchvision", variables)
 
 Names and layouts of each source stand in mapping tables (`convolutional.py`), read in both
-directions; `weights.py` applies them strictly, `adapt.py` fits the result to other classes or input
-channels. A new source or architecture is one more table in a file of its own, listed in
+directions; `weights.py` applies them strictly, `target.py` fits the result to other classes or
+input channels. A new source or architecture is one more table in a file of its own, listed in
 `weights.FAMILIES`. On disk, weights are ours (`saved.py`) or somebody else's (`foreign.py`).
 """
 
-from cv_jax.interop.adapt import Target, adapt, flatten, size_of, trained_with, unflatten
+from cv_jax.interop.target import Target, adapt, flatten, size_of, trained_with, unflatten
 from cv_jax.interop.weights import FAMILIES, SOURCES, export, family, load, published, reference
 
 __all__ = [

@@ -15,8 +15,8 @@ import numpy as np
 
 import cv_jax
 from cv_jax.errors import InputError
-from cv_jax.interop.adapt import Target, adapt, flatten, unflatten
 from cv_jax.interop.disk import read_safetensors, write_safetensors
+from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
 FORMAT = 1
 METADATA = "cv_jax"  # the key under which a .safetensors file of ours describes itself

@@ -10,7 +10,8 @@ import numpy as np
 from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import convolutional
-from cv_jax.interop.adapt import (
+from cv_jax.interop.tables import Family, Rule, fill_in
+from cv_jax.interop.target import (
     HEAD,
     STEMS,
     Target,
@@ -20,7 +21,6 @@ from cv_jax.interop.adapt import (
     trained_with,
     unflatten,
 )
-from cv_jax.interop.tables import Family, Rule, fill_in
 
 SOURCES = ("torchvision", "timm", "mae", "swin", "big_vision")
 FAMILIES: tuple[Family, ...] = convolutional.FAMILIES
@@ -115,7 +115,7 @@ def load(
       num_classes: by default as many as the weights have. With another number the classifier is
         left out and the model's initialised anew from `seed`; 0 leaves it out.
       channels: input channels; by default as many as the weights have. The first filter is adapted
-        as `adapt.input_channels` says.
+        as `target.input_channels` says.
       seed: of a classifier's initialisation.
       report: called with one sentence for each thing that was not taken over as it was.
       **fields: further fields of the model.
@@ -158,6 +158,8 @@ def load(
         _expected(rules, shapes),
     )
     fitted, notes = adapt(_load(rules, state_dict), target, seed)
+    if num_classes == 0 and trained_classes:
+        notes.append(f"the classifier of {trained_classes} classes left out")
     for note in notes:
         report(note)
     return unflatten(fitted)
@@ -243,7 +245,7 @@ def _expected(rules: list[Rule], shapes: Mapping[str, tuple]) -> dict[str, tuple
 
 
 def _trained_with(table: Family, state_dict: Mapping[str, np.ndarray]):
-    """The source's classes and input channels, as `adapt.trained_with` gives them."""
+    """The source's classes and input channels, as `target.trained_with` gives them."""
     rules, _ = fill_in(table.rules, ("params/head/bias", *STEMS))
     rules = [
         rule

@@ -1,0 +1,210 @@
+"""Loading and exporting on a small ResNet: strictness, classes, channels, dtypes."""
+
+import logging
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cv_jax import interop, models
+from cv_jax.errors import InputError
+from cv_jax.interop.tables import fill_in
+
+SMALL = dict(stage_sizes=(1, 1), widths=(4, 8), stem_width=4)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """A ResNet of two basic blocks, three channels and 5 classes, every array random."""
+    model = models.create("resnet18", num_classes=5, **SMALL)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture
+def state_dict(variables):
+    return interop.export("resnet18", "torchvision", variables, **SMALL)
+
+
+def load(state_dict, **options):
+    notes = []
+    variables = interop.load(
+        "resnet18", "torchvision", state_dict, report=notes.append, **SMALL, **options
+    )
+    return variables, notes
+
+
+def test_what_was_exported_loads_to_the_same_bits(variables, state_dict):
+    loaded, notes = load(state_dict)
+    assert not notes
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, variables))
+    assert {x.shape for k, x in state_dict.items() if k.endswith("tracked")} == {()}
+    assert {x.dtype.name for k, x in state_dict.items() if k.endswith("tracked")} == {"int64"}
+
+
+def test_counters_may_be_absent(state_dict):
+    load({key: x for key, x in state_dict.items() if not key.endswith("num_batches_tracked")})
+
+
+def test_one_error_lists_every_difference(state_dict):
+    del state_dict["layer1.0.conv2.weight"], state_dict["bn1.running_mean"]
+    state_dict["layer2.0.bn1.bias"] = np.zeros(9, np.float32)
+    state_dict["layer9.0.conv1.weight"] = np.zeros((2, 2), np.float32)
+    with pytest.raises(InputError) as error:
+        load(state_dict)
+    lines = str(error.value).splitlines()
+    assert lines[0] == (
+        "these are not the weights of resnet18 as torchvision writes them: 2 missing, "
+        "1 misshapen, 1 unexpected"
+    )
+    assert lines[1:] == [
+        "  missing bn1.running_mean (4,)",
+        "  missing layer1.0.conv2.weight (4, 4, 3, 3)",
+        "  misshapen layer2.0.bn1.bias: expected (8,), got (9,)",
+        "  unexpected layer9.0.conv1.weight (2, 2)",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 3, 7)])
+def test_a_first_filter_of_other_rank_is_misshapen(state_dict, shape):
+    state_dict["conv1.weight"] = np.zeros(shape, np.float32)
+    with pytest.raises(InputError, match="misshapen conv1.weight"):
+        load(state_dict)
+
+
+def test_another_number_of_classes_drops_the_head(variables, state_dict):
+    loaded, notes = load(state_dict, num_classes=3, seed=1)
+    assert loaded["params"]["head"]["kernel"].shape == (8, 3)
+    assert loaded["params"]["head"]["kernel"].std() > 0
+    assert "classifier of 5 classes left out" in notes[0]
+    assert "params/head/kernel" in notes[1]
+    again, _ = load(state_dict, num_classes=3, seed=1)
+    other, _ = load(state_dict, num_classes=3, seed=2)
+    kernels = [x["params"]["head"]["kernel"] for x in (loaded, again, other)]
+    assert np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+    del loaded["params"]["head"]
+    kept = {**variables, "params": {k: x for k, x in variables["params"].items() if k != "head"}}
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, kept))
+
+
+def state_conv(state_dict):
+    return state_dict["conv1.weight"].transpose(2, 3, 1, 0)
+
+
+def test_the_fresh_head_is_the_models_own_initialisation(state_dict):
+    loaded, _ = load(state_dict, num_classes=3, seed=1)
+    model = models.create("resnet18", num_classes=3, **SMALL)
+    initial = jax.jit(model.init)(jax.random.key(1), np.zeros((1, 32, 32, 3), np.float32))
+    expected = initial["params"]["head"]["kernel"]
+    np.testing.assert_allclose(loaded["params"]["head"]["kernel"], expected, rtol=1e-6)
+
+
+def test_no_head_at_all(state_dict):
+    loaded, notes = load(state_dict, num_classes=0)
+    assert "head" not in loaded["params"]
+    assert notes == ["the classifier of 5 classes left out"]
+    exported = interop.export("resnet18", "torchvision", loaded, **SMALL)
+    assert state_dict.keys() - exported.keys() == {"fc.weight", "fc.bias"}
+
+
+def test_weights_without_a_head(state_dict):
+    del state_dict["fc.weight"], state_dict["fc.bias"]
+    with pytest.raises(InputError, match=r"missing fc\.weight"):
+        load(state_dict)
+    loaded, notes = load(state_dict, num_classes=3)
+    assert loaded["params"]["head"]["bias"].shape == (3,)
+    assert notes == ["params/head/bias and params/head/kernel initialised anew"]
+    assert not load(state_dict, num_classes=0)[1]
+
+
+def test_what_was_changed_is_logged(state_dict, caplog):
+    with caplog.at_level(logging.WARNING):
+        interop.load("resnet18", "torchvision", state_dict, num_classes=3, **SMALL)
+    assert "classifier of 5 classes left out" in caplog.text
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_input_channels(state_dict, channels):
+    """Equal channels give what three equal channels gave; each filter is a scaled copy, in turn."""
+    loaded, notes = load(state_dict, channels=channels)
+    kernel, old = loaded["params"]["conv1"]["kernel"], state_conv(state_dict)
+    assert kernel.shape == (7, 7, channels, 4)
+    assert kernel.dtype == np.float32
+    assert f"3 input channels made {channels}" in notes[0]
+    if channels == 1:
+        expected = old[:, :, 0] + old[:, :, 1] + old[:, :, 2]
+        np.testing.assert_allclose(kernel[:, :, 0], expected, rtol=1e-6)
+    else:
+        for i in range(channels):
+            np.testing.assert_allclose(kernel[:, :, i], old[:, :, i % 3] * 3 / channels, rtol=1e-6)
+    exported = interop.export("resnet18", "timm", loaded, **SMALL)
+    assert exported["conv1.weight"].shape == (4, channels, 7, 7)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_precisions_become_the_models(state_dict, dtype):
+    stored = {key: x.astype(dtype) for key, x in state_dict.items()}
+    loaded, _ = load(stored)
+    assert {x.dtype for x in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    assert np.array_equal(loaded["params"]["bn1"]["scale"], stored["bn1.weight"].astype(np.float32))
+    half, _ = load(state_dict, param_dtype="bfloat16")
+    assert half["params"]["bn1"]["scale"].dtype == ml_dtypes.bfloat16
+    assert half["batch_stats"]["bn1"]["var"].dtype == np.float32
+
+
+def test_export_is_strict(variables):
+    with pytest.raises(InputError, match="missing batch_stats/bn1/mean"):
+        interop.export("resnet18", "torchvision", {"params": variables["params"]}, **SMALL)
+    with pytest.raises(InputError, match="these are not the variables of resnet18"):
+        interop.export("resnet18", "torchvision", variables)
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "message"),
+    [
+        ("resnet18", "keras", "unknown source 'keras'; allowed: torchvision, timm"),
+        ("lenet5", "timm", "timm has no counterpart of model 'lenet5'; it has vgg11"),
+        ("resnet50_v1", "torchvision", "no counterpart of model 'resnet50_v1'"),
+        ("resnet81", "timm", "no counterpart of model 'resnet81'"),
+    ],
+)
+def test_unknown_pairs(model, source, message):
+    with pytest.raises(InputError, match=message):
+        interop.load(model, source, {})
+
+
+def test_a_field_that_no_reference_can_hold(variables):
+    with pytest.raises(InputError, match="no field 'depth'"):
+        interop.load("resnet18", "timm", {}, depth=3)
+    with pytest.raises(InputError, match=r"classifier_0/kernel \(8, 6\) cannot be written as"):
+        interop.load("vgg11", "timm", {}, depths=(1,), widths=(8,), fc_width=6, pool_size=1)
+
+
+@pytest.mark.parametrize(
+    "family", interop.FAMILIES, ids=lambda f: f"{f.source}-{[*f.references][0]}"
+)
+def test_tables_cover_every_reference(family):
+    """Every array of every model has a name there, and no two have the same."""
+    for name, (model, fields) in family.references.items():
+        paths = interop.Target(model, **fields).shapes
+        rules, nameless = fill_in(family.rules, paths)
+        keys = [key for rule in rules for key in rule.theirs]
+        assert not nameless, name
+        assert len(set(keys)) == len(keys) == len(paths), name
+        assert interop.reference(family.source, name) == (model, fields)
+        assert interop.published(model, family.source, fields)["architecture"] == name
+
+
+def test_published_names_of_the_first_and_last_layer():
+    assert interop.published("vgg11", "timm", {"num_classes": 3}) == {
+        "architecture": "vgg11",
+        "first_conv": "features.0",
+        "classifier": "head.fc",
+    }
+    assert interop.published("resnet50_preact", "timm", {})["first_conv"] == "stem.conv"
+    assert interop.published("resnet18", "timm", SMALL) is None
+    with pytest.raises(InputError, match="no model here is timm's 'convnext_tiny'"):
+        interop.reference("timm", "convnext_tiny")
