@@ -1,0 +1,87 @@
+"""Attention against a loop over queries."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cv_jax.models.attention import Attention, attend, merge_heads, split_heads
+
+few = settings(deadline=None, max_examples=10)
+sizes = st.integers(1, 5)
+
+
+@few
+@given(
+    heads=sizes, queries=sizes, keys=sizes, dim=sizes, masked=st.booleans(), biased=st.booleans()
+)
+def test_attend(heads, queries, keys, dim, masked, biased):
+    rng = np.random.default_rng(keys)
+    q, k, v = (rng.standard_normal((2, heads, n, dim)) for n in (queries, keys, keys))
+    bias = rng.standard_normal((heads, queries, keys)) if biased else None
+    mask = rng.random((2, 1, queries, keys)) < 0.6 if masked else None
+    if masked:
+        mask[..., 0] = True
+    out, weights = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), bias=bias, mask=mask)
+    for b in range(2):
+        for h in range(heads):
+            for i in range(queries):
+                scores = k[b, h] @ q[b, h, i] / np.sqrt(dim)
+                scores = scores + bias[h, i] if biased else scores
+                powers = np.exp(scores) * (mask[b, 0, i] if masked else 1)
+                np.testing.assert_allclose(weights[b, h, i], powers / powers.sum(), atol=1e-5)
+                np.testing.assert_allclose(out[b, h, i], powers / powers.sum() @ v[b, h], atol=1e-5)
+
+
+def test_a_query_that_may_look_nowhere_gets_the_mean():
+    v = jnp.arange(6.0).reshape(1, 1, 3, 2)
+    out, _ = attend(v, v, v, mask=np.zeros((1, 1, 3, 3), bool))
+    np.testing.assert_allclose(out, np.broadcast_to([2.0, 3.0], (1, 1, 3, 2)))
+
+
+def test_heads_split_and_merge():
+    x = np.arange(24).reshape(1, 4, 6)
+    heads = split_heads(x, 3)
+    assert heads.shape == (1, 3, 4, 2)
+    np.testing.assert_array_equal(heads[0, 1], x[0, :, 2:4])
+    np.testing.assert_array_equal(merge_heads(heads), x)
+
+
+def test_softmax_is_float32_in_half_precision():
+    """Scores that differ by less than bfloat16 resolves near 300 still give different weights."""
+    q = jnp.full((1, 1, 1, 1), 300.0, jnp.bfloat16)
+    k = jnp.asarray([1.0, 1.0078125], jnp.bfloat16).reshape(1, 1, 2, 1)
+    _, weights = attend(q, k, k, scale=1.0)
+    expected = 1 / (1 + np.exp(-300 * 0.0078125))
+    assert weights.dtype == jnp.bfloat16
+    assert float(weights[0, 0, 0, 1]) == pytest.approx(expected, rel=4e-3)
+
+
+def test_qk_norm_bounds_the_scores():
+    x = 1e3 * jax.random.normal(jax.random.key(0), (1, 6, 8))
+    layer = Attention(num_heads=2, qk_norm=True)
+    variables = layer.init(jax.random.key(1), x, train=False)
+    _, weights = layer.apply(variables, x, train=False)
+    # Normalised vectors of dimension 4 have products within ±4, hence scores within ±2.
+    assert float((weights.max(axis=-1) / weights.min(axis=-1)).max()) < np.exp(4) * 1.01
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cudnn_is_refused_in_one_line(dtype):
+    if jax.default_backend() == "gpu" and dtype == "bfloat16":
+        pytest.skip("cuDNN is here")
+    q = jnp.ones((1, 1, 2, 8), dtype)
+    with pytest.raises(ValueError, match="implementation 'cudnn' needs") as error:
+        attend(q, q, q, implementation="cudnn")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+def test_cudnn_equals_xla():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 4, 197, 64), jnp.bfloat16)
+    expected, _ = attend(q, k, v)
+    out, _ = attend(q, k, v, implementation="cudnn")
+    np.testing.assert_allclose(out.astype("f4"), expected.astype("f4"), atol=2e-2)
