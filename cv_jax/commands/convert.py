@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", help="our name of the model; config.json can tell it")
     parser.add_argument("--source", choices=interop.SOURCES, help="whose layout SOURCE has")
     parser.add_argument(
-        "--to", choices=(OURS, *interop.SOURCES), help="layout of DEST (default: ours, or back)"
+        "--to",
+        choices=(OURS, *interop.SOURCES),
+        help="layout of DEST (default: ours; for a file of ours, that of its source)",
     )
     parser.add_argument("--num-classes", type=int, help="another classifier; 0 for none")
     parser.add_argument("--image-size", type=_image_size, help="224 or HEIGHTxWIDTH")
