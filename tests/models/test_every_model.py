@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from quick import quick_jit
 from small_models import SMALL, Small
 
 from cv_jax import models
@@ -68,7 +69,7 @@ def test_one_training_step(small):
     params = some_weights(shapes["params"])
     inputs = inputs_of(small)
 
-    @jax.jit
+    @quick_jit
     def state():
         return {k: v for k, v in model.init(RNGS, *inputs).items() if k != "params"}
 
@@ -84,9 +85,7 @@ def test_one_training_step(small):
         norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
         return value, grads, jax.tree.map(lambda p, g: p - 1e-2 * g / norm, params, grads), new
 
-    # Code that runs once needs no optimisation: this halves the time of this file.
-    step = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
-
+    step = quick_jit(step)
     state = state()
     before, grads, moved, new = step(params, state)
     after, *_ = step(moved, state)
