@@ -103,8 +103,8 @@ def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """The first filter [h, w, in, out] for images of another number of channels.
 
     One channel gets the sum over the colours, so that a grey image gives what it gave as an RGB
-    image of three equal channels. More get the filters repeated in turn and scaled by in/channels,
-    so that the sum over equal channels stays. These are timm's rules.
+    image of three equal channels. Any other number gets the filters in turn, again and again, each
+    scaled by in/channels, so that the response keeps its size. These are timm's rules.
     """
     before = kernel.shape[2]
     if channels == 1:
