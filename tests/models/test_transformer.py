@@ -1,0 +1,155 @@
+"""The Transformer: causality, masks, cached decoding, weights. Parity lives in tests/golden."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_variables import random_variables
+
+from cv_jax import models
+from cv_jax.models.transformer import BOS, PAD
+
+SMALL = dict(vocab_size=11, width=16, depth=2, num_heads=4, hidden_dim=24)
+RNG = np.random.default_rng(0)
+SOURCE = RNG.integers(3, 11, (3, 7))
+SOURCE[1, 5:] = PAD
+SOURCE[2, 2:] = PAD
+TARGET = np.concatenate([np.full((3, 1), BOS), RNG.integers(3, 11, (3, 5))], axis=1)
+IMAGE = RNG.standard_normal((3, 16, 24, 3)).astype(np.float32)
+
+
+def build(name="transformer_base", **fields):
+    if name == "image_transformer_ti":
+        small = dict(image_size=(16, 24), patch_size=8, width=16, depth=1, num_heads=4)
+        return models.create(name, **{**small, "vocab_size": 11, "decoder_depth": 2, **fields})
+    return models.create(name, **{**SMALL, **fields})
+
+
+BOTH = pytest.mark.parametrize(
+    ("name", "source"), [("transformer_base", SOURCE), ("image_transformer_ti", IMAGE)]
+)
+
+
+@BOTH
+def test_a_later_token_never_changes_an_earlier_score(name, source):
+    model = build(name)
+    variables = random_variables(model, source, TARGET)
+    run = jax.jit(lambda target: model.apply(variables, source, target)[0])
+    before = np.asarray(run(TARGET))
+    for place in range(1, TARGET.shape[1]):
+        changed = TARGET.copy()
+        changed[:, place] = 3 + (changed[:, place] - 2) % 8
+        after = np.asarray(run(changed))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert (np.abs(after[:, place] - before[:, place]).max(axis=-1) > 1e-3).all()
+
+
+@BOTH
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_cached_decoding_is_full_decoding(name, source, final_norm):
+    if name == "image_transformer_ti" and final_norm:
+        pytest.skip("no such field")
+    model = build(name, **({"final_norm": True} if final_norm else {}))
+    variables = random_variables(model, source, TARGET)
+    full, _ = jax.jit(model.apply)(variables, source, TARGET)
+
+    @jax.jit
+    def step(cache, tokens, index):
+        return model.apply(variables, cache, tokens, index, method="step")
+
+    # A cache longer than the target: what lies ahead is never looked at.
+    cache = jax.jit(lambda x: model.apply(variables, x, 9, method="start"))(source)
+    for index in range(TARGET.shape[1]):
+        logits, cache = step(cache, jnp.asarray(TARGET[:, index]), index)
+        np.testing.assert_allclose(logits, full[:, index], atol=2e-5)
+
+
+def test_padding_of_the_source_is_not_looked_at():
+    model = build(attention_weights=True)
+    variables = random_variables(model, SOURCE, TARGET)
+    logits, features = jax.jit(model.apply)(variables, SOURCE, TARGET)
+    for name in ("encoder/layers_1/attention", "decoder/layers_1/cross_attention"):
+        weights = np.asarray(features[name])
+        assert (weights[1, :, :, 5:] == 0).all()
+        assert (weights[2, :, :, 2:] == 0).all()
+        assert (weights[0] > 0).all()
+    shorter, _ = jax.jit(model.apply)(variables, SOURCE[2:, :2], TARGET[2:])
+    np.testing.assert_allclose(shorter, logits[2:], atol=1e-5)
+    # A mask that is given takes the place of the one made from PAD.
+    everything, _ = jax.jit(model.apply)(variables, SOURCE, TARGET, np.ones(SOURCE.shape, bool))
+    assert not np.allclose(everything[1:], logits[1:], atol=1e-3)
+
+
+def test_target_mask():
+    model = build(attention_weights=True)
+    variables = random_variables(model, SOURCE, TARGET)
+    mask = np.ones(TARGET.shape, bool)
+    mask[1, 2] = False
+    _, features = jax.jit(model.apply)(variables, SOURCE, TARGET, None, mask)
+    weights = np.asarray(features["decoder/layers_0/self_attention"])
+    assert (weights[1, :, :, 2] == 0).all()
+    assert (weights[0, :, 2:, 2] > 0).all()
+
+
+@BOTH
+def test_weights_of_every_layer_and_head(name, source):
+    model = build(name, attention_weights=True)
+    variables = random_variables(model, source, TARGET)
+    _, features = jax.jit(lambda *x: model.apply(*x))(variables, source, TARGET)
+    memory = 7 if name == "transformer_base" else 6
+    for i in range(2):
+        own = features[f"decoder/layers_{i}/self_attention"]
+        cross = features[f"decoder/layers_{i}/cross_attention"]
+        assert own.shape == (3, 4, 6, 6)
+        assert cross.shape == (3, 4, 6, memory)
+        np.testing.assert_allclose(own.sum(axis=-1), 1, atol=1e-5)
+        np.testing.assert_allclose(cross.sum(axis=-1), 1, atol=1e-5)
+        assert (np.triu(np.asarray(own), 1) == 0).all()
+    encoder = "encoder/layers_1" if name == "transformer_base" else "encoder/blocks_0"
+    assert features[f"{encoder}/attention"].shape == (3, 4, memory, memory)
+
+
+@BOTH
+def test_outputs(name, source):
+    model = build(name)
+    variables = jax.eval_shape(model.init, jax.random.key(0), source, TARGET)
+    logits, features = jax.eval_shape(model.apply, variables, source, TARGET)
+    assert logits.shape == (3, 6, 11)
+    assert logits.dtype == jnp.float32
+    assert list(features)[-1] == "pre_logits"
+    assert "memory" in features
+    assert not any("attention" in key for key in features)
+
+
+def test_embeddings_are_tied_and_scaled():
+    """Rows of the one matrix go in times sqrt(width), with positions, and score what comes out."""
+    model = build()
+    variables = random_variables(model, SOURCE, TARGET)
+    logits, features = jax.jit(model.apply)(variables, SOURCE, TARGET)
+    matrix = variables["params"]["decoder"]["embedding"]["embedding"]
+    first = np.tile([0.0, 1.0], 8)  # sin 0, cos 0, …
+    np.testing.assert_allclose(features["target_embed"][:, 0], matrix[[BOS] * 3] * 4 + first)
+    np.testing.assert_allclose(
+        features["source_embed"][:, 0], matrix[SOURCE[:, 0]] * 4 + first, rtol=1e-6
+    )
+    np.testing.assert_allclose(logits, features["pre_logits"] @ matrix.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(vocab_size=2), "vocab_size must be at least 3"),
+        (dict(num_heads=3), "width 16 must be even and a multiple of num_heads 3"),
+        (dict(depth=0), "depth must be at least 1"),
+        (dict(dropout_rate=1.0), "dropout_rate must lie in"),
+    ],
+)
+def test_mistakes_are_one_line(fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(**fields).check()
+    assert "\n" not in str(error.value)
+
+
+def test_image_transformer_checks_its_encoder():
+    with pytest.raises(ValueError, match="patch_size 7 does not divide"):
+        build("image_transformer_ti", patch_size=7).check()
