@@ -28,6 +28,8 @@ def agrees(count: int, published: str) -> bool:
 
 
 TORCHVISION = "torchvision's weights' metadata: num_params, _ops"
+MAE = "transformers' ViTMAE without its fixed positions"
+SWIN_V2 = "torchvision's weights' metadata, {} − {} biases of keys that it holds at zero"
 TIMM = "timm's results tables"
 RESNET = "He et al., arXiv:1512.03385, Table 1 and Figure 3 (FLOPs), Table 6 (CIFAR parameters)"
 VGG = "Simonyan and Zisserman, arXiv:1409.1556, Table 2"
@@ -116,4 +118,32 @@ PUBLISHED = [
     Published("vit_l16", "304326632", "61.555 G", TORCHVISION),
     Published("vit_l32", "306535400", "15.378 G", TORCHVISION),
     Published("vit_h14", "632045800", None, f"{TIMM}, vit_huge_patch14_224"),
+    Published("deit_ti16", "5.72 M", None, f"{TIMM}, deit_tiny_patch16_224"),
+    Published("deit_ti16_distilled", "5.91 M", None, f"{TIMM}, deit_tiny_distilled_patch16_224"),
+    Published("deit_s16_distilled", "22.44 M", None, f"{TIMM}, deit_small_distilled_patch16_224"),
+    Published("deit_b16_distilled", "87.34 M", None, f"{TIMM}, deit_base_distilled_patch16_224"),
+    Published("mae_vit_b16", "111655680", None, f"{MAE}, 111,907,840 − (768 + 512)·197"),
+    Published("mae_vit_l16", "329239296", None, f"{MAE}, 329,541,888 − (1024 + 512)·197"),
+    Published("mae_vit_h14", "656613964", None, f"{MAE}, 657,074,508 − (1280 + 512)·257"),
+    Published("swin_t", "28288354", "4.491 G", TORCHVISION),
+    Published("swin_s", "49606258", "8.741 G", TORCHVISION),
+    Published("swin_b", "87768224", "15.431 G", TORCHVISION),
+    Published("swin_l", "196.53 M", None, f"{TIMM}, swin_large_patch4_window7_224"),
+    Published("swinv2_t", "28347154", "5.940 G", SWIN_V2.format("28,351,570", "4,416")),
+    Published("swinv2_s", "49728418", "11.546 G", SWIN_V2.format("49,737,442", "9,024")),
+    Published("swinv2_b", "87918816", "20.325 G", SWIN_V2.format("87,930,848", "12,032")),
+    Published(
+        "transformer_base",
+        "63084544",
+        None,
+        "torch.nn.Transformer(), 44,140,544, and an embedding of 37,000·512",
+        dict(final_norm=True),
+    ),
+    Published(
+        "transformer_big",
+        "214249472",
+        None,
+        "torch.nn.Transformer(1024, 16, 6, 6, 4096), 176,361,472, and an embedding of 37,000·1024",
+        dict(final_norm=True),
+    ),
 ]

@@ -25,6 +25,29 @@ def reconstruct(output, inputs) -> jax.Array:
     return mae.reconstruction_loss(inputs[0], prediction, features["mask"], 8).mean()
 
 
+def teach(output, inputs) -> jax.Array:
+    """DeiT's pair of logits: the labels 0, 1, 2, … for one head, for the other the teacher's."""
+    (logits, distilled), features = output
+    return classify((logits, features), inputs) + classify((distilled[::-1], features), inputs)
+
+
+def predict_next(output, inputs) -> jax.Array:
+    """Cross-entropy of every target token given those before it."""
+    logits, _ = output
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], inputs[1][:, 1:])
+    return losses.mean()
+
+
+def pixels(batch: int) -> jax.Array:
+    """Images of 32×32 pixels."""
+    return jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
+
+
+def tokens(batch: int, length: int) -> jax.Array:
+    """Sequences of the tokens 1 (begin) to 10."""
+    return 1 + jnp.arange(batch)[:, None] * 3 % 7 + jnp.arange(length)
+
+
 class Small(NamedTuple):
     """A small net.
 
@@ -69,6 +92,11 @@ _MAE = dict(
     decoder_depth=1,
     decoder_num_heads=2,
 )
+_TRANSFORMER = dict(vocab_size=16, width=16, depth=1, num_heads=2, hidden_dim=24)
+_IMAGE_TRANSFORMER = dict(
+    vocab_size=16, image_size=32, patch_size=8, width=16, depth=1, num_heads=2, decoder_depth=1
+)
+_KEY_BIAS = "moves all scores of a query alike, which the softmax ignores"
 
 SMALL = {
     "linear": Small("linear", image=(8, 8, 3)),
@@ -103,7 +131,39 @@ SMALL = {
     "plain18": Small("plain18", _RESNET),
     "resnet8_cifar": Small("resnet8_cifar", dict(_RESNET, stem_width=4)),
     "plain8_cifar": Small("plain8_cifar", _RESNET),
+    "transformer": Small(
+        "transformer_base",
+        _TRANSFORMER,
+        inputs=lambda batch: (tokens(batch, 6), tokens(batch, 5)),
+        loss=predict_next,
+        unreached={
+            f"{layer}/k_proj/bias": _KEY_BIAS
+            for layer in (
+                "encoder_layers_0/self_attn",
+                "decoder/layers_0/self_attn",
+                "decoder/layers_0/multihead_attn",
+            )
+        },
+    ),
     "vit": Small("vit_ti16", _VIT),
+    "vit_mean": Small(
+        "vit_ti16",
+        dict(_VIT, pool="mean", class_token=True, fc_norm=True, registers=2, layer_scale=0.1),
+    ),
+    "vit_map": Small("vit_ti16", dict(_VIT, pool="map", pos_embed="sincos", scan_layers=True)),
+    "deit_distilled": Small(
+        "deit_ti16_distilled", _VIT, inputs=lambda batch: (pixels(batch),), loss=teach
+    ),
+    "image_transformer": Small(
+        "image_transformer_ti",
+        _IMAGE_TRANSFORMER,
+        inputs=lambda batch: (pixels(batch), tokens(batch, 5)),
+        loss=predict_next,
+        unreached={
+            f"decoder/layers_0/{layer}/k_proj/bias": _KEY_BIAS
+            for layer in ("self_attn", "multihead_attn")
+        },
+    ),
     "mae": Small("mae_vit_b16", _MAE, loss=reconstruct),
     "swin": Small("swin_t", _SWIN),
     "swinv2": Small("swinv2_t", _SWIN),
