@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
@@ -40,7 +41,7 @@ def scored(tiny):
     padded = np.array([s + (PAD,) * (LENGTH - len(s)) for s in sequences])
     inputs = np.concatenate([np.full((len(padded), 1), BOS), padded[:, :-1]], axis=1)
 
-    @jax.jit
+    @quick_jit
     def score(source):
         logits, _ = model.apply(variables, jnp.tile(source, (len(padded), 1)), inputs)
         log_prob = jax.nn.log_softmax(logits)
@@ -59,7 +60,7 @@ def test_wide_beam_search_is_exhaustive(alpha, tiny, scored):
     model, variables = tiny
     sequences, lengths, log_probs = scored
     beams = 3 ** (LENGTH - 1) * VOCAB // 2  # half of the candidates of the last step
-    search = jax.jit(
+    search = quick_jit(
         functools.partial(beam_search, model, max_length=LENGTH, beams=beams, alpha=alpha)
     )
     tokens, scores = search(variables, SOURCE)
@@ -75,7 +76,7 @@ def test_scores_are_those_of_the_sequences(beams, tiny, scored):
     """However narrow the beam, what it returns is scored right, sorted, and written once."""
     model, variables = tiny
     sequences, lengths, log_probs = scored
-    search = jax.jit(functools.partial(beam_search, model, max_length=LENGTH, beams=beams))
+    search = quick_jit(functools.partial(beam_search, model, max_length=LENGTH, beams=beams))
     tokens, scores = search(variables, SOURCE)
     expected = log_probs / ((5 + lengths) / 6) ** 0.6
     for b in range(3):
@@ -89,8 +90,10 @@ def test_scores_are_those_of_the_sequences(beams, tiny, scored):
 def test_greedy(tiny):
     """One token at a time by the full model."""
     model, variables = tiny
-    tokens = np.asarray(jax.jit(functools.partial(greedy, model, max_length=6))(variables, SOURCE))
-    run = jax.jit(model.apply)
+    tokens = np.asarray(
+        quick_jit(functools.partial(greedy, model, max_length=6))(variables, SOURCE)
+    )
+    run = quick_jit(model.apply)
     for b in range(3):
         written = [BOS]
         while len(written) <= 6 and EOS not in written:
@@ -157,14 +160,14 @@ def test_toy_sequences_are_learnt(task):
 
     rng = np.random.default_rng(0)
     source, target = batch(rng, 64)
-    params = jax.jit(model.init)(jax.random.key(0), source, target)["params"]
+    params = quick_jit(model.init)(jax.random.key(0), source, target)["params"]
     opt_state = optimizer.init(params)
     for _ in range(steps):
         params, opt_state = step(params, opt_state, *batch(rng, 64))
 
     source, target = batch(np.random.default_rng(1), 256)
     search = functools.partial(greedy, model, max_length=longest + 1)
-    np.testing.assert_array_equal(jax.jit(search)({"params": params}, source), target)
+    np.testing.assert_array_equal(quick_jit(search)({"params": params}, source), target)
     search = functools.partial(beam_search, model, max_length=longest + 1)
-    tokens, _ = jax.jit(search)({"params": params}, source[:64])
+    tokens, _ = quick_jit(search)({"params": params}, source[:64])
     np.testing.assert_array_equal(tokens[:, 0], target[:64])

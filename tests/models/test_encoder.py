@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
@@ -36,7 +37,7 @@ def params():
 
 
 def loss_and_gradients(model, params):
-    @jax.jit
+    @quick_jit
     def run(params):
         def loss(params):
             logits, features = model.apply({"params": params}, IMAGE, train=True)
@@ -96,7 +97,7 @@ def test_conversion_finds_blocks_at_any_depth_and_by_name():
 
 
 def test_blocks_are_initialised_apart_when_scanned():
-    variables = jax.jit(build(scan_layers=True, depth=2).init)(jax.random.key(0), IMAGE)
+    variables = quick_jit(build(scan_layers=True, depth=2).init)(jax.random.key(0), IMAGE)
     kernel = variables["params"]["blocks"]["attn"]["qkv"]["kernel"]
     assert not np.array_equal(kernel[0], kernel[1])
 
@@ -106,7 +107,7 @@ def test_stochastic_depth_acts_in_training_only(scan, params):
     model = build(scan_layers=scan, drop_path_rate=0.9)
     variables = {"params": stack_blocks(params) if scan else params}
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(quick_jit, static_argnums=0)
     def run(train, seed):
         rngs = {"dropout": jax.random.key(seed)}
         return dict(model.apply(variables, IMAGE, train=train, rngs=rngs)[1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
@@ -104,7 +105,7 @@ def variables():
 @pytest.fixture(scope="module")
 def run(variables):
     model = build()
-    return jax.jit(lambda image, noise: model.apply(variables, image, noise))
+    return quick_jit(lambda image, noise: model.apply(variables, image, noise))
 
 
 def test_outputs(run):
@@ -132,7 +133,7 @@ def test_the_encoder_sees_kept_patches_only(run):
 
 def test_noise_from_the_stream(variables):
     model = build()
-    run = jax.jit(lambda key: model.apply(variables, IMAGE, rngs={"mask": key})[1]["mask"])
+    run = quick_jit(lambda key: model.apply(variables, IMAGE, rngs={"mask": key})[1]["mask"])
     first, second = run(jax.random.key(0)), run(jax.random.key(1))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first[0], first[1])
@@ -149,7 +150,7 @@ def test_kept_patches_of_the_published_sizes(model):
 def test_initial_values():
     """One Glorot bound for the fused queries, keys and values; the patch kernel as a matrix."""
     model = build(width=48, patch_size=8, num_heads=3)
-    params = jax.jit(model.init)(jax.random.key(0), IMAGE, NOISE[:, :6])["params"]
+    params = quick_jit(model.init)(jax.random.key(0), IMAGE, NOISE[:, :6])["params"]
     for kernel, fans in (
         (params["blocks_0"]["attn"]["qkv"]["kernel"], 48 + 144),
         (params["patch_embed"]["kernel"], 8 * 8 * 3 + 48),
@@ -185,8 +186,8 @@ def test_the_encoder_hands_over_to_vit(fc_norm, scan):
     # With all patches but one kept, in order, the encoder starts from what the ViT starts from.
     last = np.tile(np.arange(24, dtype=np.float32), (2, 1))
     almost = build(scan_layers=scan, mask_ratio=1 / 24)
-    _, features = jax.jit(almost.apply)({"params": params}, IMAGE, last)
-    _, expected = jax.jit(vit.apply)({"params": result}, IMAGE)
+    _, features = quick_jit(almost.apply)({"params": params}, IMAGE, last)
+    _, expected = quick_jit(vit.apply)({"params": result}, IMAGE)
     np.testing.assert_allclose(
         features["embed"], expected["embed"][:, : features["embed"].shape[1]], atol=1e-5
     )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
@@ -66,7 +67,7 @@ def test_a_block_sees_its_window_and_a_shifted_one_the_neighbours(version):
     x = image(32, 32, batch=1)  # 8x8 tokens, 2x2 windows, shift 2
     variables = random_variables(model, x)
 
-    @jax.jit
+    @quick_jit
     def features(x):
         found = model.apply(variables, x)[1]
         return found["layers_0/blocks_0"], found["layers_0/blocks_1"]
@@ -91,8 +92,8 @@ def test_version_2_starts_as_the_identity_in_every_block():
     """Its norms start from a scale of zero."""
     model = build(2, depths=(1, 1))
     x = image(24, 24)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    _, features = jax.jit(model.apply)(variables, x)
+    variables = quick_jit(model.init)(jax.random.key(0), x)
+    _, features = quick_jit(model.apply)(variables, x)
     np.testing.assert_array_equal(features["layers_0/blocks_0"], features["embed"])
     np.testing.assert_array_equal(features["layers_1/blocks_0"], features["layers_1/downsample"])
 
@@ -101,7 +102,7 @@ def test_version_2_has_finite_gradients_where_padding_makes_keys_zero():
     model = build(2, depths=(1, 2), window_rule="pad")
     x = image(16, 20)
     variables = random_variables(model, x)
-    grads = jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(model.apply(v, x)[0]))))(variables)
+    grads = quick_jit(jax.grad(lambda v: jnp.sum(jnp.sin(model.apply(v, x)[0]))))(variables)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
@@ -109,7 +110,7 @@ def test_padding_does_not_change_a_map_that_windows_divide():
     """Both rules are the same function where nothing is padded or shrunk."""
     x = image(48, 48)  # 12x12 and 6x6 tokens
     variables = random_variables(build(), x)
-    run = lambda rule: jax.jit(build(window_rule=rule).apply)(variables, x)[0]  # noqa: E731
+    run = lambda rule: quick_jit(build(window_rule=rule).apply)(variables, x)[0]  # noqa: E731
     np.testing.assert_allclose(run("shrink"), run("pad"), atol=1e-6)
 
 
@@ -146,7 +147,7 @@ def test_remat_changes_nothing():
 
     def run(policy):
         model = build(depths=(1, 2), remat_policy=policy)
-        return jax.jit(jax.value_and_grad(lambda v: jnp.sum(jnp.sin(model.apply(v, x)[0]))))(
+        return quick_jit(jax.value_and_grad(lambda v: jnp.sum(jnp.sin(model.apply(v, x)[0]))))(
             variables
         )
 

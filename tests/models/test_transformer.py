@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
@@ -34,7 +35,7 @@ BOTH = pytest.mark.parametrize(
 def test_a_later_token_never_changes_an_earlier_score(name, source):
     model = build(name)
     variables = random_variables(model, source, TARGET)
-    run = jax.jit(lambda target: model.apply(variables, source, target)[0])
+    run = quick_jit(lambda target: model.apply(variables, source, target)[0])
     before = np.asarray(run(TARGET))
     for place in range(1, TARGET.shape[1]):
         changed = TARGET.copy()
@@ -51,14 +52,14 @@ def test_cached_decoding_is_full_decoding(name, source, final_norm):
         pytest.skip("no such field")
     model = build(name, **({"final_norm": True} if final_norm else {}))
     variables = random_variables(model, source, TARGET)
-    full, _ = jax.jit(model.apply)(variables, source, TARGET)
+    full, _ = quick_jit(model.apply)(variables, source, TARGET)
 
-    @jax.jit
+    @quick_jit
     def step(cache, tokens, index):
         return model.apply(variables, cache, tokens, index, method="step")
 
     # A cache longer than the target: what lies ahead is never looked at.
-    cache = jax.jit(lambda x: model.apply(variables, x, 9, method="start"))(source)
+    cache = quick_jit(lambda x: model.apply(variables, x, 9, method="start"))(source)
     for index in range(TARGET.shape[1]):
         logits, cache = step(cache, jnp.asarray(TARGET[:, index]), index)
         np.testing.assert_allclose(logits, full[:, index], atol=2e-5)
@@ -67,16 +68,16 @@ def test_cached_decoding_is_full_decoding(name, source, final_norm):
 def test_padding_of_the_source_is_not_looked_at():
     model = build(attention_weights=True)
     variables = random_variables(model, SOURCE, TARGET)
-    logits, features = jax.jit(model.apply)(variables, SOURCE, TARGET)
+    logits, features = quick_jit(model.apply)(variables, SOURCE, TARGET)
     for name in ("encoder/layers_1/attention", "decoder/layers_1/cross_attention"):
         weights = np.asarray(features[name])
         assert (weights[1, :, :, 5:] == 0).all()
         assert (weights[2, :, :, 2:] == 0).all()
         assert (weights[0] > 0).all()
-    shorter, _ = jax.jit(model.apply)(variables, SOURCE[2:, :2], TARGET[2:])
+    shorter, _ = quick_jit(model.apply)(variables, SOURCE[2:, :2], TARGET[2:])
     np.testing.assert_allclose(shorter, logits[2:], atol=1e-5)
     # A mask that is given takes the place of the one made from PAD.
-    everything, _ = jax.jit(model.apply)(variables, SOURCE, TARGET, np.ones(SOURCE.shape, bool))
+    everything, _ = quick_jit(model.apply)(variables, SOURCE, TARGET, np.ones(SOURCE.shape, bool))
     assert not np.allclose(everything[1:], logits[1:], atol=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_target_mask():
     variables = random_variables(model, SOURCE, TARGET)
     mask = np.ones(TARGET.shape, bool)
     mask[1, 2] = False
-    _, features = jax.jit(model.apply)(variables, SOURCE, TARGET, None, mask)
+    _, features = quick_jit(model.apply)(variables, SOURCE, TARGET, None, mask)
     weights = np.asarray(features["decoder/layers_0/self_attention"])
     assert (weights[1, :, :, 2] == 0).all()
     assert (weights[0, :, 2:, 2] > 0).all()
@@ -95,7 +96,7 @@ def test_target_mask():
 def test_weights_of_every_layer_and_head(name, source):
     model = build(name, attention_weights=True)
     variables = random_variables(model, source, TARGET)
-    _, features = jax.jit(lambda *x: model.apply(*x))(variables, source, TARGET)
+    _, features = quick_jit(lambda *x: model.apply(*x))(variables, source, TARGET)
     memory = 7 if name == "transformer_base" else 6
     for i in range(2):
         own = features[f"decoder/layers_{i}/self_attention"]
@@ -125,7 +126,7 @@ def test_embeddings_are_tied_and_scaled():
     """Rows of the one matrix go in times sqrt(width), with positions, and score what comes out."""
     model = build()
     variables = random_variables(model, SOURCE, TARGET)
-    logits, features = jax.jit(model.apply)(variables, SOURCE, TARGET)
+    logits, features = quick_jit(model.apply)(variables, SOURCE, TARGET)
     matrix = variables["params"]["decoder"]["embedding"]["embedding"]
     first = np.tile([0.0, 1.0], 8)  # sin 0, cos 0, …
     np.testing.assert_allclose(features["target_embed"][:, 0], matrix[[BOS] * 3] * 4 + first)
