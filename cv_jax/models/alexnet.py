@@ -29,7 +29,7 @@ from cv_jax.models.conv_layers import adaptive_avg_pool, local_response_norm, un
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
 
-INITS = ("normal", "uniform")
+INITS = ("normal", "uniform", "he")
 SMALLEST = 63  # the third pooling then still has its 3×3 window
 
 
@@ -45,7 +45,8 @@ class AlexNet(nn.Module):
       dropout_rate: dropped share of the hidden layers' units.
       pool_size: side of the grid to which the last maps are averaged; 6 is what 224 pixels give.
       kernel_init: "normal" is the paper's, N(0, 0.01) with biases of 1 in conv 2, 4, 5 and the
-        hidden layers; "uniform" is U(±1/√fan-in) with zero biases.
+        hidden layers, which suits the published widths; "uniform" is U(±1/√fan-in) and "he" is
+        N(0, √(2/fan-in)), both with zero biases and for any width.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
@@ -94,8 +95,12 @@ class AlexNet(nn.Module):
         self.check()
         checks.image_at_least("alexnet", image.shape, SMALLEST)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types["kernel_init"] = {
+            "normal": nn.initializers.normal(0.01),
+            "uniform": uniform_fan_in,
+            "he": nn.initializers.he_normal(),
+        }[self.kernel_init]
         normal = self.kernel_init == "normal"
-        types["kernel_init"] = nn.initializers.normal(0.01) if normal else uniform_fan_in
         ones = nn.initializers.ones if normal else nn.initializers.zeros
         features = OrderedDict()
 

@@ -81,9 +81,9 @@ class BatchNorm(nn.Module):
     def _batch_statistics(self, x: jax.Array, running_mean: jax.Array):
         """Mean, biased variance, and the number of values per channel.
 
-        Both come from one pass over x, as means of (x − s) and (x − s)²: on accelerators this layer
-        is bound by memory. The difference of squares cancels only where the mean is large beside
-        the deviation; s, the running mean, takes that mean away.
+        Both come from one pass over x, as the means of (x − s) and (x − s)², and need one exchange
+        between devices. The difference of squares would lose its digits where the mean is large
+        beside the deviation; s, the running mean, takes that mean away.
         """
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]

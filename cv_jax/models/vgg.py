@@ -6,9 +6,11 @@ and more non-linearities than one large filter. Table 1's nets, by their columns
 `vgg11_lrn` A-LRN, `vgg13` B, `vgg16_c` C (1×1 as the last filter of stages 3 to 5), `vgg16` D,
 `vgg19` E; `_bn` adds batch normalisation after each convolution, as torchvision does.
 
-The paper trained net A from N(0, σ² = 0.01) and started the deeper ones from A's layers; a footnote
-adds that Glorot's initialisation makes that unnecessary. Here "he" (torchvision's, the default)
-keeps the gradient's size through ReLUs, "glorot" is the footnote's.
+The paper trained net A from N(0, σ² = 0.01) and started the deeper ones from A's layers; it adds
+that Glorot's initialisation makes that unnecessary, which is "glorot" here. The default is He's
+(arXiv:1502.01852, whose subject is nets of this kind): by fan-out in the convolutions, as in
+torchvision, and by fan-in in the fully connected layers, where torchvision's N(0, 0.01) suits the
+published widths only.
 
 Smaller images than 224 work down to 32: the last maps are averaged (or, as in torchvision,
 repeated) to `pool_size`, so that the weights fit any image; `pool_size=1` is the sensible choice
@@ -44,7 +46,7 @@ class VGG(nn.Module):
       fc_width: units of the two hidden layers.
       dropout_rate: dropped share of the hidden layers' units.
       pool_size: side of the grid to which the last maps are averaged; 7 is what 224 pixels give.
-      kernel_init: "he" (N(0, 0.01) in the fully connected layers) or "glorot"; biases start at 0.
+      kernel_init: "he" or "glorot"; biases start at zero.
       axis_name: mesh axis over which batch normalisation shares statistics in the per-device view.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -98,7 +100,7 @@ class VGG(nn.Module):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         glorot = nn.initializers.glorot_uniform()
         conv_init = he_fan_out if self.kernel_init == "he" else glorot
-        fc_init = nn.initializers.normal(0.01) if self.kernel_init == "he" else glorot
+        fc_init = nn.initializers.he_normal() if self.kernel_init == "he" else glorot
         features = OrderedDict()
 
         # torchvision's names count every convolution, normalisation, ReLU and pooling.

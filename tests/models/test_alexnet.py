@@ -62,11 +62,24 @@ def test_the_papers_initialisation():
 
 
 @pytest.mark.parametrize(
+    ("kernel_init", "std"), [("uniform", (1 / (3 * 576)) ** 0.5), ("he", (2 / 576) ** 0.5)]
+)
+def test_initialisation_for_any_width(kernel_init, std):
+    """Conv 4 sees 3·3·64 inputs: its own tower's half of 128 channels."""
+    model = models.create("alexnet", **{**SMALL, "channels": (8, 16, 128, 64, 8)})
+    params = quick_jit(model.clone(kernel_init=kernel_init).init)(
+        jax.random.key(0), np.zeros((1, 63, 63, 3))
+    )["params"]
+    np.testing.assert_allclose(params["features_8"]["kernel"].std(), std, rtol=0.02)
+    assert all((layer["bias"] == 0).all() for layer in params.values())
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         (dict(channels=(8, 8, 8)), "channels must be 5 numbers, got 3"),
         (dict(groups=(1, 3, 1, 1, 1)), r"groups 3 of conv 2 does not divide .*\(96 in, 256 out\)"),
-        (dict(kernel_init="he"), "unknown kernel_init 'he'; allowed: normal, uniform"),
+        (dict(kernel_init="zeros"), "unknown kernel_init 'zeros'; allowed: normal, uniform, he"),
         (dict(dropout_rate=-0.1), "dropout_rate must lie"),
     ],
 )

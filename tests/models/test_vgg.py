@@ -60,7 +60,7 @@ def test_initialisation(kernel_init, std):
     params = quick_jit(model.init)(jax.random.key(0), x)["params"]
     std = std or (2 / (9 * 64 + 9 * 64)) ** 0.5
     np.testing.assert_allclose(params["features_0"]["kernel"].std(), std, rtol=0.02)
-    fc = 0.01 if kernel_init == "he" else (2 / (64 + 64)) ** 0.5
+    fc = (2 / 64 if kernel_init == "he" else 2 / (64 + 64)) ** 0.5
     np.testing.assert_allclose(params["classifier_3"]["kernel"].std(), fc, rtol=0.05)
     assert all((params[name]["bias"] == 0).all() for name in params)
 
