@@ -8,6 +8,7 @@ python launch.py --config configs/vit_b16.py --evaluate
 import argparse
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def set_xla_flags(flags: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the program; returns its exit code."""
+    """The program; returns its exit code."""
     flags, overrides = parse_arguments(arguments)
     config = configs.load(flags.config, overrides)
     set_xla_flags(config.xla_flags)
@@ -97,18 +98,22 @@ def main(arguments: list[str]) -> int:
         return train.describe(parts)
     if flags.evaluate:
         return train.score(parts, path)
-    command = " ".join(["python", "launch.py", *arguments])
+    command = shlex.join(["python", "launch.py", *arguments])
     return train.train(parts, path, command)
 
 
-if __name__ == "__main__":
+def run(arguments: list[str]) -> int:
+    """`main`, with what goes wrong told in one line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        code = main(sys.argv[1:])
+        return main(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = MISTAKE
+        return MISTAKE
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = FAILED
-    sys.exit(code)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

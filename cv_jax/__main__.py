@@ -10,6 +10,7 @@ from cv_jax.errors import InputError
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
     "convert": "weights from and to torchvision, timm and others",
+    "verify": "check the checkpoints of a run against their digests",
 }
 
 

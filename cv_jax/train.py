@@ -5,11 +5,14 @@ finds its newest sound checkpoint, drops the metric lines that came after it, an
 every draw is a function of (seed, step, position), it then does what it would have done anyway.
 """
 
+import contextlib
+import json
 import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -41,11 +44,14 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
       InputError: `workdir` belongs to another run.
       CheckpointError: a checkpoint could not be written, or none is sound.
     """
+    records.check(workdir, experiment.config, experiment.fingerprint)
+    with records.claimed(workdir), _signals_caught() as stop:
+        return _loop(experiment, workdir, command, stop)
+
+
+def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") -> int:
     config, total_steps = experiment.config, experiment.total_steps
     started = time.monotonic()
-    records.check(workdir, config, experiment.fingerprint)
-    lock = records.claim(workdir)
-    stop = _catch_signals()
     metrics_file = workdir / "metrics.jsonl"
 
     # ---- State: restored, or made
@@ -142,7 +148,6 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     # ---- The end
     checkpoints.close()
     progress.close()
-    os.close(lock)
     if step < total_steps:
         print(
             f"stopped by {signal.Signals(stop.signal).name} at step {step} of {total_steps}, all "
@@ -210,7 +215,8 @@ class _Stop:
     signal = 0
 
 
-def _catch_signals() -> _Stop:
+@contextlib.contextmanager
+def _signals_caught() -> Iterator[_Stop]:
     """SIGTERM and SIGINT ask the loop to stop after its step; a second SIGINT ends at once."""
     stop = _Stop()
 
@@ -223,9 +229,12 @@ def _catch_signals() -> _Stop:
         text = "finishing this step and saving; Ctrl-C again ends at once\n"
         os.write(sys.stderr.fileno(), text.encode())
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    return stop
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _due(step: int, every: int) -> bool:
@@ -233,8 +242,6 @@ def _due(step: int, every: int) -> bool:
 
 
 def _read_summary(workdir: Path) -> dict | None:
-    import json
-
     file = workdir / "summary.json"
     return json.loads(file.read_text()) if file.is_file() else None
 

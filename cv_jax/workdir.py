@@ -8,6 +8,7 @@ summary.json   written at the end
 lock           held by the process that is running
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,26 +76,24 @@ def check(path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, 
     _check_writable(path)
 
 
-def claim(path: Path) -> int:
-    """Makes the directory and locks it for this process; the lock goes with the process.
-
-    Returns:
-      The open lock file.
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Makes the directory and holds its lock; the lock goes with the process if that is killed.
 
     Raises:
       InputError: another process is running there.
     """
     path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = (path / "lock").read_text().strip() or "another process"
-        os.close(descriptor)
-        raise InputError(f"--workdir={path} is in use by {owner}") from None
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()}\n".encode())
-    return descriptor
+    with (path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = (path / "lock").read_text().strip() or "another process"
+            raise InputError(f"--workdir={path} is in use by {owner}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def record_start(
@@ -106,7 +106,7 @@ def record_start(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
         "command": sys.argv,
-        "commit": _commit(),
+        "commit": commit(),
         "python": sys.version.split()[0],
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
@@ -172,7 +172,7 @@ def _check_writable(path: Path) -> None:
         raise InputError(f"--workdir={path} cannot be written: {error.strerror}") from None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code that is running, with "+" if files differ from it."""
     root = Path(__file__).resolve().parent.parent
     try:

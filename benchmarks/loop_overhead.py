@@ -1,0 +1,88 @@
+"""What the training loop costs beside the bare jitted step.
+
+    python benchmarks/loop_overhead.py [--config configs/vit_ti16.py] [--steps 60] [--rounds 3]
+
+The bare step runs on one batch that already lies on the device. The loop is `train.train` with its
+loader, augmentation, logging and checkpoints. Both compute the same step; rounds of the one and of
+the other alternate in one process, and the ratio of their median times is printed with the machine.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from cv_jax import config as configs
+from cv_jax import experiment, train, workdir
+
+
+def bare(parts: experiment.Experiment, steps: int) -> float:
+    """Seconds a step on a batch that is already there."""
+    state, step = parts.init()(), parts.train_step()
+    batch = next(parts.train_batches(0))
+    state, metrics = step(state, batch)
+    jax.block_until_ready(state)
+    started = time.perf_counter()
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+    jax.block_until_ready((state, metrics))
+    return (time.perf_counter() - started) / steps
+
+
+def loop(parts: experiment.Experiment) -> float:
+    """Seconds a step of the whole loop, between its first and its last line of timing."""
+    with tempfile.TemporaryDirectory() as folder:
+        train.train(parts, Path(folder) / "run", "")
+        lines = workdir.read_lines(Path(folder) / "run" / "timing.jsonl")
+    return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/vit_ti16.py")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    flags = parser.parse_args()
+    config = configs.load(
+        flags.config,
+        {
+            "batch_size": str(flags.batch_size),
+            "total_steps": str(flags.steps),
+            "log.every_steps": "10",
+            "checkpoint.every_steps": "20",
+            "eval.every_epochs": "none",
+        },
+    )
+    parts = experiment.build(config)
+    bare_times, loop_times = [], []
+    for round_ in range(flags.rounds):
+        bare_times.append(bare(parts, flags.steps))
+        loop_times.append(loop(parts))
+        print(f"round {round_ + 1}: bare {bare_times[-1]:.4f}, loop {loop_times[-1]:.4f} s a step")
+    result = {
+        "config": flags.config,
+        "batch_size": flags.batch_size,
+        "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "jax": importlib.metadata.version("jax"),
+        "commit": workdir.commit(),
+        "bare_seconds": bare_times,
+        "loop_seconds": loop_times,
+        "ratio": statistics.median(loop_times) / statistics.median(bare_times),
+    }
+    print(f"loop / bare step: {result['ratio']:.3f}")
+    if flags.output:
+        workdir.write_json(flags.output, result)
+    else:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

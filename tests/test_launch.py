@@ -1,0 +1,229 @@
+"""The command line: every mistake gives one line and exit code 2, and nothing is overwritten."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import launch  # noqa: E402
+from cv_jax.errors import InputError  # noqa: E402
+
+FAST = ["--config.total_steps=2", "--config.model.widths=8", "--config.batch_size=32"]
+
+
+def run(*arguments, data_dir, name="mlp", workdir=None):
+    """In this process: exit code, or the one line of an `InputError`."""
+    flags = ["--config", f"{ROOT}/configs/{name}.py", f"--config.data.dir={data_dir}"]
+    if workdir is not None:
+        flags += ["--workdir", str(workdir)]
+    return launch.main([*flags, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("mlp", ["--config.model.width=3"], "did you mean config.model.widths?"),
+        ("mlp", ["--config.batch_size=3.5"], "'3.5' is not an integer"),
+        ("mlp", ["--config.batch_size"], "needs a value"),
+        ("mlp", ["--confg=x"], "unrecognized arguments: --confg=x"),
+        ("nothing", [], "does not exist"),
+        ("mlp", ["--config.data.name=cifar1"], "no dataset is called 'cifar1'"),
+        ("mlp", ["--config.data.name=mnist"], "tfds build mnist --file_format=array_record"),
+        ("mlp", ["--config.augment=flp"], "unknown augmentation 'flp'; did you mean flip?"),
+        ("mlp", ["--config.augment=resize(9)"], "config.image_size is 32x32: make them equal"),
+        ("mlp", ["--config.eval_preprocess=flip"], "only operations that draw nothing"),
+        ("mlp", ["--config.optim.name=adamv"], "unknown optimiser 'adamv'"),
+        ("mlp", ["--config.loss.name=hinge"], "unknown loss 'hinge'"),
+        ("mlp", ["--config.schedule.name=cosin"], "unknown schedule 'cosin'"),
+        ("mlp", ["--config.model.act=rellu"], "unknown activation 'rellu'"),
+        ("mlp", ["--config.data.mean=0.1,0.2"], "has 2 values; images have 1 channels"),
+        ("mlp", ["--config.data.cache=disk"], "is not one of auto, memory, none"),
+        ("mlp", ["--config.dropout_rng=mt19937"], "is not one of threefry2x32, rbg"),
+        ("mlp", ["--config.ema.decay=1.5"], "is not in 0…1"),
+        ("mlp", ["--config.seed=-1"], "is not in 0…2^32-1"),
+        ("mlp", ["--config.data.train_split=trian"], "it has train, test"),
+        (
+            "mlp",
+            ["--config.batch_size=12", "--config.eval.batch_size=64"],
+            "does not divide over 8",
+        ),
+        ("mlp", ["--config.eval.batch_size=12"], "config.eval.batch_size=12 does not divide"),
+        ("mlp", ["--config.mesh.devices=9"], "there are 8 devices"),
+        ("mlp", ["--config.xla_flags=--xla_no_such_flag=1"], "xla_no_such_flag"),
+        ("lenet5", ["--config.image_size=12"], "config.model: "),
+        (
+            "vit_ti16",
+            ["--config.model.patch_size=5"],
+            "patch_size 5 does not divide",
+        ),
+        ("vit_ti16", ["--config.model.num_heads=5"], "num_heads"),
+        ("vit_ti16", ["--config.model.pool=max"], "pool"),
+        ("mlp", ["--evaluate"], "there is no checkpoint"),
+        ("mlp", ["--evaluate", "--dry_run"], "not allowed with"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(tmp_path, data_dir, name, arguments, said):
+    workdir = tmp_path / "run"
+    with pytest.raises(InputError) as caught:
+        run(*arguments, data_dir=data_dir, name=name, workdir=workdir)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not workdir.exists()
+
+
+def test_a_mistake_exits_with_2_and_one_line():
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", "configs/nothing.py"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: config file configs/nothing.py does not exist")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert run(*FAST, data_dir=data_dir, workdir=workdir) == 0
+    return workdir
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def test_a_run_leaves_its_records(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["total_steps"], config["model.widths"]) == (2, [8])
+    (start,) = json.loads((trained / "run.json").read_text())
+    assert start["step"] == 0
+    assert len(start["devices"]) == 8
+    assert start["data"]["train"]["splits"] == {"train": 1438, "test": 359}
+    assert {"jax", "flax", "optax"} < set(start["versions"])
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [(2, "train"), (2, "test")]
+    assert lines[1]["count"] == 359
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["test_accuracy"] == lines[1]["accuracy"]
+    assert [path.name for path in (trained / "checkpoints").iterdir()] == ["2"]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(trained, data_dir, capsys):
+    before = contents(trained)
+    assert run(*FAST, data_dir=data_dir, workdir=trained) == 0
+    assert "finished already: test accuracy" in capsys.readouterr().out
+    assert contents(trained) == before
+
+
+def test_evaluate_scores_the_checkpoint_and_writes_nothing(trained, data_dir, capsys):
+    before = contents(trained)
+    assert run(*FAST, "--evaluate", data_dir=data_dir, workdir=trained) == 0
+    summary = json.loads((trained / "summary.json").read_text())
+    said = capsys.readouterr().out
+    assert f"({summary['test_correct']} of 359), loss {summary['test_loss']:.6f}" in said
+    assert contents(trained) == before
+
+
+def test_another_config_is_refused_with_its_difference(trained, data_dir):
+    before = contents(trained)
+    with pytest.raises(InputError) as caught:
+        run(*FAST, "--config.seed=5", data_dir=data_dir, workdir=trained)
+    said = str(caught.value)
+    assert "config.seed: 0 there, 5 now" in said
+    assert "give another --workdir, or the old values" in said
+    assert contents(trained) == before
+    # A run field may change.
+    assert run(*FAST, "--config.log.every_steps=3", data_dir=data_dir, workdir=trained) == 0
+
+
+def test_other_data_are_refused(trained, data_dir, tmp_path):
+    import shutil
+
+    shutil.copytree(data_dir / "digits", tmp_path / "digits")
+    info = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("carried by", "taken from"))
+    with pytest.raises(InputError, match=r"was started on other data.*train.checksum"):
+        run(*FAST, data_dir=tmp_path, workdir=trained)
+
+
+def test_directories_that_are_no_run_are_refused(tmp_path, data_dir):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        run(*FAST, data_dir=data_dir, workdir=tmp_path / "file")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="holds files but no run"):
+        run(*FAST, data_dir=data_dir, workdir=tmp_path / "other")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(*FAST, data_dir=data_dir, workdir="/proc/run")
+    with pytest.raises(InputError, match="object stores are not supported"):
+        run(*FAST, data_dir=data_dir, workdir="gs://bucket/run")
+
+
+def test_the_default_directory_is_named_by_the_config(data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*FAST, data_dir=data_dir) == 0
+    assert run(*FAST, "--config.seed=1", data_dir=data_dir) == 0
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(names) == 2
+    assert all(name.startswith("mlp-digits-") for name in names)
+
+
+def test_a_loss_that_is_not_finite_stops_with_code_3(tmp_path, data_dir, capsys):
+    steps = ["--config.total_steps=30", "--config.checkpoint.every_steps=1"]
+    flags = [*FAST, *steps, "--config.optim.name=sgd", "--config.optim.learning_rate=1e30"]
+    flags.append("--config.schedule.warmup_steps=2")  # the first update changes nothing
+    assert run(*flags, data_dir=data_dir, workdir=tmp_path / "run") == 3
+    said = capsys.readouterr().err
+    assert "the loss is not finite at step" in said
+    assert "the last good checkpoint is" in said
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_dry_run_describes_and_writes_nothing(tmp_path, data_dir, capsys):
+    workdir = tmp_path / "run"
+    assert run(*FAST, "--dry_run", data_dir=data_dir, workdir=workdir) == 0
+    said = capsys.readouterr().out
+    parameters = 32 * 32 * 8 + 8 + 8 * 10 + 10
+    assert f"parameters           {parameters:,}" in said
+    assert f"multiply-adds/image  {32 * 32 * 8 + 8 * 10:,}" in said
+    assert "fc1/kernel" in said
+    assert "memory/device" in said
+    assert not workdir.exists()
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_previous_checkpoint(tmp_path, data_dir):
+    """A file-size limit makes the kernel refuse the write, as a full disk does."""
+    workdir = tmp_path / "run"
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"sys.path.insert(0, {str(ROOT)!r}); import launch; from cv_jax import checkpoint;"
+        "save = checkpoint.Checkpoints.save\n"
+        "def limited(self, step, state, metrics):\n"
+        "    if step == 2:\n"
+        "        self.wait()\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "    return save(self, step, state, metrics)\n"
+        "checkpoint.Checkpoints.save = limited\n"
+        "sys.exit(launch.run(sys.argv[1:]))"
+    )
+    flags = ["--config", f"{ROOT}/configs/mlp.py", "--workdir", str(workdir)]
+    flags += [*FAST, "--config.checkpoint.every_steps=1", f"--config.data.dir={data_dir}"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1, process.stderr
+    assert "error: checkpoint 2 could not be written" in process.stderr
+    assert "checkpoint 1 is intact" in process.stderr
+    assert run(*FAST, "--evaluate", data_dir=data_dir, workdir=workdir) == 0
