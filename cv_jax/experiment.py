@@ -237,7 +237,7 @@ def _model(config, num_classes, image_shape) -> nn.Module:
 
         logits, _ = jax.eval_shape(scores, image)
     except (ValueError, TypeError) as error:
-        raise InputError(f"config.model: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
     if getattr(logits, "shape", None) != (1, num_classes):
         raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
     return model
