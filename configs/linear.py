@@ -1,8 +1,17 @@
-"""linear."""
+"""Linear classifier: multinomial logistic regression on the pixels, trained to convergence.
+
+python launch.py --config configs/linear.py[:DATASET]      DATASET: digits (default), mnist, …
+"""
 
 from cv_jax import config
 
 
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="linear")
-    return config.default(dataset, options["model"])
+    c = config.default(dataset, options["model"])
+    c.batch_size = 128
+    c.total_epochs = 60.0 if dataset == "digits" else 20.0
+    c.optim.learning_rate = 1e-3
+    c.eval.every_epochs = 10.0
+    c.checkpoint.every_epochs = 10.0
+    return c

@@ -1,8 +1,19 @@
-"""mlp."""
+"""Fully connected network with two hidden layers of 512 units, dropout and shifted images.
+
+python launch.py --config configs/mlp.py[:DATASET]         DATASET: digits (default), mnist, …
+"""
 
 from cv_jax import config
 
 
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="mlp")
-    return config.default(dataset, options["model"])
+    c = config.default(dataset, options["model"])
+    c.batch_size = 128
+    c.total_epochs = 30.0
+    c.model.dropout_rate = 0.1
+    c.augment = "pad_crop(3)" if dataset != "cifar10" else "pad_crop(3)|flip"
+    c.optim.learning_rate = 1e-3
+    c.eval.every_epochs = 5.0
+    c.checkpoint.every_epochs = 10.0
+    return c

@@ -30,6 +30,7 @@ from typing import Any
 import ml_collections
 
 from cv_jax import models
+from cv_jax.data.presets import PRESETS
 from cv_jax.errors import InputError
 from cv_jax.fields import FIELDS, UNITS
 from cv_jax.values import check
@@ -37,6 +38,8 @@ from cv_jax.values import check
 
 def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.ConfigDict:
     """A locked config of that dataset and model with every field at its default.
+
+    Image size, normalisation and splits start from `data.presets` where the dataset is listed.
 
     `num_classes` and `image_size` are no fields of `config.model`: the dataset and
     `config.image_size` give them.
@@ -59,6 +62,8 @@ def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.C
         if name not in ("num_classes", "image_size"):
             tree.model[name] = value
     tree.data.name = dataset
+    for name, value in PRESETS.get(dataset.partition(":")[0], {}).items():
+        _set(tree, name, value)
     return tree.lock()
 
 

@@ -65,6 +65,20 @@ def resize_small(size: int, method: str = "bilinear"):
     return apply
 
 
+def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):
+    """`resize_small` to a size drawn uniformly from smallest…largest: the scale augmentation of
+    VGG (Simonyan and Zisserman, 2014, section 3.1) and of the residual nets."""
+    if not 0 < smallest <= largest:
+        raise ValueError(f"sizes must be 0 < smallest <= largest, got {smallest}, {largest}")
+    _method(method)
+
+    def apply(generator, image):
+        size = int(generator.integers(smallest, largest + 1))
+        return resize_small(size, method)(generator, image)
+
+    return apply
+
+
 def central_crop(size: int | tuple[int, int]):
     """The middle of the image; sides shorter than `size` are padded with zeros."""
     height, width = _pair(size)
@@ -142,4 +156,8 @@ DETERMINISTIC = {
     "resize_small": resize_small,
     "central_crop": central_crop,
 }
-RANDOM = {"random_crop": random_crop, "inception_crop": inception_crop}
+RANDOM = {
+    "random_resize_small": random_resize_small,
+    "random_crop": random_crop,
+    "inception_crop": inception_crop,
+}

@@ -6,6 +6,7 @@ key for each position of the global batch, inside the jitted step.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def flip(probability: float = 0.5):
@@ -42,4 +43,30 @@ def pad_crop(padding: int, mode: str = "constant"):
     return apply
 
 
-OPERATIONS = {"flip": flip, "pad_crop": pad_crop}
+# Principal components of ImageNet's RGB values on the scale 0…1: standard deviations, and the
+# directions as columns, as published with the residual nets' Torch code.
+_LIGHTING_SCALES = np.array([0.2175, 0.0188, 0.0045])
+_LIGHTING_DIRECTIONS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
+
+
+def lighting(deviation: float = 0.1):
+    """Adds a random multiple of ImageNet's principal colours (Krizhevsky et al., 2012, 4.1).
+
+    Args:
+      deviation: standard deviation of the three multipliers.
+    """
+    if deviation < 0:
+        raise ValueError(f"deviation must not be negative, got {deviation}")
+
+    def apply(key, image):
+        if image.shape[-1] != 3:
+            raise ValueError(f"lighting needs 3 channels, the image has {image.shape[-1]}")
+        amount = deviation * jax.random.normal(key, (3,)) * _LIGHTING_SCALES
+        return jnp.clip(image + 255 * (_LIGHTING_DIRECTIONS @ amount), 0, 255)
+
+    return apply
+
+
+OPERATIONS = {"lighting": lighting, "flip": flip, "pad_crop": pad_crop}

@@ -1,9 +1,9 @@
 """The embedded default dataset: handwritten digits, as a TFDS dataset.
 
 The 1,797 8×8 images that scikit-learn carries are the test part of the UCI "Optical recognition of
-handwritten digits" set (Alpaydin and Kaynak, 1998; 17 grey levels). Of each class, the middle one of
-every five images in the order given is a test image: a stratified split of 1,438 to train and 359
-to test.
+handwritten digits" set (Alpaydin and Kaynak, 1998; 17 grey levels). Of each class, the middle one
+of every five images in the order given is a test image: a stratified split of 1,438 to train and
+359 to test.
 """
 
 import contextlib

@@ -5,6 +5,8 @@ The stream of a run is its split, shuffled anew each epoch and repeated; batch `
 whether examples are cached and at which step a run starts make no difference.
 """
 
+import math
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -124,8 +126,43 @@ class TrainBatches:
         return image, label
 
 
+class EvalBatches:
+    """Random access to batches that hold every example of a split once, in order.
+
+    The last batch is padded, so that any number of devices divides it; a mask tells padding apart.
+
+    Attributes:
+      images: the examples.
+      batch_size: examples in the global batch.
+      rows: the positions within the global batch that this process holds.
+    """
+
+    def __init__(self, images: Images, *, batch_size: int, rows: np.ndarray):
+        self.images, self.batch_size, self.rows = images, batch_size, rows
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images.source) / self.batch_size)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """image uint8 [b, H, W, C], label int32 [b], and mask float32 [b], 0 for padding."""
+        positions = int(step) * self.batch_size + self.rows
+        mask = positions < len(self.images.source)
+        # Padding repeats the first example: always there, and it counts for nothing.
+        examples = [self.images.get(int(i)) for i in np.where(mask, positions, 0)]
+        return {
+            "image": np.stack([image for image, _ in examples]),
+            "label": np.array([label for _, label in examples], np.int32),
+            "mask": mask.astype(np.float32),
+        }
+
+
 def iterate(
-    batches: TrainBatches, start_step: int, *, workers: int, threads: int, prefetch: int
+    batches: TrainBatches | EvalBatches,
+    start_step: int = 0,
+    *,
+    workers: int,
+    threads: int,
+    prefetch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches `start_step`, `start_step + 1`, … in order, loaded ahead.
 
@@ -146,31 +183,11 @@ def iterate(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags before it starts workers
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        stream = stream.mp_prefetch(options)
+        stream = stream.mp_prefetch(options, worker_init_fn=_ignore_signals)
     return iter(stream)
 
 
-def eval_batches(
-    images: Images, *, batch_size: int, rows: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
-    """Every example of the split once, in order; the last batch is padded.
-
-    Args:
-      images: the examples.
-      batch_size: examples in the global batch.
-      rows: the positions within the global batch that this process holds.
-
-    Yields:
-      image uint8 [b, H, W, C], label int32 [b], and mask float32 [b], 0 where a row is padding.
-    """
-    size = len(images.source)
-    for start in range(0, size, batch_size):
-        positions = start + rows
-        mask = positions < size
-        # Padding repeats the first example: it costs nothing to find and counts for nothing.
-        examples = [images.get(int(i)) for i in np.where(mask, positions, 0)]
-        yield {
-            "image": np.stack([image for image, _ in examples]),
-            "label": np.array([label for _, label in examples], np.int32),
-            "mask": mask.astype(np.float32),
-        }
+def _ignore_signals(worker: int, workers: int) -> None:
+    """Ctrl-C reaches every process of a terminal: the main one decides when loading ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
