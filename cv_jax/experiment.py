@@ -164,6 +164,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if min(config.data.std) <= 0:
         raise InputError(f"config.data.std={config.data.std} must be positive")
 
+    _try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
     model = _model(config, num_classes, image_shape)
     total_steps = configs.steps_of(config, "total", len(train_source))
@@ -220,6 +221,23 @@ def _image_shape(config, source, augmentation, field) -> tuple[int, int, int]:
             f"is {stated[0]}x{stated[1]}: make them equal"
         )
     return image.shape
+
+
+def _try_augmentation(config, augmentation, image_shape) -> None:
+    """Traces the device operations on the shape of a batch."""
+    shape = (config.batch_size, *image_shape)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    }
+
+    def augmented(batch):
+        return step.augment_batch(config, augmentation, 10, jnp.int32(0), batch)
+
+    try:
+        jax.eval_shape(augmented, batch)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
 
 
 def _model(config, num_classes, image_shape) -> nn.Module:

@@ -74,7 +74,9 @@ _GROUPS = [
             "without a host operation the image is first resized to image_size"),
     _result("eval_preprocess", str, "", "test preprocessing, likewise"),
 
-    _result("loss.name", str, "softmax", "softmax or sigmoid cross-entropy"),
+    _result("loss.name", str, "softmax",
+            "softmax or sigmoid cross-entropy, or rbf, the criterion of lenet5_1998"),
+    _result("loss.margin", float, 10.0, "rbf: penalty at which a wrong class is far enough"),
     _result("loss.label_smoothing", float, 0.0, "probability mass spread evenly over all classes"),
 
     _result("optim.name", str, "adamw", "sgd, adam or adamw"),

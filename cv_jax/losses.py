@@ -1,5 +1,6 @@
 """Objectives: what a training step differentiates."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import ml_collections
 import optax
 
 from cv_jax.errors import InputError
+from cv_jax.models.lenet import rbf_loss
 
 
 def softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -21,7 +23,17 @@ def sigmoid(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
 
-LOSSES: dict[str, Callable] = {"softmax": softmax, "sigmoid": sigmoid}
+def rbf(logits: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
+    """LeNet-5's criterion [B] on scores that are negated penalties; see `models.lenet.rbf_loss`."""
+    return rbf_loss(-logits, labels, margin)
+
+
+# Name → the loss that a config means by it.
+LOSSES: dict[str, Callable] = {
+    "softmax": lambda config: softmax,
+    "sigmoid": lambda config: sigmoid,
+    "rbf": lambda config: functools.partial(rbf, margin=config.loss.margin),
+}
 
 
 def as_probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -46,9 +58,13 @@ def loss_function(config: ml_collections.ConfigDict) -> Callable:
     if not 0 <= smoothing < 1:
         raise InputError(f"config.loss.label_smoothing={smoothing} is not in 0…1")
 
+    if config.loss.margin <= 0:
+        raise InputError(f"config.loss.margin={config.loss.margin} must be positive")
+    cross_entropy = LOSSES[name](config)
+
     def loss(logits, labels):
         labels = smooth(as_probabilities(labels, logits.shape[-1]), smoothing)
-        return LOSSES[name](logits, labels)
+        return cross_entropy(logits, labels)
 
     return loss
 

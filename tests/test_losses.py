@@ -53,7 +53,7 @@ def test_sums_count_what_the_mask_keeps():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"name": "hinge"}, "unknown loss 'hinge'; allowed: softmax, sigmoid"),
+        ({"name": "hinge"}, "unknown loss 'hinge'; allowed: softmax, sigmoid, rbf"),
         ({"label_smoothing": 1.5}, "is not in 0…1"),
     ],
 )

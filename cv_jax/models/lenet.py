@@ -75,7 +75,7 @@ def rbf_codes(num_classes: int) -> np.ndarray:
 
 
 def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
-    """The paper's discriminative criterion (eq. 9), the mean over the batch.
+    """The paper's discriminative criterion (eq. 9) of each example, [B].
 
     The true class's penalty is pulled down while the others are pushed up, the more the smaller
     they are; those well above `j` are left alone. For j → ∞ this is the softmax cross-entropy of
@@ -83,13 +83,12 @@ def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
 
     Args:
       penalties: float [B, classes], −logits.
-      labels: int [B].
+      labels: probabilities of the classes [B, classes]; one-hot in the paper.
       j: positive; the penalty at which a wrong class is far enough away.
     """
     limit = jnp.full((len(penalties), 1), -j, penalties.dtype)
     competition = jax.nn.logsumexp(jnp.concatenate([limit, -penalties], axis=1), axis=1)
-    right = jnp.take_along_axis(penalties, labels[:, None], axis=1)[:, 0]
-    return jnp.mean(right + competition)
+    return (penalties * labels).sum(axis=1) + competition
 
 
 def squash(x: jax.Array) -> jax.Array:
