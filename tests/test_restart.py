@@ -136,6 +136,37 @@ def test_kills_at_any_moment_change_nothing(tmp_path, data_dir, undisturbed, loa
     assert [s["step"] for s in starts] == sorted({s["step"] for s in starts})
 
 
+def test_kills_change_nothing_with_batch_normalisation(tmp_path, data_dir, load_config):
+    """Running statistics are part of the state; so are momentum and their average."""
+    net = {
+        "model.widths": "4,8,8",
+        "model.stem_width": 4,
+        "model.stage_sizes": "1,1,1",
+        "image_size": 8,
+        "batch_size": 16,
+        "augment": "pad_crop(1)|mixup(0.2)",
+        "ema.decay": 0.99,
+        "total_steps": 150,
+        "eval.every_steps": 50,
+        "checkpoint.every_steps": 10,
+    }
+    what = {"name": "resnet", "overrides": net}
+    finish(start(tmp_path / "reference", data_dir, **what))
+    workdir = tmp_path / "run"
+    for _ in range(2):
+        process = start(workdir, data_dir, **what)
+        newest = max(saved(workdir), default=0)
+        assert wait_for(process, lambda n=newest: max(saved(workdir), default=0) > n)
+        time.sleep(random.Random(time.time_ns()).uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+    finish(start(workdir, data_dir, **what))
+    assert_same_run(workdir, tmp_path / "reference", load_config, **what)
+    state, _ = final_state(workdir, load_config, **what)
+    assert {"mean", "var"} == set(state.model_state["batch_stats"]["bn1"])
+    assert "batch_stats" in state.ema
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_continues(
     tmp_path, data_dir, undisturbed, load_config, number

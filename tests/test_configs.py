@@ -1,0 +1,113 @@
+"""Every config of the repository: it resolves for its datasets, and trains."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cv_jax import config as configs
+from cv_jax import experiment
+from cv_jax.data import pipeline, sources
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+FILES = sorted(FOLDER.glob("*.py"))
+SHAPES = {  # (height, width, channels), classes and training examples of the datasets
+    "digits": ((8, 8, 1), 10, 1438),
+    "mnist": ((28, 28, 1), 10, 60000),
+    "cifar10": ((32, 32, 3), 10, 50000),
+    "imagenet2012": ((375, 500, 3), 1000, 1281167),
+}
+
+
+class Blank:
+    """A stand-in for a dataset that is not here: right in shape and size, black in every pixel."""
+
+    def __init__(self, shape, size):
+        self.shape, self.size = shape, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return {"image": np.zeros(self.shape, np.uint8), "label": index % 10}
+
+
+def references():
+    """Each file with each dataset, and with each model that its docstring offers."""
+    for file in FILES:
+        text = file.read_text()
+        for dataset in SHAPES:
+            if dataset != "imagenet2012" or ":imagenet2012" in text:
+                yield f"{file.stem}:{dataset}"
+        for dataset, model in re.findall(r"\.py:?\[?:?(\w+)?\[?,model=(\w+)", text):
+            yield f"{file.stem}:{dataset if dataset in SHAPES else 'digits'},model={model}"
+
+
+@pytest.mark.parametrize("reference", list(references()))
+def test_it_resolves(reference, monkeypatch):
+    stem, _, argument = reference.partition(":")
+    dataset = argument.partition(",")[0]
+    shape, classes, size = SHAPES[dataset]
+
+    def open_blank(name, split, folder):
+        assert name == dataset
+        fingerprint = {"splits": {split: size}}
+        blank = Blank(shape, size)
+        return sources.Source(name, blank, "image", "label", classes, shape[-1], fingerprint)
+
+    monkeypatch.setattr(sources, "open_source", open_blank)
+    monkeypatch.setattr(
+        pipeline, "prepare", lambda source, fixed, *_: pipeline.Images(source, fixed)
+    )
+    config = configs.load(f"{FOLDER / stem}.py:{argument}")
+    parts = experiment.build(config)
+    side = config.image_size
+    assert parts.image_shape == (side, side, shape[-1])
+    assert parts.num_classes == classes
+    assert parts.total_steps > 100
+    assert 0 < float(parts.schedule(parts.total_steps // 3)) <= config.optim.learning_rate
+    assert parts.every("eval.every") > 0
+    assert parts.every("checkpoint.every") > 0
+
+
+def test_every_config_says_how_to_run_it():
+    for file in FILES:
+        docstring = file.read_text().split('"""')[1]
+        assert f"python launch.py --config configs/{file.name}" in docstring
+
+
+# One config of each family, narrow where the net is large: what is tested is that it trains.
+FAMILIES = {
+    "linear": {},
+    "mlp": {},
+    "lenet5": {},
+    "lenet5:digits,model=lenet5_1998": {},
+    "alexnet": {"model.channels": "8,16,16,16,16", "model.fc_width": 32},
+    "vgg": {"model.widths": "8,8,16,16,16", "model.fc_width": 32},
+    "resnet": {},
+    "vit_ti16": {"model.depth": 2},
+    "vit_b16": {"model.depth": 1},
+}
+
+
+@pytest.mark.parametrize("reference", FAMILIES)
+def test_its_family_makes_two_steps(reference, load_config):
+    name, _, argument = reference.partition(":")
+    few = {"total_steps": 2, "batch_size": 8, "mesh.devices": 1, "schedule.warmup_epochs": "none"}
+    parts = experiment.build(load_config(name, {**few, **FAMILIES[reference]}, argument))
+    state, train_step = parts.init()(), parts.train_step()
+    before = np.concatenate([np.ravel(leaf) for leaf in _leaves(state.params)])
+    for batch in parts.train_batches(0):
+        state, metrics = train_step(state, batch)
+        assert np.isfinite(metrics["loss"])
+    after = np.concatenate([np.ravel(leaf) for leaf in _leaves(state.params)])
+    assert state.step == 2
+    assert np.isfinite(after).all()
+    assert (before != after).any()
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.device_get(jax.tree.leaves(tree))
