@@ -11,8 +11,10 @@ stacked layers that are one.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cv_jax.interop.transforms import CONV, LINEAR, SAME, Transform
 
@@ -39,12 +41,15 @@ class Family(NamedTuple):
       references: the source's name → (the registry's name, fields that differ from its defaults).
       rules: the mapping table.
       ignored: patterns of the source's keys that hold nothing learnt: left out when loading.
+      fixed: the model → those of the ignored arrays that the source's files hold and its loader
+        asks for: added when exporting.
     """
 
     source: str
     references: dict[str, tuple[str, dict[str, Any]]]
     rules: list[Rule]
     ignored: tuple[str, ...] = ()
+    fixed: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}
 
 
 def one(theirs: str, ours: str, transform: Transform = SAME) -> Rule:
@@ -66,11 +71,18 @@ def linear(theirs: str, ours: str, transform: Transform = LINEAR) -> list[Rule]:
     ]
 
 
-def batch_norm(theirs: str, ours: str) -> list[Rule]:
-    """Scale, shift and both running averages."""
+def norm(theirs: str, ours: str) -> list[Rule]:
+    """Scale and shift of a normalisation without running averages."""
     return [
         one(f"{theirs}.weight", f"params/{ours}/scale"),
         one(f"{theirs}.bias", f"params/{ours}/bias"),
+    ]
+
+
+def batch_norm(theirs: str, ours: str) -> list[Rule]:
+    """Scale, shift and both running averages."""
+    return [
+        *norm(theirs, ours),
         one(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
         one(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
     ]

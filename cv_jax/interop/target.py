@@ -1,4 +1,4 @@
-"""Weights fitted to a model with other classes or input channels than they were trained with."""
+"""Weights fitted to a model with other classes, channels or sizes than they were trained with."""
 
 import math
 import re
@@ -11,6 +11,7 @@ import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
+from cv_jax.interop.resize import resize
 
 # By the registry's convention the first convolution and the classifiers carry these names.
 STEMS = tuple(f"params/{name}/kernel" for name in ("conv1", "features_0", "patch_embed"))
@@ -74,6 +75,7 @@ class Target:
                 fields["image_size"] = size
             self.model = models.create(model_name, **fields)
             self.channels = channels or models.MODELS[model_name].channels
+            self.image_size = size
             self._image = jnp.zeros((1, *size, self.channels), jnp.float32)
             self.shapes = flatten(jax.eval_shape(self._init, 0))
         except ValueError as error:
@@ -144,11 +146,12 @@ def check(complaint: str, got: dict[str, tuple], expected: dict[str, tuple]) -> 
 
 
 def adapt(
-    arrays: Mapping[str, np.ndarray], target: Target, seed: int = 0
+    arrays: Mapping[str, np.ndarray], target: Target, seed: int = 0, source: str = "timm"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Fits arrays, by path, to a target that may have other classes and input channels.
+    """Fits arrays, by path, to a target that may have other classes, input channels and sizes.
 
-    A classifier for other classes is left out, and the target's initialised from `seed`.
+    A classifier for other classes is left out, and the target's initialised from `seed`. Sizes are
+    adapted in the way of `source` (see `resize`).
 
     Returns:
       `(arrays, notes)`: every array of the target, in its dtype, and one sentence for each thing
@@ -157,7 +160,7 @@ def adapt(
     Raises:
       InputError: the arrays differ from the target's in any other way; all of them are listed.
     """
-    arrays, notes = dict(arrays), []
+    arrays, notes = resize(arrays, target.model, target.image_size, source)
     classes, channels = trained_with(arrays)
     for path in STEMS:
         if path in arrays and path in target.shapes and channels != target.channels:

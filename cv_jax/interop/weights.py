@@ -9,7 +9,8 @@ import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop import convolutional
+from cv_jax.interop import convolutional, swin_transformer, vision_transformer
+from cv_jax.interop.resize import fits_resized, may_be_resized
 from cv_jax.interop.tables import Family, Rule, fill_in
 from cv_jax.interop.target import (
     HEAD,
@@ -23,7 +24,11 @@ from cv_jax.interop.target import (
 )
 
 SOURCES = ("torchvision", "timm", "mae", "swin", "big_vision")
-FAMILIES: tuple[Family, ...] = convolutional.FAMILIES
+FAMILIES: tuple[Family, ...] = (
+    *convolutional.FAMILIES,
+    *vision_transformer.FAMILIES,
+    *swin_transformer.FAMILIES,
+)
 
 # PyTorch's batch normalisation counts batches, and reads the count only where it averages evenly.
 COUNTER = "num_batches_tracked"
@@ -87,8 +92,9 @@ def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[s
     for name, (model, needed) in table.references.items():
         if model == model_name and needed == changed:
             ends, _ = fill_in(table.rules, (*STEMS, "params/head/bias"))
-            stem, *_, head = [rule.theirs[0].rpartition(".")[0] for rule in ends]
-            return {"architecture": name, "first_conv": stem, "classifier": head}
+            layers = [rule.theirs[0].rpartition(".")[0] for rule in ends]
+            facts = {"architecture": name, "first_conv": layers[0]}
+            return {**facts, "classifier": layers[-1]} if len(layers) > 1 else facts
     return None
 
 
@@ -152,12 +158,13 @@ def load(
     if num_classes == 0:
         state_dict = {key: x for key, x in state_dict.items() if key not in _head_keys(table)}
     rules = _rules(table, shapes, model_name)
+    shapes.update(_trained_sizes(rules, shapes, state_dict))
     check(
         f"these are not the weights of {model_name} as {source} writes them",
         {key: np.shape(x) for key, x in state_dict.items()},
         _expected(rules, shapes),
     )
-    fitted, notes = adapt(_load(rules, state_dict), target, seed)
+    fitted, notes = adapt(_load(rules, state_dict), target, seed, source)
     if num_classes == 0 and trained_classes:
         notes.append(f"the classifier of {trained_classes} classes left out")
     for note in notes:
@@ -194,7 +201,8 @@ def export(
     arrays = {path: np.asarray(x) for path, x in flatten(variables).items()}
     shapes = {path: x.shape for path, x in arrays.items()}
     classes, channels = trained_with(arrays)
-    fields.setdefault("num_classes", classes)
+    if "num_classes" in models.fields(model_name):
+        fields.setdefault("num_classes", classes)
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
     expected = {path: x.shape for path, x in target.shapes.items()}
     check(f"these are not the variables of {model_name}", shapes, expected)
@@ -207,7 +215,7 @@ def export(
         layer, _, name = key.rpartition(".")
         if name == "running_var":
             state_dict[f"{layer}.{COUNTER}"] = np.zeros((), np.int64)
-    return state_dict
+    return {**state_dict, **table.fixed(target.model)}
 
 
 def _rules(table: Family, shapes: Mapping[str, tuple], model_name: str) -> list[Rule]:
@@ -218,6 +226,20 @@ def _rules(table: Family, shapes: Mapping[str, tuple], model_name: str) -> list[
             f"{table.source} has no counterpart of {', '.join(nameless)} of model {model_name!r}"
         )
     return rules
+
+
+def _trained_sizes(
+    rules: list[Rule], shapes: Mapping[str, tuple], state_dict: Mapping[str, np.ndarray]
+) -> dict[str, tuple]:
+    """The source's shapes of what can be resampled to those of the target."""
+    sizes = {}
+    for rule in rules:
+        path, array = rule.ours[0], state_dict.get(rule.theirs[0])
+        if array is not None and np.ndim(array) == len(shapes[path]) and may_be_resized(path):
+            (loaded,) = rule.transform.load(np.asarray(array))
+            if fits_resized(path, loaded.shape, shapes[path]):
+                sizes[path] = loaded.shape
+    return sizes
 
 
 def _load(rules: list[Rule], state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

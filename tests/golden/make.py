@@ -30,14 +30,22 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def build(case: cases.Case) -> torch.nn.Module:
-    """The reference's network in float64, with the recipe's weights and dropout switched off."""
+    """The reference's network in float64, with the recipe's weights, dropout and
+    stochastic depth switched off."""
     create = torchvision.models.get_model if case.source == "torchvision" else timm.create_model
-    network = create(case.reference).double().eval()
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    network = create(case.reference, **case.arguments).double().eval()
+    shapes = {
+        key: tuple(value.shape)
+        for key, value in network.state_dict().items()
+        if not recipe.CONSTANTS.fullmatch(key)
+    }
     weights = recipe.state_dict(shapes)
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    weights = {key: torch.from_numpy(value) for key, value in weights.items()}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert all(recipe.CONSTANTS.fullmatch(key) for key in missing)
     for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout | torchvision.ops.StochasticDepth):
             module.p = 0.0
     write("shapes", f"{case.name}.json", lambda path: dump(shapes, path))
     return network

@@ -14,8 +14,12 @@ single float32 multiplications are used.
 
 import hashlib
 import math
+import re
 
 import numpy as np
+
+# Index arithmetic that a reference holds among its weights.
+CONSTANTS = re.compile(r".*\.(relative_position_index|relative_coords_table)")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -50,7 +54,12 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def state_dict(shapes: Shapes) -> dict[str, np.ndarray]:
     """The weights of a network whose keys and shapes are given."""
-    return {key: weight(key, tuple(shape)) for key, shape in shapes.items()}
+    weights = {key: weight(key, tuple(shape)) for key, shape in shapes.items()}
+    for key, bias in weights.items():
+        # torchvision's Swin v2 holds the keys' third of this bias at zero.
+        if key.endswith("qkv.bias") and key.replace("qkv.bias", "logit_scale") in shapes:
+            bias[len(bias) // 3 : 2 * len(bias) // 3] = 0
+    return weights
 
 
 def images(batch: int, size: tuple[int, int], channels: int = 3, key: str = "") -> np.ndarray:

@@ -25,7 +25,12 @@ def fields_of(case: cases.Case) -> dict:
     """What makes the registry's model this reference, as the mapping table says."""
     model, fields = interop.family(case.model, case.source).references[case.reference]
     assert model == case.model
-    return fields
+    return {**fields, **case.fields}
+
+
+def sized(case: cases.Case, fields: dict) -> dict:
+    """The fields and the image size, on which arrays may depend (Swin's smaller windows)."""
+    return {"image_size": case.image_size, **fields}
 
 
 def by_name(given: tuple[cases.Case, ...]):
@@ -36,7 +41,7 @@ def by_name(given: tuple[cases.Case, ...]):
 def test_logits_and_round_trip(case):
     """Logits to 1e-5 of the largest; exporting gives back the very bits that were loaded."""
     weights, fields = state_dict(case), fields_of(case)
-    variables = interop.load(case.model, case.source, weights, **fields)
+    variables = interop.load(case.model, case.source, weights, **sized(case, fields))
     model = models.create(case.model, **fields)
     apply = jax.jit(lambda variables, image: model.apply(variables, image, train=False)[0])
     logits = apply(variables, recipe.images(case.batch, case.image_size))
@@ -44,13 +49,13 @@ def test_logits_and_round_trip(case):
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, golden, rtol=0, atol=1e-5 * np.abs(golden).max())
 
-    exported = interop.export(case.model, case.source, variables, **fields)
-    assert exported.keys() == weights.keys()
+    exported = interop.export(case.model, case.source, variables, **sized(case, fields))
+    assert {key for key in exported if not recipe.CONSTANTS.fullmatch(key)} == weights.keys()
     for key, weight in weights.items():
         assert exported[key].dtype == weight.dtype, key
         assert exported[key].flags["C_CONTIGUOUS"], key
         assert np.array_equal(exported[key], weight), key
-    again = interop.load(case.model, case.source, exported, **fields)
+    again = interop.load(case.model, case.source, exported, **sized(case, fields))
     assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
 
 
@@ -59,7 +64,7 @@ def in_float64(case: cases.Case):
     fields = dict(fields_of(case), dtype="float64", param_dtype="float64")
     if "dropout_rate" in models.fields(case.model):
         fields["dropout_rate"] = 0.0
-    variables = interop.load(case.model, case.source, state_dict(case), **fields)
+    variables = interop.load(case.model, case.source, state_dict(case), **sized(case, fields))
     return models.create(case.model, **fields), fields, variables
 
 
@@ -83,7 +88,7 @@ def test_gradients(case):
             return (logits * recipe.draw("cotangent", logits.shape)).sum()
 
         gradients = {**variables, "params": gradient(variables["params"])}
-        exported = interop.export(case.model, case.source, gradients, **fields)
+        exported = interop.export(case.model, case.source, gradients, **sized(case, fields))
 
     golden = json.loads((FOLDER / "gradients" / f"{case.name}.json").read_text())
     rounding = 1e-12 * max(norm for norm, *_ in golden.values())
@@ -122,7 +127,7 @@ def test_running_statistics(case):
         for i in range(cases.STEPS):
             image = recipe.images(case.batch, case.image_size, key=f"step {i}")
             variables = step(variables, image.astype(np.float64))
-        exported = interop.export(case.model, case.source, variables, **fields)
+        exported = interop.export(case.model, case.source, variables, **sized(case, fields))
 
     golden = np.load(FOLDER / "statistics" / f"{case.name}.npz")
     statistics = {key for key in exported if key.endswith(("running_mean", "running_var"))}

@@ -1,0 +1,207 @@
+"""ViT, DeiT and MAE as torchvision, timm, the official MAE and big_vision write them.
+
+The models here carry timm's names, which the official MAE uses too. torchvision has names of its
+own. Google's `.npz` files (vision_transformer, AugReg) keep queries, keys and values apart and
+every head as an axis of its own, so that its table depends on the number of heads.
+"""
+
+import numpy as np
+
+from cv_jax.interop.tables import Family, Rule, conv, linear, norm, one
+from cv_jax.interop.transforms import LINEAR, SAME, Transform
+from cv_jax.models.positions import sincos_2d
+
+
+def _timm_block(theirs: str, ours: str) -> list[Rule]:
+    return [
+        *norm(f"{theirs}.norm1", f"{ours}/norm1"),
+        *linear(f"{theirs}.attn.qkv", f"{ours}/attn/qkv"),
+        *norm(f"{theirs}.attn.q_norm", f"{ours}/attn/q_norm"),
+        *norm(f"{theirs}.attn.k_norm", f"{ours}/attn/k_norm"),
+        *linear(f"{theirs}.attn.proj", f"{ours}/attn/proj"),
+        one(f"{theirs}.ls1.gamma", f"params/{ours}/ls1/gamma"),
+        *norm(f"{theirs}.norm2", f"{ours}/norm2"),
+        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/fc1"),
+        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/fc2"),
+        one(f"{theirs}.ls2.gamma", f"params/{ours}/ls2/gamma"),
+    ]
+
+
+_TIMM_ENCODER = [
+    one("cls_token", "params/cls_token"),
+    *conv("patch_embed.proj", "patch_embed", bias=True),
+    *_timm_block("blocks.{}", "blocks_{}"),
+    *norm("norm", "norm"),
+]
+_QUERY = Transform(lambda x: (x[0],), lambda x: (x[None],))
+_TIMM = [
+    *_TIMM_ENCODER,
+    one("pos_embed", "params/pos_embed"),
+    one("dist_token", "params/dist_token"),
+    one("reg_token", "params/reg_token"),
+    *norm("fc_norm", "fc_norm"),
+    one("attn_pool.latent", "params/pool/query", _QUERY),
+    *linear("attn_pool.q", "pool/q"),
+    *linear("attn_pool.kv", "pool/kv"),
+    *linear("attn_pool.proj", "pool/proj"),
+    *norm("attn_pool.norm", "pool/norm"),
+    *linear("attn_pool.mlp.fc1", "pool/mlp/fc1"),
+    *linear("attn_pool.mlp.fc2", "pool/mlp/fc2"),
+    *linear("head", "head"),
+    *linear("head_dist", "head_dist"),
+]
+_MAE = [
+    *_TIMM_ENCODER,
+    *linear("decoder_embed", "decoder_embed"),
+    one("mask_token", "params/mask_token"),
+    *_timm_block("decoder_blocks.{}", "decoder_blocks_{}"),
+    *norm("decoder_norm", "decoder_norm"),
+    *linear("decoder_pred", "decoder_pred"),
+]
+
+
+def _mae_positions(model) -> dict[str, np.ndarray]:
+    """The fixed positions, which the official files hold among the weights."""
+    (rows, columns), _ = model.check()
+    return {
+        key: np.pad(sincos_2d(rows, columns, width), ((1, 0), (0, 0)))[None]
+        for key, width in (("pos_embed", model.width), ("decoder_pos_embed", model.decoder_width))
+    }
+
+
+_TORCHVISION = [
+    one("class_token", "params/cls_token"),
+    *conv("conv_proj", "patch_embed", bias=True),
+    one("encoder.pos_embedding", "params/pos_embed"),
+    *norm("encoder.ln", "norm"),
+    *linear("heads.head", "head"),
+]
+for _theirs, _ours in [("encoder.layers.encoder_layer_{}", "blocks_{}")]:
+    _TORCHVISION += [
+        *norm(f"{_theirs}.ln_1", f"{_ours}/norm1"),
+        one(f"{_theirs}.self_attention.in_proj_weight", f"params/{_ours}/attn/qkv/kernel", LINEAR),
+        one(f"{_theirs}.self_attention.in_proj_bias", f"params/{_ours}/attn/qkv/bias"),
+        *linear(f"{_theirs}.self_attention.out_proj", f"{_ours}/attn/proj"),
+        *norm(f"{_theirs}.ln_2", f"{_ours}/norm2"),
+        *linear(f"{_theirs}.mlp.0", f"{_ours}/mlp/fc1"),
+        *linear(f"{_theirs}.mlp.3", f"{_ours}/mlp/fc2"),
+    ]
+
+
+def _fused(heads: int) -> Transform:
+    """Queries, keys and values [..., heads, head_dim] as one matrix or vector [..., 3·D]."""
+
+    def load(*qkv):
+        return (np.concatenate([x.reshape(*x.shape[:-2], -1) for x in qkv], axis=-1),)
+
+    def export(x):
+        parts = np.split(x, 3, axis=-1)
+        return tuple(y.reshape(*y.shape[:-1], heads, -1) for y in parts)
+
+    return Transform(load, export)
+
+
+def _merged(heads: int) -> Transform:
+    """The output projection [heads, head_dim, D] as a matrix [heads · head_dim, D]."""
+    return Transform(
+        lambda x: (x.reshape(-1, x.shape[-1]),), lambda x: (x.reshape(heads, -1, x.shape[-1]),)
+    )
+
+
+def _flax(theirs: str, ours: str, weight: str = "kernel") -> list[Rule]:
+    """A layer that is the same on both sides."""
+    return [one(f"{theirs}/{x}", f"params/{ours}/{x}", SAME) for x in (weight, "bias")]
+
+
+def _big_vision(heads: int) -> list[Rule]:
+    theirs, ours = "Transformer/encoderblock_{}", "blocks_{}"
+    attention = f"{theirs}/MultiHeadDotProductAttention_1"
+    return [
+        one("cls", "params/cls_token"),
+        *_flax("embedding", "patch_embed"),
+        one("Transformer/posembed_input/pos_embedding", "params/pos_embed"),
+        *_flax(f"{theirs}/LayerNorm_0", f"{ours}/norm1", "scale"),
+        *(
+            Rule(
+                tuple(f"{attention}/{name}/{x}" for name in ("query", "key", "value")),
+                (f"params/{ours}/attn/qkv/{x}",),
+                _fused(heads),
+            )
+            for x in ("kernel", "bias")
+        ),
+        one(f"{attention}/out/kernel", f"params/{ours}/attn/proj/kernel", _merged(heads)),
+        one(f"{attention}/out/bias", f"params/{ours}/attn/proj/bias"),
+        *_flax(f"{theirs}/LayerNorm_2", f"{ours}/norm2", "scale"),
+        *_flax(f"{theirs}/MlpBlock_3/Dense_0", f"{ours}/mlp/fc1"),
+        *_flax(f"{theirs}/MlpBlock_3/Dense_1", f"{ours}/mlp/fc2"),
+        *_flax("Transformer/encoder_norm", "norm", "scale"),
+        *_flax("head", "head"),
+    ]
+
+
+_NAMES = {"ti": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}
+_HEADS = {"ti": 3, "s": 6, "b": 12, "l": 16, "h": 16}
+_SIZES = [
+    *(("ti", p) for p in (16,)),
+    *(("s", p) for p in (8, 16, 32)),
+    *(("b", p) for p in (8, 16, 32)),
+    *(("l", p) for p in (14, 16, 32)),
+    *(("h", p) for p in (14,)),
+]
+_TIMM_NAMES = {
+    **{f"vit_{_NAMES[size]}_patch{p}_224": (f"vit_{size}{p}", {}) for size, p in _SIZES},
+    **{
+        f"vit_{_NAMES[size]}_patch14_{suffix}dinov2": (
+            f"vit_{size}14",
+            dict(layer_scale=1e-5, **fields),
+        )
+        for size in ("s", "b", "l")
+        for suffix, fields in (("", {}), ("reg4_", dict(registers=4, pos_embed_prefix=False)))
+    },
+    **{
+        f"deit_{_NAMES[size]}_{suffix}patch16_224": (f"deit_{size}16{ours}", {})
+        for size in ("ti", "s", "b")
+        for suffix, ours in (("", ""), ("distilled_", "_distilled"))
+    },
+}
+# The official fine-tuned encoders: patches averaged, then a norm of their own.
+_FINE_TUNED = dict(pool="mean", class_token=True, fc_norm=True)
+_MAE_SIZES = [("b", 16, "base"), ("l", 16, "large"), ("h", 14, "huge")]
+
+FAMILIES = (
+    Family(
+        "torchvision",
+        {
+            f"vit_{s}_{p}": (f"vit_{s}{p}", {})
+            for s, p in _SIZES
+            if (s, p) in (("b", 16), ("b", 32), ("l", 16), ("l", 32), ("h", 14))
+        },
+        _TORCHVISION,
+    ),
+    Family("timm", _TIMM_NAMES, _TIMM),
+    Family(
+        "mae",
+        {f"mae_vit_{name}_patch{p}": (f"mae_vit_{s}{p}", {}) for s, p, name in _MAE_SIZES},
+        _MAE,
+        ignored=("(decoder_)?pos_embed",),
+        fixed=_mae_positions,
+    ),
+    Family(
+        "mae",
+        {f"vit_{name}_patch{p}": (f"vit_{s}{p}", _FINE_TUNED) for s, p, name in _MAE_SIZES},
+        _TIMM,
+    ),
+    *(
+        Family(
+            "big_vision",
+            {
+                f"{size.capitalize()}_{p}": (f"vit_{size}{p}", {})
+                for size in sizes
+                for p in (8, 14, 16, 32)
+            },
+            _big_vision(heads),
+            ignored=("pre_logits/(kernel|bias)",),
+        )
+        for heads, sizes in ((3, ["ti"]), (6, ["s"]), (12, ["b"]), (16, ["l", "h"]))
+    ),
+)

@@ -1,0 +1,195 @@
+"""The Transformer against torch.nn.Transformer, MAE against transformers, from golden files."""
+
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+import recipe
+from attention_cases import (
+    ADAPTED,
+    MAE,
+    NOISE,
+    SOURCE,
+    TARGET,
+    TARGET_MASK,
+    TRANSFORMER,
+    VOCAB,
+    npz_shapes,
+    npz_weights,
+)
+
+from cv_jax import interop, models
+from cv_jax.models.mae import reconstruction_loss
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def read(folder: str, name: str):
+    return json.loads((FOLDER / folder / f"{name}.json").read_text())
+
+
+def nested(flat: dict[str, np.ndarray]) -> dict:
+    tree = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def path_of(key: str) -> str:
+    """Where a parameter of torch.nn.Transformer stands here."""
+    key = re.sub(r"^encoder\.layers\.", "encoder_layers_", key)
+    key = re.sub(r"^decoder\.layers\.", "decoder/layers_", key)
+    key = key.replace("encoder.norm", "encoder_norm").replace(".", "/")
+    weight = "scale" if "norm" in key else "kernel"
+    return re.sub("weight$", weight, key)
+
+
+def transformer_params(weights: dict[str, np.ndarray]) -> dict:
+    flat = {}
+    for key, x in weights.items():
+        if "in_proj" in key:
+            for letter, part in zip("qkv", np.split(x, 3), strict=True):
+                separate = key.replace("in_proj_", f"{letter}_proj.")
+                flat[path_of(separate)] = part.T
+        else:
+            flat[path_of(key)] = x.T
+    return nested(flat)
+
+
+def torch_gradients(grads: dict, keys) -> dict[str, np.ndarray]:
+    """The inverse: the gradients under torch's names, queries, keys and values together."""
+
+    def at(key):
+        node = grads
+        for name in path_of(key).split("/"):
+            node = node[name]
+        return np.asarray(node).T
+
+    result = {}
+    for key in keys:
+        parts = [key.replace("in_proj_", f"{letter}_proj.") for letter in "qkv"]
+        result[key] = np.concatenate([at(p) for p in parts]) if "in_proj" in key else at(key)
+    return result
+
+
+@pytest.mark.parametrize("variant", ["paper", "final_norm"])
+def test_transformer(variant):
+    """Logits to 1e-5 in float32; gradients to 1e-6 in float64; masks included."""
+    weights = recipe.state_dict(read("shapes", f"transformer-{variant}"))
+    params = transformer_params(weights)
+    matrix = recipe.draw("embedding", (VOCAB, TRANSFORMER["d_model"])).astype(np.float64) * 0.3
+    params["decoder"]["embedding"] = {"embedding": matrix.astype(np.float32)}
+    golden = np.load(FOLDER / "logits" / f"transformer-{variant}.npz")["logits"]
+    summaries = read("gradients", f"transformer-{variant}")
+
+    def build(dtype):
+        return models.create(
+            "transformer_base",
+            vocab_size=VOCAB,
+            width=TRANSFORMER["d_model"],
+            depth=TRANSFORMER["num_encoder_layers"],
+            num_heads=TRANSFORMER["nhead"],
+            hidden_dim=TRANSFORMER["dim_feedforward"],
+            dropout_rate=0.0,
+            final_norm=variant == "final_norm",
+            dtype=dtype,
+            param_dtype=dtype,
+        )
+
+    def logits(params, dtype):
+        return build(dtype).apply({"params": params}, SOURCE, TARGET, None, TARGET_MASK)[0]
+
+    shapes = jax.eval_shape(build("float32").init, jax.random.key(0), SOURCE, TARGET)["params"]
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
+    result = jax.jit(lambda p: logits(p, "float32"))(params)
+    np.testing.assert_allclose(result, golden, rtol=0, atol=1e-5 * np.abs(golden).max())
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: x.astype(np.float64), params)
+        cotangent = recipe.draw("cotangent", golden.shape)
+        grads = jax.jit(jax.grad(lambda p: (logits(p, "float64") * cotangent).sum()))(params)
+        result = torch_gradients(grads, weights)
+        result["embedding"] = np.asarray(grads["decoder"]["embedding"]["embedding"])
+    assert result.keys() == summaries.keys()
+    rounding = 1e-12 * max(norm for norm, *_ in summaries.values())
+    for key, expected in summaries.items():
+        norm, scale = expected[0], expected[0] / np.sqrt(result[key].size)
+        allowed = 1e-6 * np.array([norm, scale, scale, scale]) + rounding
+        error = np.abs(recipe.summary(key, result[key]) - expected)
+        assert (error <= allowed).all(), (key, error, allowed)
+
+
+def test_mae():
+    """Mask, prediction and both losses for given noise; weights both ways by the official names."""
+    fields = dict(
+        image_size=MAE["image_size"],
+        patch_size=MAE["patch_size"],
+        width=MAE["hidden_size"],
+        depth=MAE["num_hidden_layers"],
+        num_heads=MAE["num_attention_heads"],
+        decoder_width=MAE["decoder_hidden_size"],
+        decoder_depth=MAE["decoder_num_hidden_layers"],
+        decoder_num_heads=MAE["decoder_num_attention_heads"],
+        mask_ratio=MAE["mask_ratio"],
+    )
+    weights = recipe.state_dict(read("shapes", "mae"))
+    variables = interop.load("mae_vit_b16", "mae", weights, **fields)
+    image = recipe.images(len(NOISE), (MAE["image_size"],) * 2)
+    model = models.create("mae_vit_b16", **fields)
+    prediction, features = jax.jit(model.apply)(variables, image, NOISE)
+    golden = np.load(FOLDER / "logits" / "mae.npz")
+    np.testing.assert_array_equal(features["mask"], golden["mask"])
+    expected = golden["prediction"]
+    np.testing.assert_allclose(prediction, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    for key, normalize in (("loss", False), ("loss_normalized", True)):
+        loss = reconstruction_loss(
+            image, prediction, features["mask"], MAE["patch_size"], normalize
+        ).mean()
+        np.testing.assert_allclose(loss, golden[key], rtol=1e-5)
+
+    exported = interop.export("mae_vit_b16", "mae", variables, **fields)
+    assert exported.keys() - weights.keys() == {"pos_embed", "decoder_pos_embed"}
+    for key, weight in weights.items():
+        np.testing.assert_array_equal(exported[key], weight)
+    again = interop.load("mae_vit_b16", "mae", exported, **fields)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapted(name):
+    """Names, positions, windows and patches changed as timm's own loaders change them."""
+    case = ADAPTED[name]
+    if case.source == "big_vision":
+        weights = npz_weights(npz_shapes(depth=12, width=192, heads=3, patch=16, patches=9))
+    else:
+        weights = recipe.state_dict(read("shapes", name))
+    notes = []
+    variables = interop.load(
+        case.model,
+        case.source,
+        weights,
+        image_size=case.image_size,
+        report=notes.append,
+        **case.fields,
+    )
+    assert bool(notes) == name.startswith("adapted")
+    sizes = {"image_size": case.image_size} if case.model == "vit_ti16" else {}
+    model = models.create(case.model, **sizes, **case.fields)
+    apply = jax.jit(lambda variables, image: model.apply(variables, image)[0])
+    logits = apply(variables, recipe.images(2, case.image_size))
+    golden = np.load(FOLDER / "logits" / f"{name}.npz")["logits"]
+    np.testing.assert_allclose(logits, golden, rtol=0, atol=1e-5 * np.abs(golden).max())
+    if not notes:
+        exported = interop.export(
+            case.model, case.source, variables, image_size=case.image_size, **case.fields
+        )
+        assert exported.keys() == weights.keys()
+        for key, weight in weights.items():
+            np.testing.assert_array_equal(exported[key], weight)
