@@ -6,7 +6,8 @@ Needs torch and, for MAE, transformers; the tests need neither. In float64, with
   transformer-<variant>   `torch.nn.Transformer` on embedded tokens, with causal and padding masks:
                           logits, and the summary of every parameter's gradient
   mae                     `transformers.ViTMAEForPreTraining` for given noise, its weights given
-                          under the official code's names: prediction, mask and both losses
+                          under the official code's names: prediction, mask, both losses, and
+                          the gradients of the normalised one
   <case of ADAPTED>       weights that timm's own loaders fit to another size or from another
                           layout: logits
 """
@@ -182,12 +183,18 @@ def make_mae():
         network.load_state_dict(weights)
         image = recipe.images(len(NOISE), (MAE["image_size"],) * 2)
         image = torch.from_numpy(np.moveaxis(image, -1, 1).astype(np.float64))
-        with torch.inference_mode():
-            output = network(image, noise=torch.from_numpy(NOISE))
-        arrays["loss_normalized" if normalize else "loss"] = output.loss.numpy()
-    arrays["prediction"] = output.logits.numpy().astype(np.float32)
+        output = network(image, noise=torch.from_numpy(NOISE))
+        arrays["loss_normalized" if normalize else "loss"] = output.loss.detach().numpy()
+    arrays["prediction"] = output.logits.detach().numpy().astype(np.float32)
     arrays["mask"] = output.mask.numpy().astype(np.float32)
+    output.loss.backward()
+    parameters = dict(network.named_parameters())
+    gradients = {}
+    for key, shape in shapes.items():
+        parts = [parameters[part].grad for part in transformers_names({key: np.empty(shape)})]
+        gradients[key] = recipe.summary(key, torch.cat(parts).numpy()).tolist()
     dump("shapes/mae.json", shapes)
+    dump("gradients/mae.json", gradients)
     save("logits/mae.npz", **arrays)
 
 

@@ -79,6 +79,16 @@ def torch_gradients(grads: dict, keys) -> dict[str, np.ndarray]:
     return result
 
 
+def assert_summaries(gradients: dict[str, np.ndarray], summaries: dict):
+    """To 1e-6, as test_parity's `test_gradients` compares."""
+    rounding = 1e-12 * max(norm for norm, *_ in summaries.values())
+    for key, expected in summaries.items():
+        norm, scale = expected[0], expected[0] / np.sqrt(gradients[key].size)
+        allowed = 1e-6 * np.array([norm, scale, scale, scale]) + rounding
+        error = np.abs(recipe.summary(key, gradients[key]) - expected)
+        assert (error <= allowed).all(), (key, error, allowed)
+
+
 @pytest.mark.parametrize("variant", ["paper", "final_norm"])
 def test_transformer(variant):
     """Logits to 1e-5 in float32; gradients to 1e-6 in float64; masks included."""
@@ -118,16 +128,11 @@ def test_transformer(variant):
         result = torch_gradients(grads, weights)
         result["embedding"] = np.asarray(grads["decoder"]["embedding"]["embedding"])
     assert result.keys() == summaries.keys()
-    rounding = 1e-12 * max(norm for norm, *_ in summaries.values())
-    for key, expected in summaries.items():
-        norm, scale = expected[0], expected[0] / np.sqrt(result[key].size)
-        allowed = 1e-6 * np.array([norm, scale, scale, scale]) + rounding
-        error = np.abs(recipe.summary(key, result[key]) - expected)
-        assert (error <= allowed).all(), (key, error, allowed)
+    assert_summaries(result, summaries)
 
 
 def test_mae():
-    """Mask, prediction and both losses for given noise; weights both ways by the official names."""
+    """Mask, prediction, both losses and gradients for given noise; weights both ways."""
     fields = dict(
         image_size=MAE["image_size"],
         patch_size=MAE["patch_size"],
@@ -153,6 +158,22 @@ def test_mae():
             image, prediction, features["mask"], MAE["patch_size"], normalize
         ).mean()
         np.testing.assert_allclose(loss, golden[key], rtol=1e-5)
+
+    with jax.enable_x64(True):
+        double = dict(fields, dtype="float64", param_dtype="float64")
+        params = interop.load("mae_vit_b16", "mae", weights, **double)["params"]
+        model = models.create("mae_vit_b16", **double)
+
+        @jax.jit
+        @jax.grad
+        def gradient(params):
+            x = image.astype(np.float64)
+            prediction, features = model.apply({"params": params}, x, NOISE)
+            return reconstruction_loss(x, prediction, features["mask"], MAE["patch_size"]).mean()
+
+        gradients = {"params": gradient(params)}
+        gradients = interop.export("mae_vit_b16", "mae", gradients, **double)
+    assert_summaries(gradients, read("gradients", "mae"))
 
     exported = interop.export("mae_vit_b16", "mae", variables, **fields)
     assert exported.keys() - weights.keys() == {"pos_embed", "decoder_pos_embed"}
