@@ -6,6 +6,11 @@ instead of all, at the price of what the compiler could do across them. `stack_b
 `unstack_blocks` turn the parameters of the one into those of the other. Rematerialisation trades
 computation for memory: a block's intermediates are computed again in the backward pass instead of
 kept.
+
+What they are worth is measured by benchmarks/scan_layers.py: the gradient of ViT-L/16 at batch 8 in
+float32 on CPU compiles in 4.1 s unrolled and in 2.6 s scanned, and needs 5.0 and 5.1 GiB; scanned
+and rematerialised 0.5 GiB ("full"), 1.6 ("dots_no_batch") or 2.1 ("dots"). Unrolled,
+rematerialisation saves nothing on CPU (5.6 GiB): that compiler undoes it.
 """
 
 from collections import OrderedDict
