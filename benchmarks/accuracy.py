@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py configs/linear.py configs/mlp.py --seeds 3 --output FILE
 
 Each run is the plain command `python launch.py --config CONFIG --config.seed=SEED` in a process of
-its own and in a directory of its own, which is deleted; its wall time includes start and compilation.
+its own and in a directory of its own, which is deleted; its time includes start and compilation.
 """
 
 import argparse
