@@ -1,6 +1,18 @@
-"""ViT-B/16.
+"""ViT-B/16 (Dosovitskiy et al., 2020), or another size by `model`.
 
-python launch.py --config configs/vit_b16.py
+    python launch.py --config configs/vit_b16.py[:DATASET[,model=vit_s16]]       32×32 images
+    python launch.py --config configs/vit_b16.py:imagenet2012[,model=vit_l16]    the paper's recipe
+
+On digits this is the whole network, 85,265,674 parameters (86,567,656 at 224 pixels and 1,000
+classes): twelve blocks of width 768 read a class token and four patches. It is made to end within
+minutes on two CPU cores. That allows few epochs, so batches are small, for many updates, and shifts
+by one pixel (a quarter of a pixel of the original) are all the augmentation: shifts by three left
+both training and test accuracy lower in the same time. It computes in float32, as bfloat16 is slower
+on CPUs without matrix units for it, and needs no compiler flags.
+
+ImageNet recipe of the paper, trained from scratch, Table 3 and section B.1: 300 epochs at batch
+4,096, Adam with weight decay 0.3 (decoupled here), peak rate 3e-3 after 10,000 steps of warm-up,
+cosine decay, dropout 0.1, gradients clipped at norm 1; inception crops, mirrored.
 """
 
 from cv_jax import config
@@ -9,14 +21,27 @@ from cv_jax import config
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="vit_b16")
     c = config.default(dataset, options["model"])
+    c.optim.clip_norm = 1.0
+    if dataset == "imagenet2012":
+        c.batch_size = 4096
+        c.total_epochs = 300.0
+        c.augment = "inception_crop(224)|flip"
+        c.model.dropout_rate = 0.1
+        c.model.dtype = "bfloat16"
+        c.optim.learning_rate = 3e-3
+        c.optim.weight_decay = 0.3
+        c.schedule.warmup_epochs, c.schedule.warmup_steps = None, 10000
+        c.eval.every_epochs = 5.0
+        c.log.every_steps = 100
+        return c
     c.batch_size = 32
-    c.total_epochs = 14.0
-    c.augment = "pad_crop(3)" if dataset != "cifar10" else "pad_crop(4)|flip"
-    c.optim.learning_rate = 2e-4
+    c.total_epochs = 11.0 if dataset == "digits" else 40.0
+    c.augment = "pad_crop(1)" if dataset != "cifar10" else "pad_crop(4)|flip"
+    c.optim.learning_rate = 1.3e-4
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
-    c.optim.clip_norm = 1.0
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 4.0
-    c.checkpoint.every_epochs = 7.0
+    # A gigabyte each: one half way, one at the end.
+    c.checkpoint.every_percent, c.checkpoint.every_epochs = 50.0, None
     return c
