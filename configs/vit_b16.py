@@ -35,7 +35,7 @@ def get_config(arg=""):
         c.log.every_steps = 100
         return c
     c.batch_size = 32
-    c.total_epochs = 11.0 if dataset == "digits" else 40.0
+    c.total_epochs = 10.0 if dataset == "digits" else 40.0
     c.augment = "pad_crop(1)" if dataset != "cifar10" else "pad_crop(4)|flip"
     c.optim.learning_rate = 1.3e-4
     c.optim.weight_decay = 0.05
