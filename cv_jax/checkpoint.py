@@ -23,6 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cv_jax.errors import RunError
+from cv_jax.evaluate import quality
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Checkpoints:
     Attributes:
       folder: where they lie; made when the first is saved.
       keep_last: newest checkpoints that are kept, at least 1.
-      keep_best: checkpoints of the highest test accuracy that are kept besides.
+      keep_best: checkpoints of the best evaluation that are kept besides; see `evaluate.quality`.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 0):
@@ -170,9 +171,9 @@ class Checkpoints:
     def _prune(self):
         """Deletes what neither `keep_last` nor `keep_best` keeps."""
         steps = self.steps()
-        accuracy = {step: read_metrics(self.folder / str(step)).get("accuracy") for step in steps}
-        scored = [step for step in steps if accuracy[step] is not None]
-        best = sorted(scored, key=lambda step: (accuracy[step], step), reverse=True)
+        metrics = {step: read_metrics(self.folder / str(step)) for step in steps}
+        scored = [step for step in steps if metrics[step]]
+        best = sorted(scored, key=lambda step: (quality(metrics[step]), step), reverse=True)
         keep = {*steps[-self.keep_last :], *best[: self.keep_best]}
         for step in steps:
             if step not in keep:

@@ -17,7 +17,7 @@ def evaluate(
       batches: padded and masked batches on the devices.
 
     Returns:
-      `loss` (mean), `accuracy`, and the integer counts `correct` and `count` behind it.
+      See `metrics_of`.
     """
     totals: dict[str, Any] = {}
     pending = None
@@ -32,14 +32,23 @@ def evaluate(
 
 
 def metrics_of(sums: dict[str, Any]) -> dict[str, float]:
-    """Means from sums; see `losses.metric_sums`."""
+    """Means from the sums of `losses.metric_sums`.
+
+    Returns:
+      `loss` (mean) and the integer `count` of examples; where answers are right or wrong, also
+      `accuracy` and the integer `correct`.
+    """
     count = int(sums["count"])
-    return {
-        "loss": float(sums["loss"]) / count,
-        "accuracy": int(sums["correct"]) / count,
-        "correct": int(sums["correct"]),
-        "count": count,
-    }
+    metrics = {"loss": float(sums["loss"]) / count}
+    if "correct" in sums:
+        metrics["accuracy"] = int(sums["correct"]) / count
+        metrics["correct"] = int(sums["correct"])
+    return {**metrics, "count": count}
+
+
+def quality(metrics: dict[str, float]) -> float:
+    """What is larger for the better of two evaluations: the accuracy, else the negated loss."""
+    return metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
 
 
 def _add(totals, sums):

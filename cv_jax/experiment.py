@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cv_jax import augment, losses, models, optim, sharding, step
+from cv_jax import augment, losses, models, optim, pretrained, sharding, step
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.data import pipeline, sources
@@ -56,6 +56,10 @@ class Experiment(NamedTuple):
         examples = len(self.train_images.source)
         return configs.steps_of(self.config, name, examples, self.total_steps) or 0
 
+    def task(self) -> losses.Task:
+        """How the model is fed and scored."""
+        return losses.task(self.config, self.model)
+
     def train_step(self) -> Callable:
         """The jitted `(state, batch) → (state, metrics)`; the state is donated."""
         function = step.make_train_step(
@@ -74,12 +78,24 @@ class Experiment(NamedTuple):
         return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
 
     def init(self) -> Callable:
-        """The jitted `() → state`."""
+        """The jitted `(variables=None) → state`; see `step.init_state`."""
 
-        def function():
-            return step.init_state(self.model, self.optimiser, self.config, self.image_shape)
+        def function(variables=None):
+            return step.init_state(
+                self.model, self.optimiser, self.config, self.image_shape, variables
+            )
 
         return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+
+    def pretrained(self) -> dict[str, Any] | None:
+        """The variables in `config.init_from`, fitted to the model; none if it is not set.
+
+        Raises:
+          InputError: the file is missing, none of ours, or does not fit.
+        """
+        if self.config.init_from is None:
+            return None
+        return pretrained.load(self.config, self.num_classes, self.image_shape)
 
     def abstract_state(self) -> step.TrainState:
         """Shapes, dtypes and shardings of the state; nothing is computed."""
@@ -166,7 +182,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     _try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
-    model = _model(config, num_classes, image_shape)
+    model = _model(config, num_classes, image_shape, bool(augmentation.batch))
     total_steps = configs.steps_of(config, "total", len(train_source))
     schedule = optim.make_schedule(config, total_steps, len(train_source))
     optimiser = optim.make_optimiser(config, schedule)
@@ -240,22 +256,27 @@ def _try_augmentation(config, augmentation, image_shape) -> None:
         raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
 
 
-def _model(config, num_classes, image_shape) -> nn.Module:
-    """The model, tried on the shape of a batch."""
+def _model(config, num_classes, image_shape, soft_labels) -> nn.Module:
+    """The model, tried with its task on the shape of an example."""
     name = config.model.name
-    fields = {key: value for key, value in config.model.items() if key != "name"}
-    if "image_size" in models.fields(name):
-        fields["image_size"] = config.image_size
     try:
-        model = models.create(name, num_classes=num_classes, **fields)
-        image = jnp.zeros((1, *image_shape), jnp.float32)
+        model = models.create(name, **pretrained.model_fields(config, num_classes))
+        task = losses.task(config, model)
 
-        def scores(image):
-            return model.init_with_output(jax.random.key(0), image, train=False)[0]
+        def score(batch, rngs):
+            inputs = task.inputs(batch, rngs)
+            output, _ = model.init_with_output(jax.random.key(0), *inputs, train=False)
+            return task.score(output, batch)
 
-        logits, _ = jax.eval_shape(scores, image)
+        batch = losses.blank_batch(image_shape, num_classes if soft_labels else 0)
+        loss, _ = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
     except (ValueError, TypeError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
-    if getattr(logits, "shape", None) != (1, num_classes):
+    if task.classes is not None and task.classes < num_classes:
+        raise InputError(
+            f"config.model: {name} tells {task.classes} classes apart, {config.data.name} has "
+            f"{num_classes}; set config.model.vocab_size={num_classes + 3} or more"
+        )
+    if loss.shape != (1,):
         raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
     return model

@@ -53,6 +53,8 @@ _GROUPS = [
             "side, or height,width, in pixels, of the images that reach the model"),
     _result("batch_size", int, 128, "examples in a step, over all devices and hosts"),
     _duration(_result, "total", "length of the training", epochs=10.0),
+    _result("init_from", str | None, None,
+            "file of weights to start from, written by python -m cv_jax convert"),
     _result("xla_flags", str, "", "flags for the compiler; they may change numerics"),
 
     _result("data.name", str, "digits", "TFDS dataset: name, name/config or name:version"),
@@ -111,7 +113,8 @@ _GROUPS = [
     _run("checkpoint.every_seconds", float | None, None, "save when this long has passed, too"),
     _run("checkpoint.keep_last", int, 2, "newest checkpoints that are kept"),
     _run("checkpoint.keep_best", int, 0,
-         "checkpoints of the best test accuracy that are kept besides; each better one is saved"),
+         "checkpoints of the best test accuracy (or loss, where there is none) that are kept "
+         "besides; each better one is saved"),
     _run("mesh.devices", int | None, None, "use only the first so many devices"),
 ]
 # fmt: on

@@ -1,7 +1,12 @@
-"""Objectives: what a training step differentiates."""
+"""Losses, tasks and objectives: what a training step differentiates.
+
+A `Task` says how a kind of model is fed with a batch of images and how its answer is scored; it is
+all that differs between kinds. One objective, one evaluation and one loop serve every task.
+"""
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,7 +15,10 @@ import ml_collections
 import optax
 
 from cv_jax.errors import InputError
+from cv_jax.models.image_transformer import ImageTransformer
 from cv_jax.models.lenet import rbf_loss
+from cv_jax.models.mae import MAE, reconstruction_loss
+from cv_jax.models.transformer import BOS, EOS, Transformer
 
 
 def softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -69,17 +77,145 @@ def loss_function(config: ml_collections.ConfigDict) -> Callable:
     return loss
 
 
-def metric_sums(loss: jax.Array, logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict:
+class Task(NamedTuple):
+    """How a kind of model is fed and scored.
+
+    A batch is a dict of image float32 [B, H, W, C], normalised; label, int [B] or float [B, K]; and
+    position int [B], of each example in the global batch (in evaluation: in the split).
+
+    Attributes:
+      inputs: `(batch, rngs)` → the model's positional arguments.
+      score: `(what the model returned, batch)` → `(loss [B], right bool [B])`, the second none for
+        a task that knows no right and wrong; then there is no accuracy.
+      classes: how many classes the model can tell apart; none if it need not.
+    """
+
+    inputs: Callable[[dict, dict], tuple[jax.Array, ...]]
+    score: Callable[[Any, dict], tuple[jax.Array, jax.Array | None]]
+    classes: int | None
+
+
+def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
+    """Image → scores of the classes.
+
+    A model that gives several scores in training (DeiT's two heads) is trained on the labels with
+    each of them: their losses are averaged, as are the scores for the accuracy.
+    """
+    loss_of = loss_function(config)
+
+    def score(output, batch):
+        logits, labels = output[0], batch["label"]
+        heads = logits if isinstance(logits, tuple) else (logits,)
+        loss = sum(loss_of(head, labels) for head in heads) / len(heads)
+        # With soft labels, the likeliest class counts as the right one.
+        right = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        return loss, sum(heads).argmax(axis=-1) == right
+
+    return Task(lambda batch, rngs: (batch["image"],), score, getattr(model, "num_classes", None))
+
+
+def reconstruction(config: ml_collections.ConfigDict, model: MAE) -> Task:
+    """Masked image → the pixels of its removed patches, standardised by patch (He et al., 2022).
+
+    Which patches are removed is drawn for each example by its position from the stream `mask`.
+    """
+    (rows, columns), _ = model.check()
+
+    def inputs(batch, rngs):
+        def noise(position):
+            return jax.random.uniform(jax.random.fold_in(rngs["mask"], position), (rows * columns,))
+
+        return batch["image"], jax.vmap(noise)(batch["position"])
+
+    def score(output, batch):
+        prediction, features = output
+        mask = features["mask"]
+        return reconstruction_loss(batch["image"], prediction, mask, model.patch_size), None
+
+    return Task(inputs, score, None)
+
+
+def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
+    """Image → the sequence [BOS, token of its label, EOS]; class k is token 3 + k.
+
+    The decoder reads the first two tokens and predicts the last two: their cross-entropies are
+    averaged. The answer is right if the likeliest token after BOS, of the whole vocabulary, is the
+    label's; causality keeps the label from this prediction.
+
+    Raises:
+      InputError: the config mixes labels, or names another loss than softmax.
+    """
+    if config.loss.name != "softmax":
+        raise InputError(f"config.loss.name={config.loss.name}: tokens are learnt with softmax")
+    loss_of = loss_function(config)
+
+    def tokens(batch):
+        if batch["label"].ndim != 1:
+            raise InputError("config.augment: labels that are tokens cannot be mixed")
+        return EOS + 1 + batch["label"]
+
+    def inputs(batch, rngs):
+        token = tokens(batch)
+        return batch["image"], jnp.stack([jnp.full_like(token, BOS), token], axis=1)
+
+    def score(output, batch):
+        logits, token = output[0], tokens(batch)
+        first, second = (
+            loss_of(logits[:, 0], token),
+            loss_of(logits[:, 1], jnp.full_like(token, EOS)),
+        )
+        return (first + second) / 2, logits[:, 0].argmax(axis=-1) == token
+
+    return Task(inputs, score, model.vocab_size - (EOS + 1))
+
+
+def translation(config: ml_collections.ConfigDict, model: Transformer) -> Task:
+    """Tokens → tokens, for which there are no datasets here.
+
+    Raises:
+      InputError: always.
+    """
+    raise InputError(
+        f"config.model.name: {config.model.name} maps tokens to tokens; only models of images can "
+        f"be trained on {config.data.name}"
+    )
+
+
+# Kind of model → its task; every other kind is a classifier.
+TASKS: dict[type, Callable] = {
+    MAE: reconstruction,
+    ImageTransformer: transcription,
+    Transformer: translation,
+}
+
+
+def task(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
+    """What the model is asked to do.
+
+    Raises:
+      InputError: the config does not suit this kind of model.
+    """
+    return TASKS.get(type(model), classification)(config, model)
+
+
+def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict[str, jax.Array]:
+    """A batch of one black image, with label 0 or, given the classes, with label probabilities."""
+    return {
+        "image": jnp.zeros((1, *image_shape), jnp.float32),
+        "label": jnp.zeros((1, num_classes)) if num_classes else jnp.zeros(1, jnp.int32),
+        "position": jnp.zeros(1, jnp.int32),
+    }
+
+
+def metric_sums(loss: jax.Array, right: jax.Array | None, mask: jax.Array) -> dict[str, jax.Array]:
     """Sums over the examples that a mask [B] of 0 and 1 keeps; counts are integers.
 
-    With soft labels, the likeliest class counts as the right one.
+    `correct` is among them if `right` [B] says which answers were right.
     """
-    right = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-    return {
-        "loss": jnp.sum(loss * mask),
-        "correct": jnp.sum((logits.argmax(axis=-1) == right) & (mask > 0), dtype=jnp.int32),
-        "count": jnp.sum(mask > 0, dtype=jnp.int32),
-    }
+    sums = {"loss": jnp.sum(loss * mask), "count": jnp.sum(mask > 0, dtype=jnp.int32)}
+    if right is not None:
+        sums["correct"] = jnp.sum(right & (mask > 0), dtype=jnp.int32)
+    return sums
 
 
 def objective(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
@@ -87,21 +223,19 @@ def objective(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
 
     Returns:
       `(params, state, batch, rngs) → (loss, (metric sums, state))`, with `state` the model's other
-      collections (such as running statistics), and `batch` a dict of image float32 [B, H, W, C],
-      normalised, and label, int [B] or float [B, K].
+      collections (such as running statistics); see `Task` for the batch.
     """
-    loss_of = loss_function(config)
+    inputs, score, _ = task(config, model)
 
     def compute(params, state, batch, rngs):
-        (logits, _), state = model.apply(
+        output, state = model.apply(
             {"params": params, **state},
-            batch["image"],
+            *inputs(batch, rngs),
             train=True,
             rngs=rngs,
             mutable=list(state),
         )
-        loss = loss_of(logits, batch["label"])
-        mask = jnp.ones(len(loss))
-        return loss.mean(), (metric_sums(loss, logits, batch["label"], mask), state)
+        loss, right = score(output, batch)
+        return loss.mean(), (metric_sums(loss, right, jnp.ones(len(loss))), state)
 
     return compute

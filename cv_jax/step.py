@@ -55,6 +55,7 @@ def init_state(
     optimiser: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
+    variables: dict[str, Any] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -63,9 +64,14 @@ def init_state(
       optimiser: see `optim.make_optimiser`.
       config: the run's config.
       image_shape: (height, width, channels) of the model's input.
+      variables: the model's, to start from instead of freshly initialised ones.
     """
     key = stream(config.seed, "init", 0)
-    variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    task, batch = losses.task(config, model), losses.blank_batch(image_shape)
+    inputs = task.inputs(batch, {"mask": key})
+    output, fresh = model.init_with_output(key, *inputs, train=False)
+    variables = fresh if variables is None else variables
+    sums = losses.metric_sums(*task.score(output, batch), jnp.ones(1))
     params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -74,7 +80,7 @@ def init_state(
         opt_state=optimiser.init(params),
         # A copy: the step donates its input, and one buffer cannot be given twice.
         ema=None if config.ema.decay is None else jax.tree.map(jnp.copy, dict(variables)),
-        sums={"loss": jnp.zeros(()), "correct": jnp.zeros((), int), "count": jnp.zeros((), int)},
+        sums=jax.tree.map(jnp.zeros_like, sums),
     )
 
 
@@ -130,7 +136,11 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]):
         batch = augment_batch(config, augmentation, num_classes, state.step, batch)
-        rngs = {"dropout": stream(config.seed, "dropout", state.step, config.dropout_rng)}
+        batch["position"] = jnp.arange(len(batch["image"]))
+        rngs = {
+            "dropout": stream(config.seed, "dropout", state.step, config.dropout_rng),
+            "mask": stream(config.seed, "mask", state.step),
+        }
         gradient = jax.value_and_grad(objective, has_aux=True)
         (loss, (sums, model_state)), grads = gradient(state.params, state.model_state, batch, rngs)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
@@ -151,13 +161,16 @@ def make_train_step(
 
 
 def make_eval_step(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
-    """`(variables, batch) → metric sums` over the rows whose mask is 1, pure."""
-    loss_of = losses.loss_function(config)
+    """`(variables, batch) → metric sums` over the rows whose mask is 1, pure.
+
+    What is drawn for an example (MAE's removed patches) is the same in every evaluation.
+    """
+    inputs, score, _ = losses.task(config, model)
 
     def eval_step(variables, batch):
-        images = normalise(config, batch["image"].astype(jnp.float32))
-        logits, _ = model.apply(variables, images, train=False)
-        loss = loss_of(logits, batch["label"])
-        return losses.metric_sums(loss, logits, batch["label"], batch["mask"])
+        batch = {**batch, "image": normalise(config, batch["image"].astype(jnp.float32))}
+        rngs = {"mask": stream(config.seed, "eval_mask", 0)}
+        output = model.apply(variables, *inputs(batch, rngs), train=False)
+        return losses.metric_sums(*score(output, batch), batch["mask"])
 
     return eval_step

@@ -19,10 +19,11 @@ import jax
 import psutil
 
 from cv_jax import config as configs
+from cv_jax import losses
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints
 from cv_jax.errors import InputError
-from cv_jax.evaluate import evaluate, metrics_of
+from cv_jax.evaluate import evaluate, metrics_of, quality
 from cv_jax.experiment import Experiment
 from cv_jax.progress import Progress, clock
 
@@ -59,7 +60,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") ->
         workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
     )
     restored = checkpoints.restore(experiment.abstract_state())
-    state, start_step = restored or (experiment.init()(), 0)
+    state, start_step = restored or (experiment.init()(experiment.pretrained()), 0)
     records.cut_after(metrics_file, start_step)
     summary = _read_summary(workdir)
     if summary and summary["step"] == start_step == total_steps:
@@ -67,7 +68,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") ->
         return DONE
     records.record_start(workdir, config, experiment.fingerprint, start_step)
     best = max(
-        (line["accuracy"] for line in records.read_lines(metrics_file) if line["split"] == "test"),
+        (quality(line) for line in records.read_lines(metrics_file) if line["split"] == "test"),
         default=-math.inf,
     )
 
@@ -136,10 +137,9 @@ def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") ->
         if evaluates:
             scores = evaluate(eval_step, state.eval_variables, experiment.eval_batches())
             records.append_line(metrics_file, {"step": step, "split": "test", **scores})
-            progress.line(
-                f"step {step}: test accuracy {scores['accuracy']:.2%}, loss {scores['loss']:.4f}"
-            )
-            improved, best = scores["accuracy"] > best, max(best, scores["accuracy"])
+            accuracy = f"accuracy {scores['accuracy']:.2%}, " if "accuracy" in scores else ""
+            progress.line(f"step {step}: test {accuracy}loss {scores['loss']:.4f}")
+            improved, best = quality(scores) > best, max(best, quality(scores))
             saves = saves or (improved and config.checkpoint.keep_best > 0)
         if saves:
             checkpoints.save(step, state, scores)
@@ -176,10 +176,10 @@ def score(experiment: Experiment, workdir: Path) -> int:
     records.check(workdir, experiment.config, experiment.fingerprint)
     state, step = checkpoints.restore(experiment.abstract_state(), repair=False)
     scores = evaluate(experiment.eval_step(), state.eval_variables, experiment.eval_batches())
-    print(
-        f"step {step}: test accuracy {scores['accuracy']:.2%} "
-        f"({scores['correct']} of {scores['count']}), loss {scores['loss']:.6f}, {workdir}"
-    )
+    accuracy = ""
+    if "accuracy" in scores:
+        accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
+    print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {workdir}")
     return DONE
 
 
@@ -191,10 +191,11 @@ def describe(experiment: Experiment) -> int:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}")
-    image = jax.ShapeDtypeStruct((1, *experiment.image_shape), "float32")
     variables = {"params": state.params, **state.model_state}
+    task, blank = experiment.task(), losses.blank_batch(experiment.image_shape)
+    inputs = task.inputs(blank, {"mask": jax.random.key(0)})
     adds, _ = count_multiply_adds(
-        lambda v, x: experiment.model.apply(v, x, train=False)[0], variables, image
+        lambda v, *x: experiment.model.apply(v, *x, train=False)[0], variables, *inputs
     )
     print(f"parameters           {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}")
     print(f"multiply-adds/image  {adds:,}")
@@ -250,7 +251,8 @@ def _summarise(config, lines, step: int, parameters: int) -> dict:
     """The last and the best metrics of a finished run; a function of its metric lines."""
     train_line = [line for line in lines if line["split"] == "train"][-1]
     tests = [line for line in lines if line["split"] == "test"]
-    best = max(tests, key=lambda line: (line["accuracy"], -line["step"]))
+    best = max(tests, key=lambda line: (quality(line), -line["step"]))
+    kept = {"train": ("loss", "accuracy"), "test": ("loss", "accuracy", "correct", "count")}
     return {
         "step": step,
         "model": config.model.name,
@@ -258,19 +260,18 @@ def _summarise(config, lines, step: int, parameters: int) -> dict:
         "seed": config.seed,
         "digest": configs.digest(config),
         "parameters": parameters,
-        "train_loss": train_line["loss"],
-        "train_accuracy": train_line["accuracy"],
-        "test_loss": tests[-1]["loss"],
-        "test_accuracy": tests[-1]["accuracy"],
-        "test_correct": tests[-1]["correct"],
-        "test_count": tests[-1]["count"],
-        "best_test_accuracy": best["accuracy"],
+        **{f"train_{name}": train_line[name] for name in kept["train"] if name in train_line},
+        **{f"test_{name}": tests[-1][name] for name in kept["test"] if name in tests[-1]},
+        **{f"best_test_{name}": best[name] for name in ("accuracy",) if name in best},
+        "best_test_loss": best["loss"],
         "best_step": best["step"],
     }
 
 
 def _result_line(summary: dict, workdir: Path) -> str:
-    return (
-        f"test accuracy {summary['test_accuracy']:.2%} ({summary['test_correct']} of "
-        f"{summary['test_count']}) after {summary['step']} steps, in {workdir}"
-    )
+    if "test_accuracy" in summary:
+        reached = f"accuracy {summary['test_accuracy']:.2%} ({summary['test_correct']} of "
+        reached += f"{summary['test_count']})"
+    else:
+        reached = f"loss {summary['test_loss']:.4f}"
+    return f"test {reached} after {summary['step']} steps, in {workdir}"

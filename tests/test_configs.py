@@ -88,6 +88,11 @@ FAMILIES = {
     "resnet": {},
     "vit_ti16": {"model.depth": 2},
     "vit_b16": {"model.depth": 1},
+    "deit:digits,model=deit_ti16_distilled": {"model.depth": 1, "model.width": 48},
+    "swin": {"model.width": 16, "model.depths": "2,1", "model.num_heads": "1,2"},
+    "swin:digits,model=swinv2_t": {"model.depths": "1,1", "model.num_heads": "1,2"},
+    "image_transformer": {"model.depth": 1, "model.decoder_depth": 1},
+    "mae": {"model.depth": 1, "model.decoder_depth": 1},
 }
 
 

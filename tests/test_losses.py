@@ -39,15 +39,21 @@ def test_sigmoid_cross_entropy_of_soft_labels():
 
 def test_sums_count_what_the_mask_keeps():
     mask = np.array([1.0, 1, 0, 1, 1, 0])
-    loss = np.arange(6.0)
-    got = losses.metric_sums(jnp.asarray(loss), jnp.asarray(LOGITS), jnp.asarray(LABELS), mask)
-    right = LOGITS.argmax(axis=1) == LABELS
+    loss, right = np.arange(6.0), np.array([True, False, True, True, False, True])
+    got = losses.metric_sums(jnp.asarray(loss), jnp.asarray(right), mask)
     assert got["count"] == 4
-    assert got["correct"] == int((right * mask).sum())
+    assert got["correct"] == 2
     assert got["loss"] == (loss * mask).sum()
     assert got["correct"].dtype == got["count"].dtype == jnp.int32
-    soft = losses.metric_sums(jnp.asarray(loss), jnp.asarray(LOGITS), jnp.asarray(ONE_HOT), mask)
-    assert soft["correct"] == got["correct"]
+    assert set(losses.metric_sums(jnp.asarray(loss), None, mask)) == {"loss", "count"}
+
+
+def test_the_likeliest_of_soft_labels_is_the_right_one():
+    task = losses.classification(settings(), None)
+    expected = LOGITS.argmax(axis=1) == LABELS
+    for labels in (LABELS, ONE_HOT * 0.7 + 0.3 / 4):
+        _, right = task.score((jnp.asarray(LOGITS), {}), {"label": jnp.asarray(labels)})
+        np.testing.assert_array_equal(right, expected)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ class EvalBatches:
         return math.ceil(len(self.images.source) / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """image uint8 [b, H, W, C], label int32 [b], and mask float32 [b], 0 for padding."""
+        """image uint8 [b, H, W, C], label int32 [b], position int32 [b] in the split, and mask
+        float32 [b], 0 for padding."""
         positions = int(step) * self.batch_size + self.rows
         mask = positions < len(self.images.source)
         # Padding repeats the first example: always there, and it counts for nothing.
@@ -152,6 +153,7 @@ class EvalBatches:
         return {
             "image": np.stack([image for image, _ in examples]),
             "label": np.array([label for _, label in examples], np.int32),
+            "position": positions.astype(np.int32),
             "mask": mask.astype(np.float32),
         }
 

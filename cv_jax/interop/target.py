@@ -76,7 +76,8 @@ class Target:
             self.model = models.create(model_name, **fields)
             self.channels = channels or models.MODELS[model_name].channels
             self.image_size = size
-            self._image = jnp.zeros((1, *size, self.channels), jnp.float32)
+            image = jnp.zeros((1, *size, self.channels), jnp.float32)
+            self._inputs = (image, *models.dummy_inputs(model_name)[1:])
             self.shapes = flatten(jax.eval_shape(self._init, 0))
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -98,7 +99,7 @@ class Target:
         return {path: np.asarray(array) for path, array in jax.jit(select)(seed).items()}
 
     def _init(self, seed):
-        return self.model.init(jax.random.key(seed), self._image)
+        return self.model.init(jax.random.key(seed), *self._inputs)
 
 
 def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:

@@ -1,0 +1,46 @@
+"""Data-efficient image Transformer (Touvron et al., 2021), and the distilled net by `model`.
+
+    python launch.py --config configs/deit.py:imagenet2012[,model=deit_b16]        published recipe
+    python launch.py --config configs/deit.py[:DATASET[,model=deit_ti16_distilled]]   32×32 images
+
+Recipe of the paper, section 5 and table 9: AdamW, learning rate 5e-4 for every 512 examples of a
+batch (here 1024), cosine to 1e-5 after 5 epochs of warm-up, weight decay 0.05, 300 epochs, label
+smoothing 0.1, stochastic depth 0.1, mixup 0.8, averaged weights (0.99996, from the authors' code).
+Not part of this config yet: RandAugment, random erasing, CutMix and repeated augmentation, on which
+the published accuracy rests; and the teacher of the distilled net, whose two heads both learn the
+labels here.
+"""
+
+from cv_jax import config
+
+
+def get_config(arg=""):
+    dataset, options = config.parse_argument(arg, model="")
+    imagenet = dataset == "imagenet2012"
+    c = config.default(dataset, options["model"] or ("deit_s16" if imagenet else "deit_ti16"))
+    c.optim.weight_decay = 0.05
+    c.model.drop_path_rate = 0.1
+    c.loss.label_smoothing = 0.1
+    if imagenet:
+        c.batch_size = 1024
+        c.total_epochs = 300.0
+        c.augment = "inception_crop(224, method='bicubic')|flip|mixup(0.8)"
+        c.eval_preprocess = "resize_small(256, 'bicubic')|central_crop(224)"
+        c.optim.learning_rate = 1e-3
+        c.schedule.warmup_epochs = 5.0
+        c.schedule.end_factor = 0.01
+        c.ema.decay = 0.99996
+        c.log.every_steps = 100
+        return c
+    c.batch_size = 64
+    c.model.patch_size = 4
+    c.model.width = 96
+    c.model.depth = 6
+    c.total_epochs = 20.0 if dataset == "digits" else 60.0
+    c.augment = "pad_crop(4)|flip|mixup(0.2)" if dataset == "cifar10" else "pad_crop(3)|mixup(0.2)"
+    c.optim.learning_rate = 1e-3
+    c.optim.clip_norm = 1.0
+    c.schedule.warmup_epochs = 1.0
+    c.eval.every_epochs = 5.0
+    c.checkpoint.every_epochs = 10.0
+    return c

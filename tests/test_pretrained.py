@@ -1,0 +1,125 @@
+"""Runs that start from a file of weights."""
+
+import jax
+import numpy as np
+import pytest
+
+import launch
+from cv_jax import experiment, interop, models
+from cv_jax.errors import InputError
+from cv_jax.interop import saved
+
+VIT = dict(width=16, depth=1, num_heads=2, patch_size=8)
+RUN = {
+    "total_steps": 2,
+    "batch_size": 8,
+    "mesh.devices": 1,
+    "schedule.warmup_epochs": "none",
+    **{f"model.{name}": value for name, value in VIT.items()},
+}
+
+
+def write(path, name, image_size=32, channels=1, **fields):
+    """A file of random weights, and these."""
+    sized = {"image_size": image_size} if "image_size" in models.fields(name) else {}
+    model = models.create(name, **sized, **fields)
+    image = np.zeros((1, image_size, image_size, channels), np.float32)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    saved.write(path, saved.Saved(variables, name, fields, (image_size,) * 2, channels))
+    return variables
+
+
+def test_a_run_starts_from_the_file_and_its_average_too(tmp_path, load_config):
+    path = tmp_path / "weights.safetensors"
+    variables = write(path, "vit_ti16", num_classes=10, **VIT)
+    overrides = {**RUN, "init_from": path, "ema.decay": 0.5}
+    parts = experiment.build(load_config("vit_ti16", overrides))
+    state = parts.init()(parts.pretrained())
+    for tree in (state.params, state.ema["params"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, variables["params"])
+    # The state is whole: the step, which donates it, goes on from there.
+    train_step = parts.train_step()
+    for batch in parts.train_batches(0):
+        state, metrics = train_step(state, batch)
+    assert state.step == 2
+    assert np.isfinite(metrics["loss"])
+
+
+def test_statistics_are_taken_over(tmp_path, load_config):
+    path = tmp_path / "net.safetensors"
+    variables = write(path, "resnet8_cifar", num_classes=10)
+    parts = experiment.build(load_config("resnet", {"init_from": path, "mesh.devices": 1}))
+    state = parts.init()(parts.pretrained())
+    got = {"params": state.params, **state.model_state}
+    assert set(got) == {"params", "batch_stats"}
+    jax.tree.map(np.testing.assert_array_equal, got, variables)
+
+
+def test_other_classes_sizes_and_channels_are_fitted_and_told(tmp_path, load_config, capsys):
+    path = tmp_path / "weights.safetensors"
+    variables = write(path, "vit_ti16", 48, 3, num_classes=7, **VIT)
+    parts = experiment.build(load_config("vit_ti16", {**RUN, "init_from": path}))
+    params = parts.pretrained()["params"]
+    block = ("blocks_0", "mlp", "fc1", "kernel")
+    got, expected = params, variables["params"]
+    for name in block:
+        got, expected = got[name], expected[name]
+    np.testing.assert_array_equal(got, expected)
+    assert params["head"]["kernel"].shape == (16, 10)
+    assert params["pos_embed"].shape == (1, 17, 16)
+    colours = variables["params"]["patch_embed"]["kernel"]
+    summed = colours.sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(params["patch_embed"]["kernel"], summed, rtol=1e-5)
+    said = capsys.readouterr().out
+    assert "positions of 6x6 patches made 4x4" in said
+    assert "3 input channels made 1" in said
+    assert "the classifier of 7 classes left out" in said
+
+
+def test_a_masked_autoencoder_hands_its_encoder_to_a_vit(tmp_path, load_config, capsys):
+    path = tmp_path / "mae.safetensors"
+    narrow = dict(decoder_width=8, decoder_depth=1, decoder_num_heads=2)
+    variables = write(path, "mae_vit_b16", 16, 1, **VIT, **narrow)
+    parts = experiment.build(load_config("vit_ti16", {**RUN, "init_from": path}))
+    params = parts.pretrained()["params"]
+    for name in ("blocks_0", "patch_embed", "cls_token", "norm"):
+        jax.tree.map(np.testing.assert_array_equal, params[name], variables["params"][name])
+    assert params["pos_embed"].shape == (1, 1 + 16, 16)
+    np.testing.assert_array_equal(params["pos_embed"][0, 0], 0)
+    assert params["head"]["kernel"].shape == (16, 10)
+    assert "initialised anew" in capsys.readouterr().out
+
+
+def test_mistakes_are_told_in_one_line_before_the_first_step(tmp_path, load_config, capsys):
+    wide = tmp_path / "wide.safetensors"
+    write(wide, "vit_ti16", num_classes=10, **{**VIT, "width": 32})
+    alien = tmp_path / "alien.safetensors"
+    interop.disk.write_safetensors(alien, {"a": np.zeros(3)}, {})
+    for path, said in (
+        (tmp_path / "none.safetensors", "none.safetensors"),
+        (alien, "was not written by cv_jax"),
+        (wide, "these weights do not fit the model"),
+    ):
+        parts = experiment.build(load_config("vit_ti16", {**RUN, "init_from": path}))
+        with pytest.raises(InputError, match=f"config.init_from: .*{said}") as caught:
+            parts.pretrained()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_restart_needs_the_file_no_more(tmp_path, data_dir, capsys):
+    path, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
+    write(path, "vit_ti16", num_classes=10, **VIT)
+    root = launch.__file__.removesuffix("launch.py")
+    flags = ["--config", f"{root}configs/vit_ti16.py", "--workdir", str(workdir)]
+    overrides = {**RUN, "init_from": path, "data.dir": data_dir}
+    flags += [f"--config.{name}={value}" for name, value in overrides.items()]
+    path.rename(tmp_path / "away")
+    assert launch.run(flags) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    (tmp_path / "away").rename(path)
+    assert launch.run(flags) == 0
+    path.unlink()
+    assert launch.run(flags) == 0
+    assert "finished already" in capsys.readouterr().out
