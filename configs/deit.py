@@ -3,9 +3,9 @@
     python launch.py --config configs/deit.py:imagenet2012[,model=deit_b16]        published recipe
     python launch.py --config configs/deit.py[:DATASET[,model=deit_ti16_distilled]]   32×32 images
 
-Recipe of the paper, section 5 and table 9: AdamW, learning rate 5e-4 for every 512 examples of a
+Recipe of the paper and of the authors' code: AdamW, learning rate 5e-4 for every 512 examples of a
 batch (here 1024), cosine to 1e-5 after 5 epochs of warm-up, weight decay 0.05, 300 epochs, label
-smoothing 0.1, stochastic depth 0.1, mixup 0.8, averaged weights (0.99996, from the authors' code).
+smoothing 0.1, stochastic depth 0.1, mixup 0.8, averaged weights (0.99996).
 Not part of this config yet: RandAugment, random erasing, CutMix and repeated augmentation, on which
 the published accuracy rests; and the teacher of the distilled net, whose two heads both learn the
 labels here.

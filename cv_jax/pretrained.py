@@ -41,6 +41,8 @@ def load(
     size, channels = tuple(image_shape[:2]), image_shape[-1]
     try:
         weights = saved.read(config.init_from)
+        if weights.model not in models.MODELS:
+            raise InputError(f"{weights.model}, the model in {config.init_from}, is not known here")
         pair = models.MODELS[weights.model].module, models.MODELS[name].module
         if pair == (mae.MAE, vit.ViT):
             weights = _encoder(weights, name, {**fields, "image_size": size}, config.seed)

@@ -15,6 +15,7 @@ SMALL_VIT = {
     "eval_preprocess": "resize(16)|central_crop(12)",
     "batch_size": 32,
     "total_steps": 20,
+    "schedule.warmup_epochs": "none",
     "model.patch_size": 4,
     "model.width": 32,
     "model.depth": 2,
