@@ -160,6 +160,12 @@ def make_train_step(
     return train_step
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no value of any array is NaN or infinite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def make_eval_step(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
     """`(variables, batch) → metric sums` over the rows whose mask is 1, pure.
 

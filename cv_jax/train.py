@@ -26,6 +26,7 @@ from cv_jax.errors import InputError
 from cv_jax.evaluate import evaluate, metrics_of, quality
 from cv_jax.experiment import Experiment
 from cv_jax.progress import Progress, clock
+from cv_jax.step import all_finite
 
 DONE, NOT_FINITE, STOPPED = 0, 3, 75
 
@@ -142,6 +143,9 @@ def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") ->
             improved, best = quality(scores) > best, max(best, quality(scores))
             saves = saves or (improved and config.checkpoint.keep_best > 0)
         if saves:
+            # The loss tells of the parameters before this update: look at those after it, too.
+            if not all_finite(state.params):
+                return not_finite(step)
             checkpoints.save(step, state, scores)
             saved_step, saved_time = step, time.monotonic()
 

@@ -25,7 +25,7 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, RunError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
 
@@ -140,11 +140,18 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of lines; a last line that was cut short is left out."""
+    """The objects of a file of lines; a last line that was cut short is left out.
+
+    Raises:
+      RunError: a whole line is no JSON.
+    """
     if not path.is_file():
         return []
     complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in complete]
+    try:
+        return [json.loads(line) for line in complete]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
 
 
 def cut_after(path: Path, step: int) -> None:

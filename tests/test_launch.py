@@ -188,6 +188,17 @@ def test_a_loss_that_is_not_finite_stops_with_code_3(tmp_path, data_dir, capsys)
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, data_dir, capsys):
+    # The loss of step 2 is finite, the parameters after it are not: 1e30 · 1e10 overflows.
+    flags = [*FAST, "--config.total_steps=9", "--config.checkpoint.every_steps=1"]
+    flags += ["--config.optim.name=sgd", "--config.schedule.warmup_steps=1"]
+    flags += ["--config.optim.learning_rate=1e30", "--config.optim.weight_decay=1e10"]
+    workdir = tmp_path / "run"
+    assert run(*flags, data_dir=data_dir, workdir=workdir) == 3
+    assert "not finite at step 2; the last good checkpoint is 1" in capsys.readouterr().err
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
+
+
 def test_dry_run_describes_and_writes_nothing(tmp_path, data_dir, capsys):
     workdir = tmp_path / "run"
     assert run(*FAST, "--dry_run", data_dir=data_dir, workdir=workdir) == 0
