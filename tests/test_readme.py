@@ -36,7 +36,7 @@ def test_it_runs(words, folder, data_dir):
         words[1] = str(ROOT / "launch.py")
         words = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
         words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
-        words += [f"--config.data.dir={data_dir}"]
+        words += [f"--config.data.dir={data_dir}", "--config.schedule.warmup_epochs=none"]
         if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
             words += ["--config.model.width=96", "--config.model.depth=2"]
     process = subprocess.run(
