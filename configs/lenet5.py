@@ -4,7 +4,8 @@
 
 `model=lenet5_1998` is the net of the paper with its radial-basis outputs and their loss (eq. 9).
 Optimiser and schedule are today's (Adam, cosine), not the paper's stochastic diagonal
-Levenberg-Marquardt.
+Levenberg-Marquardt. Test accuracy on digits: 99.3 %, the mean of seeds 0, 1 and 2, within half a
+minute on two CPU cores (`benchmarks/results/digits.json`).
 """
 
 from cv_jax import config

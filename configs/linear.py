@@ -1,6 +1,9 @@
 """Linear classifier: multinomial logistic regression on the pixels, trained to convergence.
 
 python launch.py --config configs/linear.py[:DATASET]      DATASET: digits (default), mnist, …
+
+Test accuracy on digits: 96.2 %, the mean of seeds 0, 1 and 2, in seconds on two CPU cores
+(`benchmarks/results/digits.json`).
 """
 
 from cv_jax import config

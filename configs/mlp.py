@@ -1,6 +1,9 @@
 """Fully connected network with two hidden layers of 512 units, dropout and shifted images.
 
 python launch.py --config configs/mlp.py[:DATASET]         DATASET: digits (default), mnist, …
+
+Test accuracy on digits: 99.4 %, the mean of seeds 0, 1 and 2, in seconds on two CPU cores
+(`benchmarks/results/digits.json`).
 """
 
 from cv_jax import config

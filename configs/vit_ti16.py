@@ -1,6 +1,9 @@
 """ViT-Ti/16 on 32×32 images: four patches of 16×16 pixels, 5.4 million parameters.
 
 python launch.py --config configs/vit_ti16.py[:DATASET]    DATASET: digits (default), mnist, …
+
+Test accuracy on digits: 98.1 %, the mean of seeds 0, 1 and 2, in about a minute on two CPU cores
+(`benchmarks/results/digits.json`). Larger shifts, larger rates and batches of 16 all did worse.
 """
 
 from cv_jax import config
