@@ -53,7 +53,7 @@ def test_dropout_does_not_depend_on_the_layout_either(load_config):
     eight, _ = run(load_config, 8, 3, **dropped)
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     plain, _ = run(load_config, 1, 3)
-    assert abs(plain[2] - one[2]) > 1e-3
+    assert np.abs(plain - one).max() > 5e-4  # twice what rounding is allowed above
 
 
 @pytest.mark.parametrize("count", [2, 8])
