@@ -33,10 +33,13 @@ def mixup(alpha: float = 0.2, per: str = "batch"):
         count = len(images) if per == "example" else 1
         place = jax.random.uniform(key, (count,)) * (len(quantiles) - 1)
         share = jnp.interp(place, jnp.arange(len(quantiles)), quantiles)
+        # On any layout of devices the same bits: the share is rounded before it is used, and the
+        # blend has one product, so that compilers cannot choose which of two to fuse with the sum.
+        share = jax.lax.optimization_barrier(share)
 
         def blend(x):
-            s = share.reshape(-1, *(1,) * (x.ndim - 1))
-            return s * x + (1 - s) * x[::-1]
+            s, partner = share.reshape(-1, *(1,) * (x.ndim - 1)), x[::-1]
+            return partner + s * (x - partner)
 
         return blend(images), blend(labels)
 
