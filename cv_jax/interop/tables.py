@@ -11,7 +11,7 @@ stacked layers that are one.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ class Family(NamedTuple):
       ignored: patterns of the source's keys that hold nothing learnt: left out when loading.
       fixed: the model → those of the ignored arrays that the source's files hold and its loader
         asks for: added when exporting.
+      renamed: a file's arrays → the same under the table's names, where files differ in names.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Family(NamedTuple):
     rules: list[Rule]
     ignored: tuple[str, ...] = ()
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}
+    renamed: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
 
 
 def one(theirs: str, ours: str, transform: Transform = SAME) -> Rule:

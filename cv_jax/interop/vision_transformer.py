@@ -1,14 +1,13 @@
-"""ViT, DeiT and MAE as torchvision, timm, the official MAE and big_vision write them.
+"""ViT, DeiT and MAE as torchvision, timm and the official MAE write them.
 
 The models here carry timm's names, which the official MAE uses too. torchvision has names of its
-own. Google's `.npz` files (vision_transformer, AugReg) keep queries, keys and values apart and
-every head as an axis of its own, so that its table depends on the number of heads.
+own. Google's files are in big_vision.py.
 """
 
 import numpy as np
 
 from cv_jax.interop.tables import Family, Rule, conv, linear, norm, one
-from cv_jax.interop.transforms import LINEAR, SAME, Transform
+from cv_jax.interop.transforms import LINEAR, Transform
 from cv_jax.models.positions import sincos_2d
 
 
@@ -88,59 +87,7 @@ for _theirs, _ours in [("encoder.layers.encoder_layer_{}", "blocks_{}")]:
     ]
 
 
-def _fused(heads: int) -> Transform:
-    """Queries, keys and values [..., heads, head_dim] as one matrix or vector [..., 3·D]."""
-
-    def load(*qkv):
-        return (np.concatenate([x.reshape(*x.shape[:-2], -1) for x in qkv], axis=-1),)
-
-    def export(x):
-        parts = np.split(x, 3, axis=-1)
-        return tuple(y.reshape(*y.shape[:-1], heads, -1) for y in parts)
-
-    return Transform(load, export)
-
-
-def _merged(heads: int) -> Transform:
-    """The output projection [heads, head_dim, D] as a matrix [heads · head_dim, D]."""
-    return Transform(
-        lambda x: (x.reshape(-1, x.shape[-1]),), lambda x: (x.reshape(heads, -1, x.shape[-1]),)
-    )
-
-
-def _flax(theirs: str, ours: str, weight: str = "kernel") -> list[Rule]:
-    """A layer that is the same on both sides."""
-    return [one(f"{theirs}/{x}", f"params/{ours}/{x}", SAME) for x in (weight, "bias")]
-
-
-def _big_vision(heads: int) -> list[Rule]:
-    theirs, ours = "Transformer/encoderblock_{}", "blocks_{}"
-    attention = f"{theirs}/MultiHeadDotProductAttention_1"
-    return [
-        one("cls", "params/cls_token"),
-        *_flax("embedding", "patch_embed"),
-        one("Transformer/posembed_input/pos_embedding", "params/pos_embed"),
-        *_flax(f"{theirs}/LayerNorm_0", f"{ours}/norm1", "scale"),
-        *(
-            Rule(
-                tuple(f"{attention}/{name}/{x}" for name in ("query", "key", "value")),
-                (f"params/{ours}/attn/qkv/{x}",),
-                _fused(heads),
-            )
-            for x in ("kernel", "bias")
-        ),
-        one(f"{attention}/out/kernel", f"params/{ours}/attn/proj/kernel", _merged(heads)),
-        one(f"{attention}/out/bias", f"params/{ours}/attn/proj/bias"),
-        *_flax(f"{theirs}/LayerNorm_2", f"{ours}/norm2", "scale"),
-        *_flax(f"{theirs}/MlpBlock_3/Dense_0", f"{ours}/mlp/fc1"),
-        *_flax(f"{theirs}/MlpBlock_3/Dense_1", f"{ours}/mlp/fc2"),
-        *_flax("Transformer/encoder_norm", "norm", "scale"),
-        *_flax("head", "head"),
-    ]
-
-
 _NAMES = {"ti": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}
-_HEADS = {"ti": 3, "s": 6, "b": 12, "l": 16, "h": 16}
 _SIZES = [
     *(("ti", p) for p in (16,)),
     *(("s", p) for p in (8, 16, 32)),
@@ -190,18 +137,5 @@ FAMILIES = (
         "mae",
         {f"vit_{name}_patch{p}": (f"vit_{s}{p}", _FINE_TUNED) for s, p, name in _MAE_SIZES},
         _TIMM,
-    ),
-    *(
-        Family(
-            "big_vision",
-            {
-                f"{size.capitalize()}_{p}": (f"vit_{size}{p}", {})
-                for size in sizes
-                for p in (8, 14, 16, 32)
-            },
-            _big_vision(heads),
-            ignored=("pre_logits/(kernel|bias)",),
-        )
-        for heads, sizes in ((3, ["ti"]), (6, ["s"]), (12, ["b"]), (16, ["l", "h"]))
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop import convolutional, swin_transformer, vision_transformer
+from cv_jax.interop import big_vision, convolutional, swin_transformer, vision_transformer
 from cv_jax.interop.resize import fits_resized, may_be_resized
 from cv_jax.interop.tables import Family, Rule, fill_in
 from cv_jax.interop.target import (
@@ -27,6 +27,7 @@ SOURCES = ("torchvision", "timm", "mae", "swin", "big_vision")
 FAMILIES: tuple[Family, ...] = (
     *convolutional.FAMILIES,
     *vision_transformer.FAMILIES,
+    *big_vision.FAMILIES,
     *swin_transformer.FAMILIES,
 )
 
@@ -136,6 +137,7 @@ def load(
     """
     table = family(model_name, source)
     ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
+    state_dict = table.renamed(state_dict)
     state_dict = {key: x for key, x in state_dict.items() if not ignored.fullmatch(key)}
     trained_classes, trained_channels = _trained_with(table, state_dict)
 
