@@ -1,11 +1,11 @@
-"""Writes the golden files of what is no image classifier: python tests/golden/make_attention.py
+"""Writes the golden files of all but plain classifiers: tests/golden/make_attention.py [CASE]
 
 Needs torch and, for MAE, transformers; the tests need neither. In float64, with weights by
 `recipe.py`:
 
   transformer-<variant>   `torch.nn.Transformer` on embedded tokens, with causal and padding masks:
                           logits, and the summary of every parameter's gradient
-  mae                     `transformers.ViTMAEForPreTraining` for given noise, its weights given
+  <size of MAE>           `transformers.ViTMAEForPreTraining` for given noise, its weights given
                           under the official code's names: prediction, mask, both losses, and
                           the gradients of the normalised one
   <case of ADAPTED>       weights that timm's own loaders fit to another size or from another
@@ -29,7 +29,6 @@ import torch  # noqa: E402
 from attention_cases import (  # noqa: E402
     ADAPTED,
     MAE,
-    NOISE,
     PAD,
     SOURCE,
     TARGET,
@@ -37,7 +36,7 @@ from attention_cases import (  # noqa: E402
     TRANSFORMER,
     VOCAB,
     Adapted,
-    npz_shapes,
+    mae_noise,
     npz_weights,
     official_swin,
 )
@@ -99,9 +98,9 @@ def make_transformer(final_norm: bool):
     dump(f"gradients/transformer-{variant}.json", summaries)
 
 
-def official_shapes() -> recipe.Shapes:
+def official_shapes(sizes: dict) -> recipe.Shapes:
     """Keys and shapes of the official MAE, positions left out."""
-    width, patch = MAE["hidden_size"], MAE["patch_size"]
+    width, patch = sizes["hidden_size"], sizes["patch_size"]
     shapes = {"cls_token": (1, 1, width), "patch_embed.proj.weight": (width, 3, patch, patch)}
     shapes["patch_embed.proj.bias"] = (width,)
 
@@ -120,12 +119,12 @@ def official_shapes() -> recipe.Shapes:
             linear(f"{key}.{i}.mlp.fc1", width, hidden)
             linear(f"{key}.{i}.mlp.fc2", hidden, width)
 
-    blocks("blocks", MAE["num_hidden_layers"], width, MAE["intermediate_size"])
+    blocks("blocks", sizes["num_hidden_layers"], width, sizes["intermediate_size"])
     norm("norm", width)
-    decoder = MAE["decoder_hidden_size"]
+    decoder = sizes["decoder_hidden_size"]
     linear("decoder_embed", width, decoder)
     shapes["mask_token"] = (1, 1, decoder)
-    depth, hidden = MAE["decoder_num_hidden_layers"], MAE["decoder_intermediate_size"]
+    depth, hidden = sizes["decoder_num_hidden_layers"], sizes["decoder_intermediate_size"]
     blocks("decoder_blocks", depth, decoder, hidden)
     norm("decoder_norm", decoder)
     linear("decoder_pred", decoder, 3 * patch**2)
@@ -158,32 +157,32 @@ def transformers_names(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def make_mae():
+def make_mae(name: str, sizes: dict):
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
     from transformers.models.vit_mae import modeling_vit_mae
 
     def positions(width: str) -> torch.Tensor:
         """As transformers makes them for an encoder: its rows' half and columns' half exchanged."""
-        side = MAE["image_size"] // MAE["patch_size"]
+        side = sizes["image_size"] // sizes["patch_size"]
         table = modeling_vit_mae.build_2d_sinusoidal_position_embedding(
-            height=side, width=side, embed_dim=MAE[width], cls_token=True
+            height=side, width=side, embed_dim=sizes[width], cls_token=True
         )
         rows, columns = table.chunk(2, dim=1)
         return torch.cat([columns, rows], dim=1)[None]
 
-    shapes = official_shapes()
+    shapes, noise = official_shapes(sizes), mae_noise(name)
     arrays = {}
     for normalize in (False, True):
-        config = ViTMAEConfig(**MAE, layer_norm_eps=1e-6, norm_pix_loss=normalize)
+        config = ViTMAEConfig(**sizes, layer_norm_eps=1e-6, norm_pix_loss=normalize)
         network = ViTMAEForPreTraining(config).double().eval()
         weights = transformers_names(recipe.state_dict(shapes))
         weights = {key: torch.from_numpy(value) for key, value in weights.items()}
         weights["vit.embeddings.position_embeddings"] = positions("hidden_size")
         weights["decoder.decoder_pos_embed"] = positions("decoder_hidden_size")
         network.load_state_dict(weights)
-        image = recipe.images(len(NOISE), (MAE["image_size"],) * 2)
+        image = recipe.images(len(noise), (sizes["image_size"],) * 2)
         image = torch.from_numpy(np.moveaxis(image, -1, 1).astype(np.float64))
-        output = network(image, noise=torch.from_numpy(NOISE))
+        output = network(image, noise=torch.from_numpy(noise))
         arrays["loss_normalized" if normalize else "loss"] = output.loss.detach().numpy()
     arrays["prediction"] = output.logits.detach().numpy().astype(np.float32)
     arrays["mask"] = output.mask.numpy().astype(np.float32)
@@ -193,19 +192,18 @@ def make_mae():
     for key, shape in shapes.items():
         parts = [parameters[part].grad for part in transformers_names({key: np.empty(shape)})]
         gradients[key] = recipe.summary(key, torch.cat(parts).numpy()).tolist()
-    dump("shapes/mae.json", shapes)
-    dump("gradients/mae.json", gradients)
-    save("logits/mae.npz", **arrays)
+    dump(f"shapes/{name}.json", shapes)
+    dump(f"gradients/{name}.json", gradients)
+    save(f"logits/{name}.npz", **arrays)
 
 
 def make_adapted(name: str, case: Adapted):
     """timm's own loaders change names, positions, windows and patches."""
     if case.source == "big_vision":
-        shapes = npz_shapes(depth=12, width=192, heads=3, patch=16, patches=9)
         network = timm.create_model(case.reference, **case.arguments).eval()
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/weights.npz"
-            np.savez(path, **npz_weights(shapes))
+            np.savez(path, **npz_weights(**case.trained))
             network.load_pretrained(path)
     else:
         trained = timm.create_model(case.reference, **case.trained)
@@ -226,9 +224,14 @@ def make_adapted(name: str, case: Adapted):
     save(f"logits/{name}.npz", logits=logits)
 
 
+def main(names: list[str]):
+    jobs = [(name, make_adapted, (name, case)) for name, case in ADAPTED.items()]
+    jobs += [("transformer", make_transformer, (final_norm,)) for final_norm in (False, True)]
+    jobs += [(name, make_mae, (name, sizes)) for name, sizes in MAE.items()]
+    for name, job, arguments in jobs:
+        if not names or name in names:
+            job(*arguments)
+
+
 if __name__ == "__main__":
-    for name, case in ADAPTED.items():
-        make_adapted(name, case)
-    make_transformer(final_norm=False)
-    make_transformer(final_norm=True)
-    make_mae()
+    main(sys.argv[1:])

@@ -11,13 +11,12 @@ import recipe
 from attention_cases import (
     ADAPTED,
     MAE,
-    NOISE,
     SOURCE,
     TARGET,
     TARGET_MASK,
     TRANSFORMER,
     VOCAB,
-    npz_shapes,
+    mae_noise,
     npz_weights,
 )
 
@@ -131,31 +130,33 @@ def test_transformer(variant):
     assert_summaries(result, summaries)
 
 
-def test_mae():
+@pytest.mark.parametrize("name", MAE)
+def test_mae(name):
     """Mask, prediction, both losses and gradients for given noise; weights both ways."""
+    sizes, noise = MAE[name], mae_noise(name)
     fields = dict(
-        image_size=MAE["image_size"],
-        patch_size=MAE["patch_size"],
-        width=MAE["hidden_size"],
-        depth=MAE["num_hidden_layers"],
-        num_heads=MAE["num_attention_heads"],
-        decoder_width=MAE["decoder_hidden_size"],
-        decoder_depth=MAE["decoder_num_hidden_layers"],
-        decoder_num_heads=MAE["decoder_num_attention_heads"],
-        mask_ratio=MAE["mask_ratio"],
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        width=sizes["hidden_size"],
+        depth=sizes["num_hidden_layers"],
+        num_heads=sizes["num_attention_heads"],
+        decoder_width=sizes["decoder_hidden_size"],
+        decoder_depth=sizes["decoder_num_hidden_layers"],
+        decoder_num_heads=sizes["decoder_num_attention_heads"],
+        mask_ratio=sizes["mask_ratio"],
     )
-    weights = recipe.state_dict(read("shapes", "mae"))
+    weights = recipe.state_dict(read("shapes", name))
     variables = interop.load("mae_vit_b16", "mae", weights, **fields)
-    image = recipe.images(len(NOISE), (MAE["image_size"],) * 2)
+    image = recipe.images(len(noise), (sizes["image_size"],) * 2)
     model = models.create("mae_vit_b16", **fields)
-    prediction, features = jax.jit(model.apply)(variables, image, NOISE)
-    golden = np.load(FOLDER / "logits" / "mae.npz")
+    prediction, features = jax.jit(model.apply)(variables, image, noise)
+    golden = np.load(FOLDER / "logits" / f"{name}.npz")
     np.testing.assert_array_equal(features["mask"], golden["mask"])
     expected = golden["prediction"]
     np.testing.assert_allclose(prediction, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     for key, normalize in (("loss", False), ("loss_normalized", True)):
         loss = reconstruction_loss(
-            image, prediction, features["mask"], MAE["patch_size"], normalize
+            image, prediction, features["mask"], sizes["patch_size"], normalize
         ).mean()
         np.testing.assert_allclose(loss, golden[key], rtol=1e-5)
 
@@ -168,12 +169,12 @@ def test_mae():
         @jax.grad
         def gradient(params):
             x = image.astype(np.float64)
-            prediction, features = model.apply({"params": params}, x, NOISE)
-            return reconstruction_loss(x, prediction, features["mask"], MAE["patch_size"]).mean()
+            prediction, features = model.apply({"params": params}, x, noise)
+            return reconstruction_loss(x, prediction, features["mask"], sizes["patch_size"]).mean()
 
         gradients = {"params": gradient(params)}
         gradients = interop.export("mae_vit_b16", "mae", gradients, **double)
-    assert_summaries(gradients, read("gradients", "mae"))
+    assert_summaries(gradients, read("gradients", name))
 
     exported = interop.export("mae_vit_b16", "mae", variables, **fields)
     assert exported.keys() - weights.keys() == {"pos_embed", "decoder_pos_embed"}
@@ -188,7 +189,7 @@ def test_adapted(name):
     """Names, positions, windows and patches changed as timm's own loaders change them."""
     case = ADAPTED[name]
     if case.source == "big_vision":
-        weights = npz_weights(npz_shapes(depth=12, width=192, heads=3, patch=16, patches=9))
+        weights = npz_weights(**case.trained)
     else:
         weights = recipe.state_dict(read("shapes", name))
     notes = []
@@ -201,7 +202,7 @@ def test_adapted(name):
         **case.fields,
     )
     assert bool(notes) == name.startswith("adapted")
-    sizes = {"image_size": case.image_size} if case.model == "vit_ti16" else {}
+    sizes = {"image_size": case.image_size} if "image_size" in models.fields(case.model) else {}
     model = models.create(case.model, **sizes, **case.fields)
     apply = jax.jit(lambda variables, image: model.apply(variables, image)[0])
     logits = apply(variables, recipe.images(2, case.image_size))
@@ -211,6 +212,7 @@ def test_adapted(name):
         exported = interop.export(
             case.model, case.source, variables, image_size=case.image_size, **case.fields
         )
+        weights = interop.family(case.model, case.source).renamed(weights)
         assert exported.keys() == weights.keys()
         for key, weight in weights.items():
             np.testing.assert_array_equal(exported[key], weight)
