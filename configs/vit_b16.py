@@ -8,7 +8,8 @@ classes): twelve blocks of width 768 read a class token and four patches. It is 
 minutes on two CPU cores. That allows few epochs, so batches are small, for many updates, and
 shifts by one pixel (a quarter of a pixel of the original) are all the augmentation: shifts by three
 left both training and test accuracy lower in the same time. It computes in float32, as bfloat16 is
-slower on CPUs without matrix units for it, and needs no compiler flags.
+slower on CPUs without matrix units for it, and needs no compiler flags. Test accuracy: 98.4 %, the
+mean of seeds 0, 1 and 2 (`benchmarks/results/digits.json`).
 
 ImageNet recipe of the paper, trained from scratch, Table 3 and section B.1: 300 epochs at batch
 4,096, Adam with weight decay 0.3 (decoupled here), peak rate 3e-3 after 10,000 steps of warm-up,
