@@ -21,7 +21,7 @@ import psutil
 from cv_jax import config as configs
 from cv_jax import losses
 from cv_jax import workdir as records
-from cv_jax.checkpoint import Checkpoints
+from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.errors import InputError
 from cv_jax.evaluate import evaluate, metrics_of, quality
 from cv_jax.experiment import Experiment
@@ -47,11 +47,13 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
       CheckpointError: a checkpoint could not be written, or none is sound.
     """
     records.check(workdir, experiment.config, experiment.fingerprint)
+    # Read before anything is written; a run with a checkpoint does not need them any more.
+    weights = None if finished(workdir / "checkpoints") else experiment.pretrained()
     with records.claimed(workdir), _signals_caught() as stop:
-        return _loop(experiment, workdir, command, stop)
+        return _loop(experiment, workdir, command, weights, stop)
 
 
-def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") -> int:
+def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_Stop") -> int:
     config, total_steps = experiment.config, experiment.total_steps
     started = time.monotonic()
     metrics_file = workdir / "metrics.jsonl"
@@ -61,7 +63,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, stop: "_Stop") ->
         workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
     )
     restored = checkpoints.restore(experiment.abstract_state())
-    state, start_step = restored or (experiment.init()(experiment.pretrained()), 0)
+    state, start_step = restored or (experiment.init()(weights), 0)
     records.cut_after(metrics_file, start_step)
     summary = _read_summary(workdir)
     if summary and summary["step"] == start_step == total_steps:

@@ -118,6 +118,7 @@ def test_a_restart_needs_the_file_no_more(tmp_path, data_dir, capsys):
     path.rename(tmp_path / "away")
     assert launch.run(flags) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not workdir.exists()
     (tmp_path / "away").rename(path)
     assert launch.run(flags) == 0
     path.unlink()
