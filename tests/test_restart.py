@@ -108,7 +108,8 @@ def saved(workdir):
 def test_kills_at_any_moment_change_nothing(tmp_path, data_dir, undisturbed, load_config):
     workdir, draw = tmp_path / "run", random.Random(time.time_ns())
     kills = writing = 0
-    while kills < 4:
+    while kills < 4 or not writing:
+        assert kills < 12, "no kill met a save"
         process = start(workdir, data_dir)
         newest = max(saved(workdir), default=0)
         during_save = kills % 2 == 0
@@ -128,11 +129,10 @@ def test_kills_at_any_moment_change_nothing(tmp_path, data_dir, undisturbed, loa
         assert happened, "the run ended before it could be killed"
         kills += 1
         writing += bool(list((workdir / "checkpoints").glob(f"*{checkpoint.WRITING}")))
-    assert writing >= 1, "no kill met a save"
     finish(start(workdir, data_dir))
     assert_same_run(workdir, undisturbed, load_config)
     starts = json.loads((workdir / "run.json").read_text())
-    assert len(starts) == 5
+    assert len(starts) == kills + 1
     assert [s["step"] for s in starts] == sorted({s["step"] for s in starts})
 
 
@@ -146,7 +146,7 @@ def test_kills_change_nothing_with_batch_normalisation(tmp_path, data_dir, load_
         "batch_size": 16,
         "augment": "pad_crop(1)|mixup(0.2)",
         "ema.decay": 0.99,
-        "total_steps": 150,
+        "total_steps": 300,
         "eval.every_steps": 50,
         "checkpoint.every_steps": 10,
     }
