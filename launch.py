@@ -20,6 +20,18 @@ from cv_jax.fields import FIELDS
 FAILED, MISTAKE = 1, 2
 
 
+def use_huge_pages() -> None:
+    """Starts this program over, once, with huge pages for large allocations.
+
+    Every step allocates its working memory anew, and on a CPU the kernel then spends much of the
+    time on mapping it in pages of 4 KiB (`benchmarks/huge_pages.py` measures how much). glibc reads
+    this setting only when a process starts; elsewhere than on Linux nothing happens.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Flags, and the overrides `--config.NAME=VALUE` as name → text.
 
@@ -116,4 +128,5 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(run(sys.argv[1:]))
