@@ -32,16 +32,17 @@ def get_config(arg=""):
         c.schedule.end_factor = 0.01
         c.log.every_steps = 100
         return c
-    c.batch_size = 64
+    c.batch_size = 32
+    c.optim.b2 = 0.98
     c.model.patch_size = 2
     c.model.window_size = 4
     c.model.width = 32
     c.model.depths = (2, 2, 2)
     c.model.num_heads = (1, 2, 4)
     c.model.pretrained_windows = (0,)
-    c.model.drop_path_rate = 0.1
-    c.total_epochs = 12.0 if dataset == "digits" else 60.0
-    c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(3)"
+    c.model.drop_path_rate = 0.0 if dataset == "digits" else 0.1
+    c.total_epochs = 16.0 if dataset == "digits" else 60.0
+    c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(1)"
     c.optim.learning_rate = 1e-3
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 3.0
