@@ -2,7 +2,7 @@
 
     python launch.py --config configs/lenet5.py[:DATASET[,model=lenet5_1998]]
 
-`model=lenet5_1998` is the net of the paper with its radial-basis outputs and their loss (eq. 9).
+`model=lenet5_1998` is the net of the paper with its radial-basis outputs and a loss for them.
 Optimiser and schedule are today's (Adam, cosine), not the paper's stochastic diagonal
 Levenberg-Marquardt. Test accuracy on digits: 99.3 %, the mean of seeds 0, 1 and 2, within half a
 minute on two CPU cores (`benchmarks/results/digits.json`).

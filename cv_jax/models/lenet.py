@@ -7,9 +7,9 @@ fully connected layers on the 5×5 maps that remain.
 `lenet5_1998` is the paper's net, 60,000 trainable parameters on one-channel 32×32 images: C3 sees
 chosen maps of S2 (Table I), sub-sampling has a trainable coefficient and bias, every layer up to F6
 ends in 1.7159·tanh(2x/3), and an output is the squared distance of F6's 84 units from a code that
-stylises the class as a 7×12 bitmap. Weights start from U(±2.4/fan-in); images are scaled to white
-−0.1 and black 1.175. Two things are this file's own: biases start from zero, and the bitmaps are
-drawn anew in the manner of the paper's Figure 3.
+stylises the class as a 7×12 bitmap. Images are scaled to white −0.1 and black 1.175. This file's
+own choices, not checked against the paper's text: weights start from U(±2.4/fan-in) and biases from
+zero, and the bitmaps are drawn anew.
 
 `lenet5` is what textbooks and frameworks call LeNet-5, 61,706 parameters: the same sizes with
 average pooling, all maps connected, plain tanh and a softmax output.
@@ -75,7 +75,7 @@ def rbf_codes(num_classes: int) -> np.ndarray:
 
 
 def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
-    """The paper's discriminative criterion (eq. 9) of each example, [B].
+    """A discriminative criterion for penalties, in the paper's manner, of each example, [B].
 
     The true class's penalty is pulled down while the others are pushed up, the more the smaller
     they are; those well above `j` are left alone. For j → ∞ this is the softmax cross-entropy of
@@ -92,7 +92,7 @@ def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
 
 
 def squash(x: jax.Array) -> jax.Array:
-    """1.7159·tanh(2x/3): passes through ±1 at ±1, where its curvature is greatest (appendix A)."""
+    """1.7159·tanh(2x/3): passes close to ±1 at ±1."""
     return 1.7159 * jnp.tanh(x * (2 / 3))
 
 

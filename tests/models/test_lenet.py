@@ -123,7 +123,7 @@ def test_logits_are_negated_distances():
 
 @pytest.mark.parametrize("j", [0.1, 3.0, 1e6])
 def test_rbf_loss(j):
-    """Equation 9, term by term."""
+    """Term by term."""
     penalties = np.random.default_rng(0).uniform(0, 10, (6, 10))
     labels = np.array([0, 1, 5, 9, 3, 3])
     expected = [
