@@ -86,13 +86,17 @@ def set_xla_flags(flags: str) -> None:
     """
     if not flags:
         return
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    both = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     trial = subprocess.run(
-        [sys.executable, "-c", "import jax; jax.devices()"], capture_output=True, text=True
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": both},
     )
     if trial.returncode:
         reason = [line for line in trial.stderr.splitlines() if "flag" in line.lower()]
         raise InputError(f"config.xla_flags={flags!r}: {(reason or ['rejected by XLA'])[-1]}")
+    os.environ["XLA_FLAGS"] = both
 
 
 def main(arguments: list[str]) -> int:

@@ -70,11 +70,13 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
 )
 def test_a_mistake_is_told_before_anything_is_written(tmp_path, data_dir, name, arguments, said):
     workdir = tmp_path / "run"
+    environment = dict(os.environ)
     with pytest.raises(InputError) as caught:
         run(*arguments, data_dir=data_dir, name=name, workdir=workdir)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
+    assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == {**environment, "PYTEST_CURRENT_TEST": ""}
 
 
 def test_a_mistake_exits_with_2_and_one_line():
