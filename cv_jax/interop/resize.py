@@ -1,9 +1,9 @@
 """Positions, bias tables and patches fitted to another image, window or patch size.
 
 What was learnt for a square grid (all published weights were) is resampled for the target's: the
-positions of ViT bicubically, with antialiasing as timm does and without it for MAE, as its
-fine-tuning does; Swin's bias tables bicubically as the official code does, or as timm does for its
-weights; patch kernels by FlexiViT's pseudo-inverse.
+positions of ViT by the method that the source's own loader has, patch kernels by FlexiViT's
+pseudo-inverse of that method; Swin's bias tables bicubically as the official code does, or as timm
+does for its weights.
 """
 
 import math
@@ -21,6 +21,10 @@ from cv_jax.models.windows import resize_bias_table
 PATCHES = "params/patch_embed/kernel"
 POSITIONS = "params/pos_embed"
 TABLE = re.compile(r"params/layers_(\d+)/blocks_\d+/attn/relative_position_bias_table")
+
+
+# By timm's loaders: of its own weights, and of Google's files; and by MAE's fine-tuning.
+METHODS = {"mae": "bicubic", "big_vision": "bilinear"}
 
 
 def may_be_resized(path: str) -> bool:
@@ -55,16 +59,17 @@ def resize(
       InputError: positions or a table that belong to no square grid.
     """
     arrays, notes = dict(arrays), []
+    method = METHODS.get(source, "bicubic_antialias")
     kernel = arrays.get(PATCHES)
     patch = getattr(model, "patch_size", None)
     if kernel is not None and patch is not None and kernel.shape[:2] != (patch, patch):
-        arrays[PATCHES] = resize_patch_kernel(kernel, (patch, patch))
+        arrays[PATCHES] = resize_patch_kernel(kernel, (patch, patch), method)
         notes.append(f"patches of {kernel.shape[0]}x{kernel.shape[1]} pixels made {patch}x{patch}")
     if POSITIONS in arrays:
         table, prefix, new = arrays[POSITIONS], model.pos_embed_prefix_tokens(), model.check()
         if table.shape[1] != prefix + new[0] * new[1]:
-            old = (_square(POSITIONS, table.shape[1] - prefix),) * 2
-            arrays[POSITIONS] = resize_positions(table, old, new, prefix, source != "mae")
+            old = (_side_of_patches(table.shape[1], prefix),) * 2
+            arrays[POSITIONS] = resize_positions(table, old, new, prefix, method)
             notes.append(f"positions of {old[0]}x{old[1]} patches made {new[0]}x{new[1]}")
     changed = {}
     for path, table in arrays.items():
@@ -74,10 +79,22 @@ def resize(
         new = stage_windows(model, image_size)[int(match[1])]
         if len(table) != (2 * new[0] - 1) * (2 * new[1] - 1):
             old = ((_square(path, len(table)) + 1) // 2,) * 2
-            method = "geometric" if source == "timm" else "bicubic"
-            arrays[path] = resize_bias_table(table, old, new, method)
+            way = "geometric" if source == "timm" else "bicubic"
+            arrays[path] = resize_bias_table(table, old, new, way)
             changed[old, new] = f"bias tables of {old[0]}x{old[1]} windows made {new[0]}x{new[1]}"
     return arrays, [*notes, *changed.values()]
+
+
+def _side_of_patches(positions: int, prefix: int) -> int:
+    try:
+        return _square(POSITIONS, positions - prefix)
+    except InputError as error:
+        if math.isqrt(positions) ** 2 != positions:
+            raise
+        raise InputError(
+            f"{error}; all {positions} are one: for positions of patches alone, as big_vision has "
+            f"them beside a class token, set the field pos_embed_prefix=False"
+        ) from None
 
 
 def _square(path: str, count: int) -> int:

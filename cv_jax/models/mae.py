@@ -289,7 +289,7 @@ def to_vit(params: Mapping, mae: MAE, vit_params: Mapping, vit: ViT) -> dict:
         (rows, columns), _ = mae.check()
         prefix = vit.pos_embed_prefix_tokens()
         table = np.pad(sincos_2d(rows, columns, mae.width), ((prefix, 0), (0, 0)))[None]
-        table = resize_positions(table, (rows, columns), vit.check(), prefix, antialias=False)
+        table = resize_positions(table, (rows, columns), vit.check(), prefix, method="bicubic")
         result["pos_embed"] = jnp.asarray(table, result["pos_embed"].dtype)
     return result
 

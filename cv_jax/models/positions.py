@@ -1,13 +1,19 @@
 """Positions: fixed sine-cosine tables, and learned tables resampled to another size.
 
-Resampling follows PyTorch's `interpolate(mode="bicubic", align_corners=False)`, through which the
-published weights were moved between image sizes: with `antialias` the cubic filter has a = −0.5,
-widens when the grid shrinks and is normalised over the taps inside the grid (as in Pillow); without
-it a = −0.75 and indices beyond the edge repeat the edge. Everything here is NumPy on parameters,
-outside any jitted program.
+Resampling follows PyTorch's `interpolate(align_corners=False)`, through which the published weights
+were moved between image sizes, by one of three methods:
+
+  bicubic_antialias  the cubic filter has a = −0.5, widens when the grid shrinks and is normalised
+                     over the taps inside the grid (as in Pillow)
+  bicubic            a = −0.75, and indices beyond the edge repeat the edge
+  bilinear           between the two nearest, likewise
+
+Everything here is NumPy on parameters, outside any jitted program.
 """
 
 import numpy as np
+
+METHODS = ("bicubic_antialias", "bicubic", "bilinear")
 
 
 def sinusoids(length: int, dim: int) -> np.ndarray:
@@ -53,36 +59,49 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-def bicubic_matrix(old: int, new: int, antialias: bool = True) -> np.ndarray:
-    """The matrix [new, old], float64, that resamples one axis as PyTorch does."""
+def _linear(x: np.ndarray) -> np.ndarray:
+    """The triangle filter; zero beyond a distance of 1."""
+    return np.maximum(0.0, 1 - np.abs(x))
+
+
+def resize_matrix(old: int, new: int, method: str = "bicubic_antialias") -> np.ndarray:
+    """The matrix [new, old], float64, that resamples one axis as PyTorch does.
+
+    Raises:
+      ValueError: no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; allowed: {', '.join(METHODS)}")
     scale = old / new
-    source = np.arange(old)
-    if antialias:
+    center = (np.arange(new) + 0.5) * scale
+    if method == "bicubic_antialias":
         stretch = max(scale, 1.0)
-        center = (np.arange(new) + 0.5) * scale
+        source = np.arange(old)
         first = np.maximum(np.floor(center - 2 * stretch + 0.5), 0)
         last = np.minimum(np.floor(center + 2 * stretch + 0.5), old)
         weights = _cubic((source - center[:, None] + 0.5) / stretch, a=-0.5)
         weights *= (source >= first[:, None]) & (source < last[:, None])
         return weights / weights.sum(axis=1, keepdims=True)
-    center = (np.arange(new) + 0.5) * scale - 0.5
+    center -= 0.5
     matrix = np.zeros((new, old))
     for tap in range(-1, 3):
         index = np.floor(center) + tap
-        np.add.at(
-            matrix,
-            (np.arange(new), np.clip(index, 0, old - 1).astype(int)),
-            _cubic(center - index, a=-0.75),
+        weight = (
+            _linear(center - index) if method == "bilinear" else _cubic(center - index, a=-0.75)
         )
+        place = np.clip(index, 0, old - 1).astype(int)
+        np.add.at(matrix, (np.arange(new), place), weight)
     return matrix
 
 
-def resize_grid(grid: np.ndarray, size: tuple[int, int], antialias: bool = True) -> np.ndarray:
-    """Bicubic resampling of [height, width, ...] to [*size, ...], in the dtype of `grid`."""
+def resize_grid(
+    grid: np.ndarray, size: tuple[int, int], method: str = "bicubic_antialias"
+) -> np.ndarray:
+    """Resampling of [height, width, ...] to [*size, ...], in the dtype of `grid`."""
     if grid.shape[:2] == tuple(size):
         return grid
-    rows = bicubic_matrix(grid.shape[0], size[0], antialias)
-    columns = bicubic_matrix(grid.shape[1], size[1], antialias)
+    rows = resize_matrix(grid.shape[0], size[0], method)
+    columns = resize_matrix(grid.shape[1], size[1], method)
     resized = np.einsum("ph,qw,hw...->pq...", rows, columns, np.asarray(grid, np.float64))
     return resized.astype(grid.dtype)
 
@@ -92,7 +111,7 @@ def resize_positions(
     old: tuple[int, int],
     new: tuple[int, int],
     prefix: int = 1,
-    antialias: bool = True,
+    method: str = "bicubic_antialias",
 ) -> np.ndarray:
     """Learned positions of one patch grid, resampled for another.
 
@@ -101,7 +120,7 @@ def resize_positions(
       old: rows and columns of its grid.
       new: rows and columns wanted.
       prefix: leading positions that belong to no patch (class token, registers); kept as they are.
-      antialias: as timm does; MAE's fine-tuning does without.
+      method: timm's is the default; MAE's fine-tuning has "bicubic".
 
     Raises:
       ValueError: the table's length is not `prefix` + the old grid.
@@ -113,11 +132,13 @@ def resize_positions(
         )
     pos_embed = np.asarray(pos_embed)
     grid = pos_embed[0, prefix:].reshape(*old, -1)
-    grid = resize_grid(grid, new, antialias).reshape(1, new[0] * new[1], -1)
+    grid = resize_grid(grid, new, method).reshape(1, new[0] * new[1], -1)
     return np.concatenate([pos_embed[:, :prefix], grid], axis=1)
 
 
-def resize_patch_kernel(kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_patch_kernel(
+    kernel: np.ndarray, size: tuple[int, int], method: str = "bicubic_antialias"
+) -> np.ndarray:
     """A patch embedding's kernel for another patch size, by FlexiViT's pseudo-inverse.
 
     Beyer et al., "FlexiViT", CVPR 2023, arXiv:2212.08013, section 3.4: among all kernels of the new
@@ -127,12 +148,13 @@ def resize_patch_kernel(kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray
     Args:
       kernel: [height, width, channels, D].
       size: height and width of the new patch.
+      method: by which a patch itself would be resized.
     """
     kernel = np.asarray(kernel)
     old = kernel.shape[:2]
     if old == tuple(size):
         return kernel
     # B resizes a flattened patch; tokens stay when Bᵀ·new = old.
-    resize = np.kron(*(bicubic_matrix(o, n) for o, n in zip(old, size, strict=True)))
+    resize = np.kron(*(resize_matrix(o, n, method) for o, n in zip(old, size, strict=True)))
     flat = kernel.reshape(old[0] * old[1], -1).astype(np.float64)
     return (np.linalg.pinv(resize.T) @ flat).reshape(*size, *kernel.shape[2:]).astype(kernel.dtype)

@@ -278,17 +278,17 @@ class ViT(nn.Module):
         return x[:, :2] if self.distilled else x[:, 0]
 
 
-def resize(params: Mapping, old: ViT, new: ViT, antialias: bool = True) -> dict:
+def resize(params: Mapping, old: ViT, new: ViT, method: str = "bicubic_antialias") -> dict:
     """A ViT's parameters, fitted to another image or patch size.
 
-    Learned positions are resampled bicubically, the patch embedding's kernel by FlexiViT's
+    Learned positions are resampled, the patch embedding's kernel fitted by FlexiViT's
     pseudo-inverse; everything else is kept. Pure, on arrays outside any jitted program.
 
     Args:
       params: the `params` collection of `old`.
       old: the model that the parameters fit.
       new: the model that they shall fit; it differs in `image_size`, `patch_size` or both.
-      antialias: of the positions' resampling: with it as timm, without it as MAE's fine-tuning.
+      method: of resampling, one of `positions.METHODS`; the default is timm's.
 
     Raises:
       ValueError: either model's fields do not fit together, or the positions not `old`.
@@ -296,11 +296,11 @@ def resize(params: Mapping, old: ViT, new: ViT, antialias: bool = True) -> dict:
     old_grid, new_grid = old.check(), new.check()
     params = dict(params)
     size = (new.patch_size, new.patch_size)
-    kernel = resize_patch_kernel(params["patch_embed"]["kernel"], size)
+    kernel = resize_patch_kernel(params["patch_embed"]["kernel"], size, method)
     params["patch_embed"] = {**params["patch_embed"], "kernel": kernel}
     if old.pos_embed == "learned":
         params["pos_embed"] = resize_positions(
-            params["pos_embed"], old_grid, new_grid, old.pos_embed_prefix_tokens(), antialias
+            params["pos_embed"], old_grid, new_grid, old.pos_embed_prefix_tokens(), method
         )
     return params
 

@@ -147,7 +147,7 @@ def resize_bias_table(
         return table
     grid = table.reshape(*source, -1)
     if method == "bicubic":
-        resized = resize_grid(grid, target, antialias=False)
+        resized = resize_grid(grid, target, "bicubic")
     else:
         rows, columns = (_geometric_matrix(*axis) for axis in zip(source, target, strict=True))
         resized = np.einsum("ph,qw,hwn->pqn", rows, columns, grid.astype(np.float64))

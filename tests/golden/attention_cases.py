@@ -105,6 +105,7 @@ def fine_tuned(reference: str, model: str) -> Adapted:
 
 
 _VIT, _SWIN = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
+_NPZ = dict(depth=12, width=192, heads=3, patch=16)
 ADAPTED = {
     "adapted-vit-positions": Adapted(
         "timm",
@@ -123,6 +124,33 @@ ADAPTED = {
         arguments=dict(img_size=24, patch_size=8),
         fields=dict(patch_size=8),
         image_size=(24, 24),
+    ),
+    "adapted-big_vision-positions": Adapted(
+        "big_vision",
+        _VIT,
+        "vit_ti16",
+        trained=dict(**_NPZ, patches=16),
+        arguments=dict(img_size=(48, 80)),
+        fields={},
+        image_size=(48, 80),
+    ),
+    "adapted-big_vision-patches": Adapted(
+        "big_vision",
+        _VIT,
+        "vit_ti16",
+        trained=dict(**_NPZ, patches=16),
+        arguments=dict(img_size=24, patch_size=8),
+        fields=dict(patch_size=8),
+        image_size=(24, 24),
+    ),
+    "adapted-big_vision-class": Adapted(
+        "big_vision",
+        _VIT,
+        "vit_ti16",
+        trained=dict(**_NPZ, patches=16, names="big_vision", class_token=True),
+        arguments=dict(img_size=48, no_embed_class=True),
+        fields=dict(pos_embed_prefix=False),
+        image_size=(48, 48),
     ),
     "adapted-swin-windows": Adapted(
         "timm",
@@ -144,9 +172,18 @@ ADAPTED = {
         "big_vision",
         _VIT,
         "vit_ti16",
-        trained=dict(depth=12, width=192, heads=3, patch=16, patches=9),
+        trained=dict(**_NPZ, patches=9),
         arguments=dict(img_size=48),
         fields={},
+        image_size=(48, 48),
+    ),
+    "big_vision-class": Adapted(
+        "big_vision",
+        _VIT,
+        "vit_ti16",
+        trained=dict(**_NPZ, patches=9, names="big_vision", class_token=True),
+        arguments=dict(img_size=48, no_embed_class=True),
+        fields=dict(pos_embed_prefix=False),
         image_size=(48, 48),
     ),
     "big_vision-vit_s32": Adapted(
@@ -162,10 +199,7 @@ ADAPTED = {
         "big_vision",
         _VIT,
         "vit_ti16",
-        trained=dict(
-            **dict(depth=12, width=192, heads=3, patch=16, patches=9),
-            **dict(names="big_vision", prefix="params/"),
-        ),
+        trained=dict(**_NPZ, patches=9, names="big_vision", prefix="params/"),
         arguments=dict(img_size=48, global_pool="avg", class_token=False, fc_norm=False),
         fields=dict(pool="mean"),
         image_size=(48, 48),
@@ -204,6 +238,7 @@ def npz_shapes(
     patch: int,
     patches: int,
     names: str = "vision_transformer",
+    class_token: bool = False,
     prefix: str = "",
     pool: bool = False,
     stacked: bool = False,
@@ -214,7 +249,8 @@ def npz_shapes(
       depth, width, heads: of the encoder.
       patch: side of a patch.
       patches: how many there are.
-      names: "vision_transformer", or "big_vision" for a net without a class token.
+      names: "vision_transformer", or "big_vision", where no position is the class token's.
+      class_token: of big_vision; vision_transformer's nets always have one.
       prefix: of all names.
       pool: attention pooling.
       stacked: all blocks along a first axis.
@@ -230,7 +266,7 @@ def npz_shapes(
         "head/kernel": (width, 1000),
         "head/bias": (1000,),
     }
-    if google:
+    if google or class_token:
         shapes["cls"] = (1, 1, width)
 
     def attention(layer, first):

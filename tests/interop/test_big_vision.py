@@ -112,6 +112,38 @@ def test_big_vision_names_and_stacked_blocks(arrays):
     assert "MAPHead_0/MlpBlock_0/Dense_0/bias" in plain_names(pooled)
 
 
+def test_positions_of_patches_alone(arrays, capsys, tmp_path):
+    """big_vision adds positions before the class token: a field of the model says so."""
+    own = {key.replace("Transformer/posembed_input/", ""): x for key, x in arrays.items()}
+    own["pos_embedding"] = own["pos_embedding"][:, 1:]
+    np.savez(tmp_path / "own.npz", **own)
+    place, ours, back = tmp_path / "own.npz", tmp_path / "ours.safetensors", tmp_path / "back.npz"
+    code, _, error = run(capsys, place, ours, *ARGUMENTS, *FIELDS)
+    assert code == 2
+    assert "set the field pos_embed_prefix=False" in error
+    assert error.count("\n") == 1
+    fields = ("--fields", f"{FIELDS[1]},pos_embed_prefix=False")
+    assert run(capsys, place, ours, *ARGUMENTS, *fields)[0] == 0
+    weights = saved.read(ours)
+    positions = weights.variables["params"]["pos_embed"]
+    assert np.array_equal(positions, own["pos_embedding"])
+    assert run(capsys, ours, back)[0] == 0
+    with np.load(back) as file:
+        assert same(dict(file), plain_names(own))
+
+
+def test_a_folder_needs_names_of_modules(arrays, capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    place, ours, folder = tmp_path / "a.npz", tmp_path / "b.safetensors", tmp_path / "folder"
+    code, _, error = run(capsys, place, ours, *ARGUMENTS, *FIELDS)
+    assert (code, error) == (0, "")
+    code, _, error = run(capsys, ours, folder)
+    assert code == 2
+    assert error.startswith("error: big_vision has no name for vit_ti16 with these fields, which")
+    assert error.count("\n") == 1
+    assert not folder.exists()
+
+
 def test_what_does_not_fit_is_said(arrays, capsys, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     place, ours = tmp_path / "a.npz", tmp_path / "b.safetensors"

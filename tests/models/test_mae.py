@@ -202,7 +202,7 @@ def test_hand_over_to_another_image_size():
     positions = mae.to_vit(params, build(), fresh, vit)["pos_embed"]
     table = np.concatenate([np.zeros((1, 16)), sincos_2d(4, 6, 16)])[None].astype(np.float32)
     np.testing.assert_array_equal(
-        positions, resize_positions(table, (4, 6), (8, 8), antialias=False)
+        positions, resize_positions(table, (4, 6), (8, 8), method="bicubic")
     )
 
 

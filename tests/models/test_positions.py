@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cv_jax.models.positions import (
-    bicubic_matrix,
+    METHODS,
     resize_grid,
+    resize_matrix,
     resize_patch_kernel,
     resize_positions,
     sincos_2d,
@@ -66,13 +67,18 @@ def cubic(x, a):
     return 0.0
 
 
-def resample(values, new, antialias):
+def resample(values, new, method):
     """One axis, output by output, as PyTorch's documentation and source describe it."""
     old = len(values)
     scale = old / new
     result = []
     for i in range(new):
-        if antialias:
+        if method == "bilinear":
+            center = min(max(scale * (i + 0.5) - 0.5, 0), old - 1)
+            low = math.floor(center)
+            share = center - low
+            result.append((1 - share) * values[low] + share * values[min(low + 1, old - 1)])
+        elif method == "bicubic_antialias":
             stretch = max(scale, 1.0)
             center = scale * (i + 0.5)
             low = max(int(center - 2 * stretch + 0.5), 0)
@@ -93,27 +99,32 @@ def resample(values, new, antialias):
 
 
 @few
-@given(old=st.integers(1, 12), new=st.integers(1, 12), antialias=st.booleans(), seed=sides)
-def test_bicubic_matrix(old, new, antialias, seed):
+@given(old=st.integers(1, 12), new=st.integers(1, 12), method=st.sampled_from(METHODS), seed=sides)
+def test_resize_matrix(old, new, method, seed):
     values = np.random.default_rng(seed).standard_normal(old)
-    expected = resample(values, new, antialias)
-    np.testing.assert_allclose(bicubic_matrix(old, new, antialias) @ values, expected, atol=1e-12)
+    expected = resample(values, new, method)
+    np.testing.assert_allclose(resize_matrix(old, new, method) @ values, expected, atol=1e-12)
 
 
-# What torch 2.13's interpolate(mode="bicubic", align_corners=False) makes of 0, 1, 4, 9 along one
-# axis, for a new length with and without antialias.
+# What torch 2.13's interpolate(align_corners=False) makes of 0, 1, 4, 9 along one axis, by the new
+# length and the method.
 FROM_TORCH = {
-    (6, True): [-0.0658, 0.2941, 1.3611, 3.3611, 6.8235, 9.3289],
-    (6, False): [-0.0868, 0.2188, 1.4306, 3.1528, 6.7812, 9.4340],
-    (3, True): [0.0755, 2.3592, 7.9359],
-    (3, False): [0.0914, 2.1250, 8.3345],
+    (6, "bicubic_antialias"): [-0.0658, 0.2941, 1.3611, 3.3611, 6.8235, 9.3289],
+    (6, "bicubic"): [-0.0868, 0.2188, 1.4306, 3.1528, 6.7812, 9.4340],
+    (3, "bicubic_antialias"): [0.0755, 2.3592, 7.9359],
+    (3, "bicubic"): [0.0914, 2.1250, 8.3345],
 }
 
 
-@pytest.mark.parametrize(("new", "antialias"), FROM_TORCH)
-def test_bicubic_matrix_is_torch(new, antialias):
-    resized = bicubic_matrix(4, new, antialias) @ np.array([0.0, 1.0, 4.0, 9.0])
-    np.testing.assert_allclose(resized, FROM_TORCH[new, antialias], atol=6e-5)
+@pytest.mark.parametrize(("new", "method"), FROM_TORCH)
+def test_resize_matrix_is_torch(new, method):
+    resized = resize_matrix(4, new, method) @ np.array([0.0, 1.0, 4.0, 9.0])
+    np.testing.assert_allclose(resized, FROM_TORCH[new, method], atol=6e-5)
+
+
+def test_an_unknown_method():
+    with pytest.raises(ValueError, match="unknown method 'cubic'; allowed: bicubic_antialias, bi"):
+        resize_matrix(4, 6, "cubic")
 
 
 def test_resize_grid_keeps_dtype_and_treats_the_axes_apart():
@@ -121,8 +132,8 @@ def test_resize_grid_keeps_dtype_and_treats_the_axes_apart():
     resized = resize_grid(grid, (4, 7))
     assert resized.shape == (4, 7, 2)
     assert resized.dtype == np.float32
-    rows = np.stack([resample(grid[:, j, 1], 4, True) for j in range(3)], axis=1)
-    expected = np.stack([resample(row, 7, True) for row in rows])
+    rows = np.stack([resample(grid[:, j, 1], 4, "bicubic_antialias") for j in range(3)], axis=1)
+    expected = np.stack([resample(row, 7, "bicubic_antialias") for row in rows])
     np.testing.assert_allclose(resized[..., 1], expected, atol=1e-6)
     assert resize_grid(grid, (5, 3)) is grid
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cv_jax.models.positions import bicubic_matrix
+from cv_jax.models.positions import resize_matrix
 from cv_jax.models.windows import (
     as_bias,
     fit_window,
@@ -144,7 +144,7 @@ def test_resize_bias_table_bicubic():
     """The table is a picture of offsets, resampled as pictures are, without antialiasing."""
     table = np.random.default_rng(0).standard_normal((5 * 7, 3)).astype("f4")
     resized = resize_bias_table(table, (3, 4), (6, 2))
-    rows, columns = bicubic_matrix(5, 11, antialias=False), bicubic_matrix(7, 3, antialias=False)
+    rows, columns = resize_matrix(5, 11, "bicubic"), resize_matrix(7, 3, "bicubic")
     expected = np.einsum("ph,qw,hwn->pqn", rows, columns, table.reshape(5, 7, 3))
     np.testing.assert_allclose(resized, expected.reshape(33, 3), atol=1e-6)
     assert resize_bias_table(table, (3, 4), (3, 4)) is table
