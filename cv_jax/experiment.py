@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from cv_jax import augment, losses, models, optim, pretrained, sharding, step
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
-from cv_jax.data import pipeline, sources
+from cv_jax.data import pipeline, resident, sources
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
 
@@ -32,6 +32,7 @@ class Experiment(NamedTuple):
       augmentation: the parsed `config.augment`.
       train_images: the training split.
       eval_images: the test split.
+      resident: whether the training split lies on the devices.
       total_steps: updates of the whole run.
       schedule: learning rate by updates made.
       optimiser: the gradient transformation.
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
     augmentation: Augmentation
     train_images: pipeline.Images
     eval_images: pipeline.Images
+    resident: bool
     total_steps: int
     schedule: Callable
     optimiser: optax.GradientTransformation
@@ -106,7 +108,7 @@ class Experiment(NamedTuple):
         )
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        """Batches from `start_step` on, on the devices, two ahead of the one in use."""
+        """Batches from `start_step` on, on the devices; loaded ones two ahead of the one in use."""
         size = self.config.batch_size
         batches = pipeline.TrainBatches(
             self.train_images,
@@ -116,6 +118,8 @@ class Experiment(NamedTuple):
             rows=sharding.local_rows(self.mesh, size),
             total_steps=self.total_steps,
         )
+        if self.resident:
+            return resident.iterate(self.mesh, batches, start_step)
         return self._on_devices(batches, start_step)
 
     def eval_batches(self) -> Iterator[dict[str, jax.Array]]:
@@ -196,6 +200,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             source, fixed, config.data.cache, lambda loop: counted(loop, f"reading {what} images")
         )
 
+    train_images = cached(train_source, augmentation.fixed, "training")
     return Experiment(
         config=config,
         mesh=mesh,
@@ -203,8 +208,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         num_classes=num_classes,
         image_shape=image_shape,
         augmentation=augmentation,
-        train_images=cached(train_source, augmentation.fixed, "training"),
+        train_images=train_images,
         eval_images=cached(eval_source, evaluation.fixed, "test"),
+        resident=resident.chosen(config.data.cache, train_images, augmentation.host),
         total_steps=total_steps,
         schedule=schedule,
         optimiser=optimiser,

@@ -66,7 +66,7 @@ _GROUPS = [
             "subtracted from pixels on the scale 0…1; one value, or one per channel"),
     _result("data.std", tuple[float, ...], (0.5,), "divided by after that; likewise"),
     _run("data.cache", str, "auto",
-         "memory or none: hold decoded examples in host memory; auto does if they fit"),
+         "device, memory or none: where decoded training images are held; auto chooses by size"),
     _run("data.workers", int, 0,
          "loader processes for what is not cached; 0 loads in threads of the main process"),
     _run("data.threads", int, 4, "loader threads of each process"),

@@ -27,6 +27,11 @@ def over_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def over_columns(mesh: Mesh) -> NamedSharding:
+    """Splits the second axis of an array over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

@@ -86,6 +86,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
         f"{config.model.name}, {parameters:,} parameters, on {config.data.name}: step {start_step} "
         f"of {total_steps}, {experiment.mesh.size} {jax.devices()[0].platform} device(s), {workdir}"
     )
+    progress.line(f"training on {experiment.train_images.place(experiment.resident)}")
 
     def settle(step, metrics):
         """Fetches a step's metrics and writes its line if one is due; whether all is finite."""

@@ -19,7 +19,7 @@ from cv_jax.augment import apply_host
 from cv_jax.data.sources import Source
 from cv_jax.errors import InputError
 
-CACHES = ("auto", "memory", "none")
+CACHES = ("auto", "device", "memory", "none")
 
 
 class Images(NamedTuple):
@@ -42,6 +42,15 @@ class Images(NamedTuple):
         image, label = self.source.example(index)
         return apply_host(self.fixed, None, image), label
 
+    def place(self, resident: bool = False) -> str:
+        """Where they are, for the log; `resident` if they lie on the devices."""
+        if self.cached is None:
+            return f"{len(self.source):,} images, read and decoded as they are needed"
+        pixels = self.cached[0]
+        size = "x".join(map(str, pixels.shape[1:]))
+        where = "on the devices" if resident else "in host memory"
+        return f"{len(pixels):,} images of {size}, {pixels.nbytes / 2**20:,.1f} MiB, {where}"
+
 
 def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: iterable) -> Images:
     """Decides on caching, and fills the cache.
@@ -49,8 +58,8 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
     Args:
       source: the split.
       fixed: its deterministic host operations.
-      cache: "memory", "none", or "auto": in memory if all images have one size and take at most a
-        quarter of the memory that is free.
+      cache: "none"; "memory" or "device" (which is filled from there); or "auto": in memory if all
+        images have one size and take at most a quarter of the memory that is free.
       progress: wraps the loop over the examples, to show how far it is.
     """
     images = Images(source, fixed)
@@ -68,7 +77,7 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
             if cache == "auto":
                 return images
             raise InputError(
-                f"config.data.cache=memory needs images of one size, but example {i} of "
+                f"config.data.cache={cache} needs images of one size, but example {i} of "
                 f"{source.name} is {image.shape}, the first {first.shape}: resize before caching"
             )
         pixels[i] = image
@@ -107,16 +116,20 @@ class TrainBatches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of batch `step`: image uint8 [b, H, W, C], label int32 [b]."""
-        positions = int(step) * self.batch_size + self.rows
-        indices = [self.order[int(position)] for position in positions]
+        indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
             pixels, labels = self.images.cached
             return {"image": pixels[indices], "label": labels[indices]}
+        positions = int(step) * self.batch_size + self.rows
         examples = [self._example(*pair) for pair in zip(positions, indices, strict=True)]
         return {
             "image": np.stack([image for image, _ in examples]),
             "label": np.array([label for _, label in examples], np.int32),
         }
+
+    def indices(self, step: int) -> list[int]:
+        """Which examples of the split this process's rows of batch `step` are."""
+        return [self.order[int(step * self.batch_size + row)] for row in self.rows]
 
     def _example(self, position: int, index: int) -> tuple[np.ndarray, int]:
         image, label = self.images.get(index)
