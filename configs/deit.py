@@ -33,7 +33,7 @@ def get_config(arg=""):
         c.log.every_steps = 100
         return c
     c.batch_size = 32
-    c.model.patch_size = 4
+    c.model.patch_size = 8
     c.model.width = 96
     c.model.depth = 6
     c.model.drop_path_rate = 0.0

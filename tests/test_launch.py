@@ -43,7 +43,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--config.schedule.name=cosin"], "unknown schedule 'cosin'"),
         ("mlp", ["--config.model.act=rellu"], "unknown activation 'rellu'"),
         ("mlp", ["--config.data.mean=0.1,0.2"], "has 2 values; images have 1 channels"),
-        ("mlp", ["--config.data.cache=disk"], "is not one of auto, memory, none"),
+        ("mlp", ["--config.data.cache=disk"], "is not one of auto, device, memory, none"),
         ("mlp", ["--config.dropout_rng=mt19937"], "is not one of threefry2x32, rbg"),
         ("mlp", ["--config.ema.decay=1.5"], "is not in 0…1"),
         ("mlp", ["--config.seed=-1"], "is not in 0…2^32-1"),
