@@ -16,10 +16,12 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cv_jax.errors import RunError
@@ -204,6 +206,41 @@ class Checkpoints:
             goal.parent.mkdir(exist_ok=True)
             os.rename(path, goal)
             (goal / "REASON.txt").write_text(f"{path.name}: {reason}\n")
+
+
+def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], int]:
+    """Arrays of the newest sound checkpoint, by name, on the host; the others are not read.
+
+    Nothing has to be known of the state, and nothing is moved or written.
+
+    Args:
+      folder: the run's `checkpoints`.
+      wanted: whether to read the array of that name, such as "params/head/bias".
+
+    Returns:
+      `(name → array, step)`.
+
+    Raises:
+      CheckpointError: there is no checkpoint, or none is sound.
+    """
+    for step in reversed(finished(folder)):
+        path = folder / str(step)
+        reason = damage(path)
+        if reason is None:
+            return _read(path / "state", wanted), step
+        logger.warning("checkpoint %s is passed over: %s", path, reason)
+    raise CheckpointError(f"no checkpoint in {folder} is sound")
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    handler = ocp.PyTreeCheckpointHandler()
+    stored = handler.metadata(path.absolute()).tree
+    item = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in stored.items() if wanted(name)
+    }
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+    return ocp.Checkpointer(handler).restore(path.absolute(), args=args)
 
 
 def finished(folder: Path) -> list[int]:

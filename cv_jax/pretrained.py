@@ -1,14 +1,18 @@
-"""The weights that a run starts from: `config.init_from`."""
+"""Trained weights: those that a run starts from (`config.init_from`), and those of another run."""
 
-from typing import Any
+import json
+import pathlib
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from cv_jax import models
+from cv_jax.checkpoint import CheckpointError, read_newest
 from cv_jax.errors import InputError
 from cv_jax.interop import saved
+from cv_jax.interop.target import Target, trained_with, unflatten
 from cv_jax.models import mae, vit
 
 
@@ -71,3 +75,68 @@ def _encoder(weights: saved.Saved, name: str, fields: dict[str, Any], seed: int)
     return weights._replace(
         variables={"params": params}, model=name, fields={}, image_size=fields["image_size"]
     )
+
+
+class Run(NamedTuple):
+    """What a run directory holds of a trained model.
+
+    Attributes:
+      weights: the variables that were evaluated (averaged, if the run averages), and their model.
+        `weights.preprocessing` holds the mean and std of `config.data`.
+      config: the flat values that the run was started with, as JSON gives them.
+      step: updates made.
+    """
+
+    weights: saved.Saved
+    config: dict[str, Any]
+    step: int
+
+
+def read_run(path: pathlib.Path) -> Run:
+    """The newest sound checkpoint of a run of ours; neither its data nor its optimiser is needed.
+
+    Raises:
+      InputError: this is no run directory, it has no sound checkpoint, or its model is not known
+        here; in one line.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text())
+        name, size = config["model.name"], config["image_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is no run directory: it has no config.json of a run") from None
+    groups = ("params/", "model_state/", "ema/")
+    try:
+        arrays, step = read_newest(path / "checkpoints", lambda name: name.startswith(groups))
+    except CheckpointError as error:
+        raise InputError(f"{path}: {error}") from None
+    averaged = {k.removeprefix("ema/"): x for k, x in arrays.items() if k.startswith("ema/")}
+    arrays = averaged or {k.removeprefix("model_state/"): x for k, x in arrays.items()}
+
+    # JSON knows no tuples, the models' fields no lists.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    try:
+        defaults = models.fields(name)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    fields = {key: values.get(f"model.{key}", default) for key, default in defaults.items()}
+    fields = {k: v for k, v in fields.items() if v != defaults[k] and k != "image_size"}
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    classes, channels = trained_with(arrays)
+    if "num_classes" in defaults:
+        fields["num_classes"] = classes or defaults["num_classes"]
+    channels = _fitting_channels(path, arrays, name, size, fields, channels)
+    preprocessing = {"mean": config["data.mean"], "std": config["data.std"]}
+    weights = saved.Saved(
+        unflatten(arrays), name, fields, size, channels, "", str(path), preprocessing
+    )
+    return Run(weights, config, step)
+
+
+def _fitting_channels(path, arrays, name, size, fields, channels: int | None) -> int:
+    """The number of input channels with which the model has arrays of just these shapes."""
+    shapes = {name: x.shape for name, x in arrays.items()}
+    for count in (1, 3, 2, 4) if channels is None else (channels,):
+        target = Target(name, image_size=size, channels=count, **fields)
+        if {name: x.shape for name, x in target.shapes.items()} == shapes:
+            return count
+    raise InputError(f"{path}: its checkpoint does not fit the {name} of its config.json")

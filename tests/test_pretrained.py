@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import launch
-from cv_jax import experiment, interop, models
+from cv_jax import experiment, interop, models, pretrained
+from cv_jax.checkpoint import Checkpoints
 from cv_jax.errors import InputError
 from cv_jax.interop import saved
 
@@ -124,3 +125,65 @@ def test_a_restart_needs_the_file_no_more(tmp_path, data_dir, capsys):
     path.unlink()
     assert launch.run(flags) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+# ---- Another run's checkpoint
+
+
+@pytest.fixture(scope="module")
+def small_runs(tmp_path_factory, data_dir):
+    """`small_runs(config, overrides)`: the directory of a run of two steps."""
+
+    def run(name, **overrides):
+        workdir = tmp_path_factory.mktemp("runs") / name
+        root = launch.__file__.removesuffix("launch.py")
+        flags = ["--config", f"{root}configs/{name}.py", "--workdir", str(workdir)]
+        overrides = {**FEW, **overrides, "data.dir": data_dir}
+        flags += [f"--config.{name}={value}" for name, value in overrides.items()]
+        assert launch.run(flags) == 0
+        return workdir, flags
+
+    return run
+
+
+FEW = {name: RUN[name] for name in ("total_steps", "batch_size", "schedule.warmup_epochs")}
+SMALL_RUNS = {  # images 16 pixels high and 24 wide; a net with statistics, averaged; a flat one
+    "vit_ti16": {**RUN, "image_size": "16,24"},
+    "resnet": {"ema.decay": 0.5, "checkpoint.every_steps": 1},
+    "linear": {"mesh.devices": 2},
+}
+
+
+@pytest.mark.parametrize("name", SMALL_RUNS)
+def test_a_run_is_read_as_it_was_evaluated(name, small_runs, load_config):
+    workdir, _ = small_runs(name, **SMALL_RUNS[name])
+    found = pretrained.read_run(workdir)
+    parts = experiment.build(load_config(name, {**FEW, **SMALL_RUNS[name]}))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, step = checkpoints.restore(parts.abstract_state())
+    assert found.step == step == 2
+    assert found.config["model.name"] == parts.config.model.name
+    jax.tree.map(np.testing.assert_array_equal, found.weights.variables, dict(state.eval_variables))
+    # What it says of itself is enough to build and run the model.
+    model = models.create(
+        found.weights.model,
+        **found.weights.fields,
+        **({"image_size": found.weights.image_size} if name == "vit_ti16" else {}),
+    )
+    image = np.zeros((1, *found.weights.image_size, found.weights.channels), np.float32)
+    logits, _ = model.apply(found.weights.variables, image, train=False)
+    assert logits.shape == (1, 10)
+    data = parts.config.data
+    assert found.weights.preprocessing == {"mean": [*data.mean], "std": [*data.std]}
+
+
+def test_a_damaged_checkpoint_of_a_run_is_passed_over(small_runs):
+    workdir, _ = small_runs("linear", **{"checkpoint.every_steps": 1})
+    newest = workdir / "checkpoints" / "2"
+    (newest / "meta.json").write_text("{}")
+    assert pretrained.read_run(workdir).step == 1
+    (workdir / "checkpoints" / "1" / "meta.json").write_text("{}")
+    with pytest.raises(InputError, match="no checkpoint in .* is sound"):
+        pretrained.read_run(workdir)
+    with pytest.raises(InputError, match="is no run directory"):
+        pretrained.read_run(workdir / "checkpoints")
