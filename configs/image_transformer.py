@@ -27,14 +27,15 @@ def get_config(arg=""):
         c.schedule.end_factor = 0.01
         c.log.every_steps = 100
         return c
-    c.batch_size = 64
-    c.model.patch_size = 4
+    c.batch_size = 32
+    c.model.patch_size = 8
     c.model.width = 96
     c.model.depth = 4
     c.model.decoder_depth = 2
     c.total_epochs = 20.0 if dataset == "digits" else 60.0
-    c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(3)"
+    c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(1)"
     c.optim.learning_rate = 1e-3
+    c.optim.b2 = 0.98
     c.optim.clip_norm = 1.0
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 5.0

@@ -1,16 +1,14 @@
 """Residual nets (He et al., 2015), and their plain twins by `model`.
 
     python launch.py --config configs/resnet.py:imagenet2012[,model=resnet101]  the paper's recipe
-    python launch.py --config configs/resnet.py:cifar10[,model=plain56_cifar]   likewise
     python launch.py --config configs/resnet.py[:DATASET]                       8 layers, short
+
+The paper's recipe for CIFAR-10 is in `configs/resnet20_cifar.py`.
 
 ImageNet, section 3.4: batch 256, momentum 0.9, weight decay 1e-4, learning rate 0.1 divided by ten
 when the error stalls, at most 600,000 steps; 224×224 windows of images whose short side is drawn
 from 256…480, mirrored, with PCA lighting. The falls are set here at 30, 60 and 80 of 90 epochs, as
 in the authors' and PyTorch's releases.
-CIFAR-10, section 4.2: batch 128, learning rate 0.1 divided by ten at steps 32,000 and 48,000 of
-64,000, weight decay 1e-4, 4 pixels of padding, mirrored. (The paper trains 110 layers at a rate of
-0.01 until the training error falls below 80 %; here the first 400 steps warm up.)
 """
 
 from cv_jax import config
@@ -18,8 +16,8 @@ from cv_jax import config
 
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="")
-    small = {"imagenet2012": "resnet50", "cifar10": "resnet20_cifar"}
-    c = config.default(dataset, options["model"] or small.get(dataset, "resnet8_cifar"))
+    usual = "resnet50" if dataset == "imagenet2012" else "resnet8_cifar"
+    c = config.default(dataset, options["model"] or usual)
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.1
     c.optim.weight_decay = 1e-4
@@ -31,14 +29,6 @@ def get_config(arg=""):
         c.augment = "random_resize_small(256, 480)|random_crop(224)|flip|lighting(0.1)"
         c.schedule.milestones = (100 * 30 / 90, 100 * 60 / 90, 100 * 80 / 90)
         c.log.every_steps = 100
-    elif dataset == "cifar10":
-        c.total_epochs, c.total_steps = None, 64000
-        c.augment = "pad_crop(4)|flip"
-        c.schedule.milestones = (50.0, 75.0)
-        if "110" in c.model.name:
-            c.schedule.warmup_steps = 400
-        c.eval.every_epochs = 5.0
-        c.checkpoint.every_epochs = 5.0
     else:
         c.batch_size = 64
         c.total_epochs = 12.0

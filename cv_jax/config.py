@@ -67,15 +67,15 @@ def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.C
     return tree.lock()
 
 
-def parse_argument(arg: str | None, **options: str) -> tuple[str, dict[str, str]]:
+def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]]:
     """Reads `dataset,key=value,…`, the part of `--config=FILE:ARGUMENT` after the colon.
 
     Args:
       arg: that text; empty or none is the embedded dataset.
-      **options: the keys that this config knows, with their defaults.
+      **options: the keys that this config knows, with their defaults, whose types values take.
 
     Returns:
-      The dataset's name ("digits" unless said) and all options with their values, as strings.
+      The dataset's name ("digits" unless said) and all options with their values.
     """
     dataset, chosen = "digits", dict(options)
     for i, item in enumerate(filter(None, (arg or "").split(","))):
@@ -89,7 +89,7 @@ def parse_argument(arg: str | None, **options: str) -> tuple[str, dict[str, str]
                 f"allowed: DATASET, then {allowed}"
             )
         else:
-            chosen[key] = value
+            chosen[key] = check(value, type(options[key]), f"config argument {item}", parsing=True)
     return dataset, chosen
 
 

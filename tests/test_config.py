@@ -177,3 +177,11 @@ def test_a_config_is_locked():
     assert isinstance(c, ml_collections.ConfigDict)
     with pytest.raises((KeyError, AttributeError)):
         c.optim.larning_rate = 1.0
+
+
+def test_the_argument_has_the_types_of_its_defaults():
+    dataset, options = config.parse_argument("cifar10,epochs=10,deep=true", epochs=0.5, deep=False)
+    assert (dataset, options) == ("cifar10", {"epochs": 10.0, "deep": True})
+    assert config.parse_argument("", epochs=0.5) == ("digits", {"epochs": 0.5})
+    with pytest.raises(InputError, match=r"config argument epochs=ten: 'ten' is not a number"):
+        config.parse_argument("cifar10,epochs=ten", epochs=0.5)
