@@ -160,7 +160,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     losses.loss_function(config)
     augmentation = _preprocessing(config, "augment")
     evaluation = _preprocessing(config, "eval_preprocess")
-    if evaluation.host or evaluation.image or evaluation.batch:
+    if any(evaluation._replace(fixed=())):
         raise InputError(
             "config.eval_preprocess: only operations that draw nothing are allowed: "
             f"{', '.join(augment.host.DETERMINISTIC)}"

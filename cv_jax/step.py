@@ -97,7 +97,7 @@ def augment_batch(
     step: jax.Array,
     batch: dict[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """The batch that the model sees at `step`: augmented, normalised, mixed.
+    """The batch that the model sees at `step`: augmented, normalised, erased, mixed.
 
     Args:
       config: the run's config.
@@ -110,9 +110,13 @@ def augment_batch(
       image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes].
     """
     images, labels = batch["image"].astype(jnp.float32), batch["label"]
-    key = stream(config.seed, "augment", step)
-    keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(len(images)))
-    images = normalise(config, apply_images(augmentation.image, keys, images))
+
+    def keys(name):
+        key = stream(config.seed, name, step)
+        return jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(len(images)))
+
+    images = normalise(config, apply_images(augmentation.image, keys("augment"), images))
+    images = apply_images(augmentation.erase, keys("erase"), images)
     if augmentation.batch:
         labels = losses.as_probabilities(labels, num_classes)
         key = stream(config.seed, "mix", step)

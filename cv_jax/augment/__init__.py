@@ -1,9 +1,9 @@
 """Augmentation: one string, parsed into pure functions.
 
-    parse("resize(32)|pad_crop(4)|flip|mixup(0.2)")
+    parse("resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
 
-Host operations stand first, then operations on single images, then those that mix the batch. The
-string is read as literals and never evaluated.
+Host operations stand first, then operations on single images, then those that erase parts of the
+normalised image, then those that mix the batch. The string is read as literals and never evaluated.
 """
 
 import ast
@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv_jax.augment import host, image, mix
+from cv_jax.augment import colour, erase, geometry, host, mix
 from cv_jax.errors import InputError
 from cv_jax.values import check
 
 # Which stage an operation belongs to, in the order in which the stages run.
 STAGES: dict[str, dict[str, Callable]] = {
     "host": host.DETERMINISTIC | host.RANDOM,
-    "image": image.OPERATIONS,
+    "image": geometry.OPERATIONS | colour.OPERATIONS,
+    "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
 }
-_ARTICLES = {"host": "a host", "image": "an image", "batch": "a batch"}
+_ARTICLES = {"host": "a host", "image": "an image", "erase": "an erasing", "batch": "a batch"}
 
 
 class Augmentation(NamedTuple):
@@ -36,12 +37,14 @@ class Augmentation(NamedTuple):
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
+      erase: the same on normalised images, whose mean colour is 0.
       batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
     """
 
     fixed: tuple[Callable, ...]
     host: tuple[Callable, ...]
     image: tuple[Callable, ...]
+    erase: tuple[Callable, ...]
     batch: tuple[Callable, ...]
 
 

@@ -8,13 +8,13 @@ from cv_jax.errors import InputError
 
 def test_operations_are_sorted_into_stages_in_order():
     parsed = augment.parse(
-        "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|mixup"
+        "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|erase|mixup"
     )
-    assert [len(stage) for stage in parsed] == [1, 1, 2, 1]
+    assert [len(stage) for stage in parsed] == [1, 1, 2, 1, 1]
     # What follows a random crop cannot be cached.
     parsed = augment.parse("random_crop(16)|resize(32)")
-    assert [len(stage) for stage in parsed] == [0, 2, 0, 0]
-    assert augment.parse("") == ((), (), (), ())
+    assert [len(stage) for stage in parsed] == [0, 2, 0, 0, 0]
+    assert augment.parse("") == ((), (), (), (), ())
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,11 @@ def test_operations_are_sorted_into_stages_in_order():
         ("inception_crop(8, 0.5, 0.2)", "0 < min_area <= max_area <= 1"),
         ("flip|resize(3)", "resize(3) is a host operation and must stand before flip"),
         ("mixup|flip", "flip is an image operation and must stand before mixup"),
+        ("erase|flip", "flip is an image operation and must stand before erase"),
+        ("mixup|cutout(4)", "cutout(4) is an erasing operation and must stand before mixup"),
+        ("erase(mode='noise')", "unknown mode 'noise'; allowed: constant, channel, pixel"),
+        ("erase(count=0)", "count must be at least 1, got 0"),
+        ("cutout(0)", "size must be positive, got 0"),
         ("f(", "is not of the form"),
         ("flip(open('x'))", "is not of the form"),
         ("__import__('os').getcwd()", "is not of the form"),

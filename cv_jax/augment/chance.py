@@ -1,0 +1,35 @@
+"""Whether an operation is applied to an image."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def sometimes(probability: float, operation: Callable) -> Callable:
+    """`(key, image) → image` that runs `operation` with that probability.
+
+    At 1 there is no coin, and the operation gets the key itself; at 0 nothing is left to compute.
+
+    Raises:
+      ValueError: the probability is outside 0…1.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must be in 0…1, got {probability}")
+    if probability == 0:
+        return lambda key, image: image
+    if probability == 1:
+        return operation
+
+    def apply(key, image):
+        coin, key = jax.random.split(key)
+        return jnp.where(jax.random.bernoulli(coin, probability), operation(key, image), image)
+
+    return apply
+
+
+def not_negative(**values: float) -> None:
+    """Raises ValueError unless every value is at least 0."""
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
