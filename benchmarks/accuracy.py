@@ -1,15 +1,19 @@
 """Trains configs with several seeds and records their test accuracies.
 
     python benchmarks/accuracy.py configs/linear.py configs/mlp.py --seeds 3 --output FILE
+    python benchmarks/accuracy.py "configs/mlp.py --config.augment=flip" --runs DIR --output FILE
 
 Each run is the plain command `python launch.py --config CONFIG --config.seed=SEED` in a process of
-its own and in a directory of its own, which is deleted; its time includes start and compilation.
+its own; its time includes start and compilation. Run directories are deleted, or kept in DIR, where
+a benchmark that is started again goes on with unfinished runs (and has no time for those).
 """
 
 import argparse
 import json
 import os
 import platform
+import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -22,20 +26,20 @@ from cv_jax import workdir
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def train(config: str, seed: int) -> dict:
+def train(config: str, seed: int, folder: Path) -> dict:
     """One run: its summary, its start as recorded, and its wall time in seconds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run"
-        command = [sys.executable, str(ROOT / "launch.py"), "--config", config]
-        command += [f"--config.seed={seed}", "--workdir", str(path)]
-        started = time.monotonic()
-        process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        seconds = time.monotonic() - started
-        if process.returncode:
-            raise SystemExit(f"{config} with seed {seed} failed:\n{process.stderr}")
-        summary = json.loads((path / "summary.json").read_text())
-        (start,) = json.loads((path / "run.json").read_text())
-    return {"summary": summary, "start": start, "seconds": round(seconds, 1)}
+    name = re.sub(r"[^\w.=-]+", "-", f"{config}-{seed}")
+    path, fresh = folder / name, not (folder / name).exists()
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", *shlex.split(config)]
+    command += [f"--config.seed={seed}", "--workdir", str(path)]
+    started = time.monotonic()
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    seconds = round(time.monotonic() - started, 1)
+    if process.returncode:
+        raise SystemExit(f"{config} with seed {seed} failed:\n{process.stderr}")
+    summary = json.loads((path / "summary.json").read_text())
+    start = json.loads((path / "run.json").read_text())[0]
+    return {"summary": summary, "start": start, "seconds": seconds if fresh else None}
 
 
 def main():
@@ -43,13 +47,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the run directories here")
     parser.add_argument("--output", type=Path)
     flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(flags, flags.runs or Path(scratch))
+
+
+def measure(flags: argparse.Namespace, folder: Path):
+    """Runs them all; the file is written anew after each config."""
     known = {}
     if flags.output and flags.output.is_file():
         known = json.loads(flags.output.read_text())
     for config in flags.config:
-        runs = [train(config, seed) for seed in range(flags.seeds)]
+        runs = [train(config, seed, folder) for seed in range(flags.seeds)]
         accuracies = [run["summary"]["test_accuracy"] for run in runs]
         start = runs[0]["start"]
         known[config] = {
@@ -67,7 +78,7 @@ def main():
         }
         print(
             f"{config}: {known[config]['mean']:.2%} ({', '.join(f'{a:.2%}' for a in accuracies)}), "
-            f"{statistics.median(known[config]['seconds']):.0f} s",
+            f"{known[config]['seconds']} s",
             flush=True,
         )
         if flags.output:
