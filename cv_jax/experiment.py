@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cv_jax import augment, losses, models, optim, pretrained, sharding, step
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
+from cv_jax.augment.stream import ONCE
 from cv_jax.data import pipeline, resident, sources
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
@@ -117,6 +118,7 @@ class Experiment(NamedTuple):
             batch_size=size,
             rows=sharding.local_rows(self.mesh, size),
             total_steps=self.total_steps,
+            stream=self.augmentation.stream,
         )
         if self.resident:
             return resident.iterate(self.mesh, batches, start_step)
@@ -160,7 +162,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     losses.loss_function(config)
     augmentation = _preprocessing(config, "augment")
     evaluation = _preprocessing(config, "eval_preprocess")
-    if any(evaluation._replace(fixed=())):
+    if any(evaluation._replace(fixed=(), stream=())) or evaluation.stream != ONCE:
         raise InputError(
             "config.eval_preprocess: only operations that draw nothing are allowed: "
             f"{', '.join(augment.host.DETERMINISTIC)}"
@@ -193,6 +195,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     mesh = sharding.make_mesh(config.mesh.devices)
     sharding.check_batch("config.batch_size", config.batch_size, mesh)
+    if config.batch_size % augmentation.stream.repeats:
+        raise InputError(
+            f"config.batch_size={config.batch_size} must be a multiple of the repeats in "
+            f"config.augment, {augmentation.stream.repeats}"
+        )
     sharding.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
 
     def cached(source, fixed, what):

@@ -207,6 +207,21 @@ def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict
     }
 
 
+def fold_views(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Several views of an example [B, V, H, W, C] as examples of their own [B·V, H, W, C]."""
+    if batch["image"].ndim == 4:
+        return batch
+    count, views = batch["image"].shape[:2]
+    label = batch["label"]
+    if label.ndim == 1:
+        label = jnp.repeat(label[:, None], views, axis=1)
+    return {
+        "image": batch["image"].reshape(count * views, *batch["image"].shape[2:]),
+        "label": label.reshape(count * views, *label.shape[2:]),
+        "position": (batch["position"][:, None] * views + jnp.arange(views)).reshape(-1),
+    }
+
+
 def metric_sums(loss: jax.Array, right: jax.Array | None, mask: jax.Array) -> dict[str, jax.Array]:
     """Sums over the examples that a mask [B] of 0 and 1 keeps; counts are integers.
 
@@ -228,6 +243,7 @@ def objective(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
     inputs, score, _ = task(config, model)
 
     def compute(params, state, batch, rngs):
+        batch = fold_views(batch)
         output, state = model.apply(
             {"params": params, **state},
             *inputs(batch, rngs),

@@ -107,21 +107,41 @@ def augment_batch(
       batch: image uint8 [B, H, W, C] and label int [B], the rows of the global batch in order.
 
     Returns:
-      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes].
+      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes]; of
+      several views image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
     """
-    images, labels = batch["image"].astype(jnp.float32), batch["label"]
+    images, labels, views = batch["image"], batch["label"], augmentation.stream.views
+    if views > 1:
+        if images.ndim == 4:  # nothing was drawn on the host
+            images = jnp.repeat(images[:, None], views, axis=1)
+        of_views = [
+            _augment_view(config, augmentation, num_classes, step, images[:, i], labels, i)
+            for i in range(views)
+        ]
+        images, soft = (jnp.stack(parts, axis=1) for parts in zip(*of_views, strict=True))
+        return {"image": images, "label": soft if augmentation.batch else labels}
+    images, labels = _augment_view(config, augmentation, num_classes, step, images, labels)
+    return {"image": images, "label": labels}
+
+
+def _augment_view(config, augmentation, num_classes, step, images, labels, view=None):
+    """One image of each example; `view` is its number where there are several."""
+
+    def key(name):
+        key = stream(config.seed, name, step)
+        return key if view is None else jax.random.fold_in(key, view)
 
     def keys(name):
-        key = stream(config.seed, name, step)
-        return jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(len(images)))
+        positions = jnp.arange(len(images))
+        return jax.vmap(lambda position: jax.random.fold_in(key(name), position))(positions)
 
+    images = images.astype(jnp.float32)
     images = normalise(config, apply_images(augmentation.image, keys("augment"), images))
     images = apply_images(augmentation.erase, keys("erase"), images)
     if augmentation.batch:
         labels = losses.as_probabilities(labels, num_classes)
-        key = stream(config.seed, "mix", step)
-        images, labels = apply_batch(augmentation.batch, key, images, labels)
-    return {"image": images, "label": labels}
+        images, labels = apply_batch(augmentation.batch, key("mix"), images, labels)
+    return images, labels
 
 
 def make_train_step(

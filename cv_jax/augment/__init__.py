@@ -1,9 +1,10 @@
 """Augmentation: one string, parsed into pure functions.
 
-    parse("resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
+    parse("repeat(3)|resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
 
-Host operations stand first, then operations on single images, then those that erase parts of the
-normalised image, then those that mix the batch. The string is read as literals and never evaluated.
+What is said of the stream of examples stands first; then host operations, operations on single
+images, those that erase parts of the normalised image, and those that mix the batch. The string is
+read as literals and never evaluated.
 """
 
 import ast
@@ -16,24 +17,32 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv_jax.augment import colour, erase, geometry, host, mix
+from cv_jax.augment import colour, erase, geometry, host, mix, stream
 from cv_jax.errors import InputError
 from cv_jax.values import check
 
 # Which stage an operation belongs to, in the order in which the stages run.
 STAGES: dict[str, dict[str, Callable]] = {
+    "stream": stream.OPERATIONS,
     "host": host.DETERMINISTIC | host.RANDOM,
     "image": geometry.OPERATIONS | colour.OPERATIONS,
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
 }
-_ARTICLES = {"host": "a host", "image": "an image", "erase": "an erasing", "batch": "a batch"}
+_ARTICLES = {
+    "stream": "a stream",
+    "host": "a host",
+    "image": "an image",
+    "erase": "an erasing",
+    "batch": "a batch",
+}
 
 
 class Augmentation(NamedTuple):
     """The operations of one string, in order.
 
     Attributes:
+      stream: how often an example stands in a batch, and in how many views.
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
@@ -41,6 +50,7 @@ class Augmentation(NamedTuple):
       batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
     """
 
+    stream: stream.Stream
     fixed: tuple[Callable, ...]
     host: tuple[Callable, ...]
     image: tuple[Callable, ...]
@@ -80,7 +90,10 @@ def parse(string: str, field: str = "config.augment") -> Augmentation:
             fixed.append(operation)
         else:
             stages[stage].append(operation)
-    return Augmentation(tuple(fixed), *(tuple(stages[stage]) for stage in order))
+    whole = stream.Stream()
+    for operation in stages.pop("stream"):
+        whole = operation(whole)
+    return Augmentation(whole, tuple(fixed), *map(tuple, stages.values()))
 
 
 def apply_host(

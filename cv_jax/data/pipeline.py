@@ -16,6 +16,7 @@ import psutil
 from absl import flags
 
 from cv_jax.augment import apply_host
+from cv_jax.augment.stream import ONCE, Stream
 from cv_jax.data.sources import Source
 from cv_jax.errors import InputError
 
@@ -94,6 +95,7 @@ class TrainBatches:
       batch_size: examples in the global batch.
       rows: the positions within the global batch that this process holds.
       total_steps: number of batches.
+      stream: repeats and views of each example.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class TrainBatches:
         batch_size: int,
         rows: np.ndarray,
         total_steps: int,
+        stream: Stream = ONCE,
     ):
+        self.stream = stream
         self.images, self.host, self.seed = images, host, seed
         self.batch_size, self.rows, self.total_steps = batch_size, rows, total_steps
         indices = grain.MapDataset.range(len(images.source))
@@ -115,7 +119,10 @@ class TrainBatches:
         return self.total_steps
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of batch `step`: image uint8 [b, H, W, C], label int32 [b]."""
+        """This process's rows of batch `step`: image uint8 [b, H, W, C], label int32 [b].
+
+        Where host operations draw and there are several views, image is [b, views, H, W, C].
+        """
         indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
             pixels, labels = self.images.cached
@@ -129,14 +136,18 @@ class TrainBatches:
 
     def indices(self, step: int) -> list[int]:
         """Which examples of the split this process's rows of batch `step` are."""
-        return [self.order[int(step * self.batch_size + row)] for row in self.rows]
+        first = step * self.batch_size
+        return [self.order[int(first + row) // self.stream.repeats] for row in self.rows]
 
     def _example(self, position: int, index: int) -> tuple[np.ndarray, int]:
         image, label = self.images.get(index)
-        if self.host:
-            generator = np.random.default_rng((self.seed, int(position)))
-            image = apply_host(self.host, generator, image)
-        return image, label
+        if not self.host:
+            return image, label
+        place = (self.seed, int(position))
+        if self.stream.views == 1:
+            return apply_host(self.host, np.random.default_rng(place), image), label
+        generators = [np.random.default_rng((*place, view)) for view in range(self.stream.views)]
+        return np.stack([apply_host(self.host, g, image) for g in generators]), label
 
 
 class EvalBatches:

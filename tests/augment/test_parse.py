@@ -3,6 +3,7 @@
 import pytest
 
 from cv_jax import augment
+from cv_jax.augment.stream import ONCE
 from cv_jax.errors import InputError
 
 
@@ -10,18 +11,18 @@ def test_operations_are_sorted_into_stages_in_order():
     parsed = augment.parse(
         "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|erase|mixup"
     )
-    assert [len(stage) for stage in parsed] == [1, 1, 2, 1, 1]
+    assert [len(stage) for stage in parsed[1:]] == [1, 1, 2, 1, 1]
     # What follows a random crop cannot be cached.
     parsed = augment.parse("random_crop(16)|resize(32)")
-    assert [len(stage) for stage in parsed] == [0, 2, 0, 0, 0]
-    assert augment.parse("") == ((), (), (), (), ())
+    assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0]
+    assert augment.parse("") == (ONCE, (), (), (), (), ())
 
 
 @pytest.mark.parametrize(
     ("string", "said"),
     [
         ("flp", "unknown augmentation 'flp'; did you mean flip?"),
-        ("zzzz", "allowed: resize, "),
+        ("zzzz", "allowed: repeat, views, resize, "),
         ("resize", "missing a required argument: 'size'"),
         ("flip(0.2, 3)", "too many positional arguments; it takes (probability: float = 0.5)"),
         ("flip(chance=1)", "unexpected keyword argument 'chance'"),
