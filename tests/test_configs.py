@@ -30,7 +30,7 @@ class Blank:
         return self.size
 
     def __getitem__(self, index):
-        return {"image": np.zeros(self.shape, np.uint8), "label": index % 10}
+        return np.zeros(self.shape, np.uint8), index % 10
 
 
 def references():
@@ -50,11 +50,11 @@ def test_it_resolves(reference, monkeypatch):
     dataset = argument.partition(",")[0]
     shape, classes, size = SHAPES[dataset]
 
-    def open_blank(name, split, folder):
+    def open_blank(name, split, folder, seed=0):
         assert name == dataset
         fingerprint = {"splits": {split: size}}
         blank = Blank(shape, size)
-        return sources.Source(name, blank, "image", "label", classes, shape[-1], fingerprint)
+        return sources.Source(name, blank, classes, shape[-1], fingerprint)
 
     monkeypatch.setattr(sources, "open_source", open_blank)
     monkeypatch.setattr(

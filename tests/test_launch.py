@@ -34,7 +34,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--confg=x"], "unrecognized arguments: --confg=x"),
         ("nothing", [], "does not exist"),
         ("mlp", ["--config.data.name=cifar1"], "no dataset is called 'cifar1'"),
-        ("mlp", ["--config.data.name=mnist"], "tfds build mnist --file_format=array_record"),
+        ("mlp", ["--config.data.name=mnist"], "python -m cv_jax prepare mnist"),
         ("mlp", ["--config.augment=flp"], "unknown augmentation 'flp'; did you mean flip?"),
         ("mlp", ["--config.augment=resize(9)"], "config.image_size is 32x32: make them equal"),
         ("mlp", ["--config.eval_preprocess=flip"], "only operations that draw nothing"),

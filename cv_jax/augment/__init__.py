@@ -99,10 +99,14 @@ def parse(string: str, field: str = "config.augment") -> Augmentation:
 def apply_host(
     operations: tuple[Callable, ...], generator: np.random.Generator, example: np.ndarray
 ) -> np.ndarray:
-    """Runs host operations in order on one uint8 image [H, W, C]."""
+    """Runs host operations in order on one uint8 image [H, W, C].
+
+    A `data.decode.Jpeg` serves as an image, too: a first operation that crops then decodes no more
+    than its window.
+    """
     for operation in operations:
         example = operation(generator, example)
-    return example
+    return np.asarray(example)
 
 
 def apply_images(operations: tuple[Callable, ...], keys: jax.Array, images: jax.Array) -> jax.Array:

@@ -35,6 +35,7 @@ def _method(method: str) -> Image.Resampling:
 def _resample(image, size, method, box=None):
     """Pillow's resize of uint8 [H, W, C], any C, to (height, width); `box` is (x0, y0, x1, y1)."""
     height, width = size
+    image = np.asarray(image)
     if image.shape[:2] == (height, width) and box is None:
         return image
 
@@ -147,7 +148,9 @@ def _pad_to(image, height, width):
     down, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
     if not down and not right:
         return image
-    return np.pad(image, ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0)))
+    return np.pad(
+        np.asarray(image), ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0))
+    )
 
 
 # Operations whose result depends on the image alone can be cached; the others draw.

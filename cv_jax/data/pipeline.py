@@ -17,6 +17,7 @@ from absl import flags
 
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
+from cv_jax.data.decode import Jpeg
 from cv_jax.data.sources import Source
 from cv_jax.errors import InputError
 
@@ -36,12 +37,12 @@ class Images(NamedTuple):
     fixed: tuple
     cached: tuple[np.ndarray, np.ndarray] | None = None
 
-    def get(self, index: int) -> tuple[np.ndarray, int]:
-        """Image uint8 [H, W, C] and label."""
+    def get(self, index: int) -> tuple[np.ndarray | Jpeg, int]:
+        """Image uint8 [H, W, C] and label; a `Jpeg` is not decoded before its pixels are read."""
         if self.cached is not None:
             return self.cached[0][index], self.cached[1][index]
-        image, label = self.source.example(index)
-        return apply_host(self.fixed, None, image), label
+        image, label = self.source.read(index)
+        return (apply_host(self.fixed, None, image) if self.fixed else image), label
 
     def place(self, resident: bool = False) -> str:
         """Where they are, for the log; `resident` if they lie on the devices."""
@@ -66,7 +67,7 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
     images = Images(source, fixed)
     if cache == "none" or not len(source):
         return images
-    first, last = images.get(0)[0], images.get(len(source) - 1)[0]
+    first, last = (np.asarray(images.get(i)[0]) for i in (0, len(source) - 1))
     fits = first.nbytes * len(source) <= psutil.virtual_memory().available / 4
     if cache == "auto" and not (fits and first.shape == last.shape):
         return images

@@ -1,50 +1,84 @@
-"""Sources: random access to the decoded examples of a dataset.
+"""Sources: random access to the examples of a dataset, whatever it is stored as.
 
-Every source is a TFDS dataset stored as ArrayRecord, read without TensorFlow.
+    digits, cifar10, imagenet2012:5.1.0   TFDS datasets in ArrayRecord; see `catalog`
+    folder:PATH                           a folder of images for each class; see `folder`
+    records:PATH                          what `python -m cv_jax prepare` re-encoded; see `records`
+
+Opening one reads no image. An example is decoded when its pixels are read.
 """
 
-import difflib
-import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from cv_jax.data import decode
 from cv_jax.errors import InputError
 
 
+class Records(Protocol):
+    """The examples of one split, not decoded."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        """An encoded image, or its pixels, uint8 [H, W, C]; and its label."""
+
+    def place(self, index: int) -> str:
+        """Where the example lies, in words."""
+
+    def labels(self, progress: Callable) -> np.ndarray:
+        """All labels, int [N]; decodes no image. `progress` wraps a loop that takes long."""
+
+
 class Source(NamedTuple):
-    """One split of a dataset.
+    """One split of a dataset, or a part of one.
 
     Attributes:
       name: what `config.data.name` says.
-      examples: random access to `{image_key: uint8 [H, W, C], label_key: int, …}`.
-      image_key: the key of the image in an example.
-      label_key: the key of the label.
+      records: random access to `(encoded image or pixels, label)`.
       num_classes: classes of the label.
       channels: channels of every image.
-      fingerprint: what identifies the data: name, version, split sizes, and a SHA-256 of the files
-        that describe them. JSON-able; equal where the data are equal.
+      fingerprint: what identifies the data: JSON-able, and equal where the data are equal.
+      broken: how many examples were left out because they cannot be read.
     """
 
     name: str
-    examples: Sequence[dict[str, Any]]
-    image_key: str
-    label_key: str
+    records: Records
     num_classes: int
     channels: int
     fingerprint: dict[str, Any]
+    broken: int = 0
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.records)
+
+    def read(self, index: int) -> tuple[np.ndarray | decode.Jpeg, int]:
+        """Image uint8 [H, W, C], decoded when its pixels are read, and its label.
+
+        Raises:
+          BrokenExample: the record or the image in it is damaged, or its label is no class.
+        """
+
+        def place():
+            return f"{self.name}, {self.records.place(index)}"
+
+        try:
+            data, label = self.records[index]
+        except Exception as error:  # readers of record files raise many kinds
+            raise decode.BrokenExample(f"{place()}: {one_line(error)}") from None
+        if not 0 <= label < self.num_classes:
+            raise decode.BrokenExample(
+                f"{place()}: label {label} is not in 0…{self.num_classes - 1}"
+            )
+        return decode.open_image(data, self.channels, place), label
 
     def example(self, index: int) -> tuple[np.ndarray, int]:
         """Decoded image uint8 [H, W, C] and its label."""
-        example = self.examples[index]
-        return example[self.image_key], int(example[self.label_key])
+        image, label = self.read(index)
+        return np.asarray(image), label
 
 
 def data_folder(setting: str | None) -> Path:
@@ -53,95 +87,52 @@ def data_folder(setting: str | None) -> Path:
     return Path(chosen).expanduser()
 
 
-def open_source(name: str, split: str, folder: Path) -> Source:
-    """Opens one split of a TFDS dataset.
+def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
+    """Opens one split of a dataset.
 
     Args:
-      name: `digits` (embedded: written on first use), or any TFDS name such as `cifar10`,
-        `mnist:3.0.1` or `imagenet2012_subset/1pct`.
+      name: `folder:PATH`, `records:PATH`, or a TFDS name such as `cifar10`, `mnist:3.0.1` or
+        `imagenet2012_subset/1pct`; `digits` is embedded and written on first use.
       split: a split, or part of one such as `train[:90%]`.
-      folder: where prepared datasets lie.
+      folder: where prepared TFDS datasets lie.
+      seed: decides which images a part of a folder's split holds.
 
     Raises:
-      InputError: no such dataset, split or label; or it is not prepared, and then the message is
-        the command that prepares it.
+      InputError: no such dataset, split or label, a file of it is missing, or it is not prepared,
+        and then the message is the command that prepares it.
     """
-    if name.partition(":")[0].partition("/")[0] == "digits":
-        from cv_jax.data import digits
+    kind, _, path = name.partition(":")
+    if kind == "folder":
+        from cv_jax.data import folder as images
 
-        folder = digits.ensure(folder)
-    try:
-        builder = tfds.builder(name, data_dir=folder)
-    except tfds.core.DatasetNotFoundError:
-        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see the TFDS catalog for names"
-        raise InputError(f"config.data.name: no dataset is called {name!r}; {hint}") from None
-    except (ValueError, AssertionError, RuntimeError, OSError) as error:
-        raise InputError(f"config.data.name: {name!r}: {_one_line(error)}") from None
-    _check_prepared(name, builder, folder)
-    try:
-        examples = builder.as_data_source(split)
-    except ValueError as error:
-        splits = ", ".join(builder.info.splits)
-        raise InputError(
-            f"split {split!r} of {name!r}: {_one_line(error)}; it has {splits}"
-        ) from None
-    image_key, label_key = _keys(name, builder)
-    features = builder.info.features
-    return Source(
-        name=name,
-        examples=examples,
-        image_key=image_key,
-        label_key=label_key,
-        num_classes=features[label_key].num_classes,
-        channels=features[image_key].shape[-1],
-        fingerprint=_fingerprint(builder),
+        return images.open_folder(name, Path(path).expanduser(), split, seed)
+    if kind == "records":
+        from cv_jax.data import records
+
+        return records.open_records(name, Path(path).expanduser(), split)
+    from cv_jax.data import catalog
+
+    return catalog.open_dataset(name, split, folder)
+
+
+def check_classes(train: Source, evaluation: Source) -> None:
+    """Makes sure that a label means the same class in both splits.
+
+    Raises:
+      InputError: the splits have other classes.
+    """
+    ours, theirs = (s.fingerprint.get("classes") for s in (train, evaluation))
+    if ours == theirs:
+        return
+    missing = sorted(set(ours) - set(theirs)) or sorted(set(theirs) - set(ours))
+    where = "config.data.eval_split" if set(ours) - set(theirs) else "config.data.train_split"
+    raise InputError(
+        f"{where}: {train.name} has no class {missing[0]!r} there"
+        f"{f', nor {len(missing) - 1} others' if len(missing) > 1 else ''}; "
+        f"both splits must have the same class folders"
     )
 
 
-def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) -> None:
-    if not builder.info.splits:
-        raise InputError(
-            f"dataset {name!r} is not prepared in {folder}; prepare it with: "
-            f"pip install tensorflow-cpu && tfds build {name} --file_format=array_record "
-            f"--data_dir={folder}"
-        )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise InputError(
-            f"dataset {name!r} in {folder} is stored as {builder.info.file_format.value}, "
-            f"array_record is needed; convert it with: pip install tensorflow-cpu && "
-            f"tfds convert_format --dataset_version_dir={builder.data_path} "
-            f"--out_dir=NEW_FOLDER/{builder.data_path.relative_to(folder)} "
-            f"--out_file_format=array_record"
-        )
-
-
-def _keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    features = builder.info.features
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    if not images or not labels:
-        raise InputError(
-            f"dataset {name!r} cannot be classified: it has the features {', '.join(features)}, "
-            f"and an image and a class label are needed"
-        )
-    # A dataset with several labels says by its supervised keys which one is meant.
-    image, label = builder.info.supervised_keys or (images[0], labels[0])
-    return (image if image in images else images[0], label if label in labels else labels[0])
-
-
-def _fingerprint(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    checksum = hashlib.sha256()
-    for file in ("dataset_info.json", "features.json"):
-        checksum.update((Path(builder.data_path) / file).read_bytes())
-    return {
-        "name": builder.info.full_name,
-        "version": str(builder.version),
-        "splits": {name: split.num_examples for name, split in sorted(builder.info.splits.items())},
-        "checksum": checksum.hexdigest(),
-    }
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def one_line(error: Exception) -> str:
+    """The error's message without line ends, not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

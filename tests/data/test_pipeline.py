@@ -118,7 +118,7 @@ def test_evaluation_sees_every_example_once_and_in_order(data_dir, batch_size):
 
 def test_images_of_several_sizes_cannot_be_cached(source):
     class Ragged(sources.Source):
-        def example(self, index):
+        def read(self, index):
             return np.zeros((8, 8 + index % 2, 1), np.uint8), 0
 
     ragged = Ragged(*source)

@@ -54,7 +54,7 @@ def test_a_wrong_name_gives_one_line(data_dir, name, split, said):
 def test_what_is_not_prepared_gives_the_command_that_prepares_it(tmp_path):
     with pytest.raises(InputError) as caught:
         sources.open_source("mnist", "train", tmp_path)
-    command = f"tfds build mnist --file_format=array_record --data_dir={tmp_path}"
+    command = f"python -m cv_jax prepare mnist --data-dir {tmp_path}"
     assert command in str(caught.value)
 
 

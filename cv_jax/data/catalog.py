@@ -1,0 +1,152 @@
+"""TFDS datasets stored as ArrayRecord, read without TensorFlow."""
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from cv_jax.data.sources import Source, one_line
+from cv_jax.errors import InputError
+
+
+class CatalogRecords:
+    """The examples of a split; images stay encoded."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image: str, label: str):
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self.examples = builder.as_data_source(split, deserialize_method=raw)
+        self.image, self.label = image, label
+        self.files = [
+            (file.filename, file.skip, file.examples_in_shard)
+            for file in builder.info.splits[split].file_instructions
+        ]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        features = tf_example_pb2.Example.FromString(self.examples[index]).features.feature
+        return features[self.image].bytes_list.value[0], self._label(features)
+
+    def place(self, index: int) -> str:
+        for file, skip, size in self.files:
+            if index < size:
+                return f"record {skip + index} of {file}"
+            index -= size
+        raise IndexError(index)
+
+    def labels(self, progress: Callable) -> np.ndarray:
+        return np.array(
+            [
+                self._label(tf_example_pb2.Example.FromString(self.examples[i]).features.feature)
+                for i in progress(range(len(self)))
+            ],
+            np.int64,
+        )
+
+    def _label(self, features) -> int:
+        return int(features[self.label].int64_list.value[0])
+
+
+def open_dataset(name: str, split: str, folder: Path) -> Source:
+    """Opens one split of a TFDS dataset; arguments and errors as in `sources.open_source`."""
+    builder = load_builder(name, folder)
+    _check_prepared(name, builder, folder)
+    image, label = _keys(name, builder)
+    features = builder.info.features
+    channels = features[image].shape[-1]
+    if channels not in (1, 3, 4) or features[image].np_dtype == np.float32:
+        raise InputError(
+            f"dataset {name!r}: images of {channels} channels and type "
+            f"{features[image].np_dtype} are not supported; allowed: 1, 3 or 4 of integers"
+        )
+    try:
+        files = builder.info.splits[split].file_instructions
+        records = CatalogRecords(builder, split, image, label) if files else ()
+    except (ValueError, KeyError, AssertionError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise InputError(
+            f"split {split!r} of {name!r}: {one_line(error)}; it has {splits}"
+        ) from None
+    missing = [file.filename for file in files if not Path(file.filename).is_file()]
+    if missing:
+        raise InputError(
+            f"dataset {name!r}: {len(missing)} of {len(files)} files of split {split!r} are "
+            f"missing; the first is {missing[0]}"
+        )
+    return Source(
+        name=name,
+        records=records,
+        num_classes=features[label].num_classes,
+        channels=channels,
+        fingerprint=_fingerprint(builder),
+    )
+
+
+def load_builder(name: str, folder: Path) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of a dataset; `digits` is written if it is not there yet.
+
+    Raises:
+      InputError: no dataset is called so.
+    """
+    if name.partition(":")[0].partition("/")[0] == "digits":
+        from cv_jax.data import digits
+
+        folder = digits.ensure(folder)
+    try:
+        return tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see the TFDS catalog for names"
+        raise InputError(f"config.data.name: no dataset is called {name!r}; {hint}") from None
+    except (ValueError, AssertionError, RuntimeError, OSError) as error:
+        raise InputError(f"config.data.name: {name!r}: {one_line(error)}") from None
+
+
+def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) -> None:
+    if not builder.info.splits:
+        raise InputError(
+            f"dataset {name!r} is not prepared in {folder}; prepare it with: "
+            f"pip install tensorflow-cpu && python -m cv_jax prepare {name} --data-dir {folder}"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise InputError(
+            f"dataset {name!r} in {folder} is stored as {builder.info.file_format.value}, "
+            f"array_record is needed; convert it with: pip install tensorflow-cpu && "
+            f"tfds convert_format --dataset_version_dir={builder.data_path} "
+            f"--out_dir=NEW_FOLDER/{builder.data_path.relative_to(folder)} "
+            f"--out_file_format=array_record"
+        )
+
+
+def _keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    features = builder.info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    if not images or not labels:
+        raise InputError(
+            f"dataset {name!r} cannot be classified: it has the features {', '.join(features)}, "
+            f"and an image and a class label are needed"
+        )
+    # A dataset with several labels says by its supervised keys which one is meant.
+    image, label = builder.info.supervised_keys or (images[0], labels[0])
+    return (image if image in images else images[0], label if label in labels else labels[0])
+
+
+def _fingerprint(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """Name, version, split sizes, and a SHA-256 of the files that describe the dataset."""
+    checksum = hashlib.sha256()
+    for file in ("dataset_info.json", "features.json"):
+        checksum.update((Path(builder.data_path) / file).read_bytes())
+    return {
+        "name": builder.info.full_name,
+        "version": str(builder.version),
+        "splits": {name: split.num_examples for name, split in sorted(builder.info.splits.items())},
+        "checksum": checksum.hexdigest(),
+    }
