@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import ml_collections
 from cv_jax import models
 from cv_jax.checkpoint import CheckpointError, read_newest
 from cv_jax.errors import InputError
-from cv_jax.interop import saved
+from cv_jax.interop import place, saved
 from cv_jax.interop.target import Target, trained_with, unflatten
 from cv_jax.models import mae, vit
 
@@ -27,7 +28,7 @@ def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[st
 def load(
     config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Variables of the config's model, from the file that `config.init_from` names.
+    """Variables of the config's model, from what `config.init_from` names; see `read`.
 
     A classifier for other classes is left out, other image, window and patch sizes and input
     channels are adapted, a masked autoencoder hands its encoder to a ViT; each is printed.
@@ -38,13 +39,17 @@ def load(
       image_shape: (height, width, channels) of the model's input.
 
     Raises:
-      InputError: the file is missing, none of ours, or does not fit; in one line.
+      InputError: it is missing, says not what it is, or does not fit; in one line.
     """
     name, fields = config.model.name, model_fields(config, num_classes)
     fields.pop("image_size", None)
     size, channels = tuple(image_shape[:2]), image_shape[-1]
+
+    def report(line):
+        print(f"{config.init_from}: {line}")
+
     try:
-        weights = saved.read(config.init_from)
+        weights = read(config.init_from, report)
         if weights.model not in models.MODELS:
             raise InputError(f"{weights.model}, the model in {config.init_from}, is not known here")
         pair = models.MODELS[weights.model].module, models.MODELS[name].module
@@ -56,7 +61,7 @@ def load(
             image_size=size,
             channels=channels,
             seed=config.seed,
-            report=lambda line: print(f"{config.init_from}: {line}"),
+            report=report,
             **fields,
         )
     except (InputError, ValueError) as error:
@@ -75,6 +80,27 @@ def _encoder(weights: saved.Saved, name: str, fields: dict[str, Any], seed: int)
     return weights._replace(
         variables={"params": params}, model=name, fields={}, image_size=fields["image_size"]
     )
+
+
+def read(where: str, report: Callable[[str], None]) -> saved.Saved:
+    """Trained weights.
+
+    Args:
+      where: a run directory, one of our files, a folder in the Hub's layout, or
+        `hf-hub:OWNER/NAME[@REVISION]`.
+      report: called with one sentence for each thing that was not taken over as it was.
+
+    Raises:
+      InputError: there is nothing, or it cannot be read.
+    """
+    if is_run(where):
+        return read_run(pathlib.Path(where)).weights
+    return place.read(where, report)
+
+
+def is_run(where: str) -> bool:
+    """Whether a place is a run directory, which a folder of other weights is not."""
+    return (pathlib.Path(where) / "checkpoints").is_dir()
 
 
 class Run(NamedTuple):

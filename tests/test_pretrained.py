@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import launch
-from cv_jax import experiment, interop, models, pretrained
+from cv_jax import __main__, experiment, interop, models, pretrained
 from cv_jax.checkpoint import Checkpoints
 from cv_jax.errors import InputError
 from cv_jax.interop import saved
+from cv_jax.models.positions import resize_patch_kernel, resize_positions
 
 VIT = dict(width=16, depth=1, num_heads=2, patch_size=8)
 RUN = {
@@ -187,3 +188,52 @@ def test_a_damaged_checkpoint_of_a_run_is_passed_over(small_runs):
         pretrained.read_run(workdir)
     with pytest.raises(InputError, match="is no run directory"):
         pretrained.read_run(workdir / "checkpoints")
+
+
+# ---- Fine-tuning: from another run, and from a folder as the Hub has it
+
+
+def test_a_run_is_the_start_of_another_at_other_sizes(small_runs, load_config, capsys):
+    """Images and patches of another size, and not square; other classes' heads would start anew."""
+    workdir, _ = small_runs("vit_ti16", **SMALL_RUNS["vit_ti16"])
+    old = pretrained.read_run(workdir).weights.variables["params"]
+    overrides = {**RUN, "image_size": "24,32", "model.patch_size": 4, "init_from": workdir}
+    params = experiment.build(load_config("vit_ti16", overrides)).pretrained()["params"]
+    jax.tree.map(np.testing.assert_array_equal, params["blocks_0"], old["blocks_0"])
+    jax.tree.map(np.testing.assert_array_equal, params["head"], old["head"])
+    expected = resize_positions(old["pos_embed"], (2, 3), (6, 8))
+    np.testing.assert_array_equal(params["pos_embed"], expected)
+    expected = resize_patch_kernel(old["patch_embed"]["kernel"], (4, 4))
+    np.testing.assert_array_equal(params["patch_embed"]["kernel"], expected)
+    said = capsys.readouterr().out
+    assert "patches of 8x8 pixels made 4x4" in said
+    assert "positions of 2x3 patches made 6x8" in said
+
+
+def test_a_folder_as_the_hub_has_it(tmp_path, load_config, capsys):
+    ours, folder = tmp_path / "ours.safetensors", tmp_path / "hub"
+    variables = write(ours, "resnet18", 32, 3, num_classes=10)
+    convert = ["convert", str(ours), str(folder), "--to", "timm"]
+    assert __main__.main(convert) == 0
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    overrides = {"init_from": folder, "mesh.devices": 1, "image_size": 32}
+    parts = experiment.build(load_config("resnet", overrides, "digits,model=resnet18"))
+    params = parts.pretrained()["params"]
+    kernel = variables["params"]["layer3_1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(params["layer3_1"]["conv2"]["kernel"], kernel)
+    assert "3 input channels made 1" in capsys.readouterr().out
+    # Without what names the model, nothing can be known of it.
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"init_from: .* nothing in it names its model; make a f"):
+        parts.pretrained()
+
+
+def test_a_run_becomes_a_file(small_runs, tmp_path, capsys):
+    workdir, _ = small_runs("resnet", **SMALL_RUNS["resnet"])
+    ours, theirs = tmp_path / "run.safetensors", tmp_path / "run.pth"
+    assert __main__.main(["convert", str(workdir), str(ours)]) == 0
+    found, run = saved.read(ours), pretrained.read_run(workdir).weights
+    jax.tree.map(np.testing.assert_array_equal, found.variables, run.variables)
+    assert found._replace(variables=0) == run._replace(variables=0)
+    assert __main__.main(["convert", str(workdir), str(theirs), "--to", "mae"]) == 2
+    assert "mae has no counterpart of model 'resnet8_cifar'" in capsys.readouterr().err

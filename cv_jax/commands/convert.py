@@ -5,7 +5,8 @@
         --model alexnet_one_stream --source torchvision --num-classes 10
     python -m cv_jax convert resnet18.safetensors timm-resnet18 --to timm
 
-SOURCE is one of our files, a .safetensors, .pth, .pt, .bin or .npz file of another project, a
+SOURCE is one of our files, a run directory (its newest sound checkpoint, averaged weights if it has
+them), a .safetensors, .pth, .pt, .bin or .npz file of another project, a
 folder in the Hub's layout (config.json and model.safetensors), or hf-hub:OWNER/NAME. DEST is one of
 our files (--to ours), or a file of one of those kinds, or without such an ending a folder in the
 Hub's layout.
@@ -19,9 +20,9 @@ from typing import Any
 
 import jax
 
-from cv_jax import interop, models
+from cv_jax import interop, pretrained
 from cv_jax.errors import InputError
-from cv_jax.interop import foreign, saved
+from cv_jax.interop import foreign, place, saved
 from cv_jax.interop.saved import Saved
 
 OURS = "ours"
@@ -63,44 +64,35 @@ def main(arguments: list[str]) -> int:
     if options.dest.exists() and not options.force:
         raise InputError(f"{options.dest} exists; another name, or --force to replace it")
 
-    found = foreign.read(options.source_place)
-    if saved.METADATA in found.metadata:
-        weights = _refit(saved.parse(*found[:2], options.source_place), options)
-        to = options.to or weights.source or OURS
-    else:
-        weights, to = _load(found, options), options.to or OURS
+    weights, usual = _convert(options)
+    to = options.to or usual
     _write(weights, to, options.dest)
     parameters = sum(x.size for x in jax.tree.leaves(weights.variables["params"]))
     print(f"{options.dest}: {weights.model} as {to}, {parameters:,} parameters")
     return 0
 
 
-def _load(found: foreign.Foreign, options: argparse.Namespace) -> Saved:
-    """The weights of another project as ours."""
-    place = options.source_place
-    source = options.source or ("timm" if found.architecture else None)
-    if source is None:
-        choice = "|".join(interop.SOURCES)
-        raise InputError(f"nothing in {place} says whose layout it has: add --source {choice}")
-    if options.model is None and not found.architecture:
-        raise InputError(f"nothing in {place} names the model: add --model NAME")
-    if options.model is None:
-        model, fields = interop.reference(source, found.architecture)
-    else:
-        model, fields = options.model, {}
-    fields = {**fields, **options.fields}
-    size = options.image_size or found.image_size
-    variables = interop.load(
-        model,
-        source,
-        found.state_dict,
-        image_size=size,
+def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
+    """What is at SOURCE, as the options ask for it, and the usual layout to write it in."""
+    if pretrained.is_run(options.source_place):
+        run = pretrained.read_run(pathlib.Path(options.source_place))
+        return _refit(run.weights, options), OURS
+    found = foreign.read(options.source_place)
+    if saved.METADATA in found.metadata:
+        weights = _refit(saved.parse(*found[:2], options.source_place), options)
+        return weights, weights.source or OURS
+    weights = place.from_foreign(
+        found,
+        options.source_place,
+        _note,
+        model=options.model,
+        source=options.source,
+        fields=options.fields,
+        image_size=options.image_size,
         num_classes=options.num_classes,
         channels=options.channels,
-        report=_note,
-        **fields,
     )
-    return _saved(variables, model, fields, size, source, place, found.preprocessing)
+    return weights, OURS
 
 
 def _refit(old: Saved, options: argparse.Namespace) -> Saved:
@@ -108,8 +100,9 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
     for name in ("model", "source"):
         given, stored = getattr(options, name), getattr(old, name)
         if given is not None and given != stored:
-            place = options.source_place
-            raise InputError(f"--{name} {given}: {place} holds {stored or 'weights trained here'}")
+            raise InputError(
+                f"--{name} {given}: {options.source_place} holds {stored or 'weights trained here'}"
+            )
     fields = {**old.fields, **options.fields}
     if options.num_classes is not None:
         fields["num_classes"] = options.num_classes
@@ -119,35 +112,7 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
         old, old.model, image_size=size, channels=channels, report=_note, **fields
     )
     origin = old.origin or options.source_place
-    return _saved(variables, old.model, fields, size, old.source, origin, old.preprocessing)
-
-
-def _saved(variables, model, fields, image_size, source, origin, preprocessing) -> Saved:
-    classes, channels = interop.trained_with(interop.flatten(variables))
-    if "num_classes" in models.fields(model):
-        fields = {**fields, "num_classes": classes}
-    return Saved(
-        variables,
-        model,
-        fields,
-        interop.size_of(model, image_size),
-        channels,
-        source,
-        origin,
-        _for_channels(preprocessing, channels),
-    )
-
-
-def _for_channels(preprocessing: dict[str, Any], channels: int | None) -> dict[str, Any]:
-    """With other input channels, each is normalised by the average over the old, as timm does."""
-    result = dict(preprocessing)
-    for name in {"mean", "std"} & result.keys():
-        values = result[name]
-        if len(values) != channels:
-            result[name] = [sum(values) / len(values)] * channels
-    if "test_input_size" in result:
-        result["test_input_size"] = [channels, *result["test_input_size"][1:]]
-    return result
+    return place.as_saved(variables, old.model, fields, size, old.source, origin, old.preprocessing)
 
 
 def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
@@ -159,13 +124,21 @@ def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
     state_dict = interop.export(
         weights.model, to, weights.variables, image_size=weights.image_size, **weights.fields
     )
+    if dest.suffix in foreign.SUFFIXES:
+        foreign.write(dest, state_dict, {})
+        return
+    write_a_file = f"write a file ({', '.join(foreign.SUFFIXES)})"
     published = interop.published(weights.model, to, weights.fields)
-    if published is None and dest.suffix not in foreign.SUFFIXES:
+    if published is None:
         raise InputError(
             f"{to} has no name for {weights.model} with these fields, which a folder's config.json "
-            f"must give: write a file ({', '.join(foreign.SUFFIXES)})"
+            f"must give: {write_a_file}"
         )
-    foreign.write(dest, state_dict, published and _hub_config(weights, **published))
+    if "first_conv" not in published:
+        raise InputError(
+            f"a folder's config.json names PyTorch's layers, not {to}'s: {write_a_file}"
+        )
+    foreign.write(dest, state_dict, _hub_config(weights, **published))
 
 
 def _hub_config(weights: Saved, architecture: str, first_conv: str, classifier: str) -> dict:

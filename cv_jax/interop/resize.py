@@ -1,7 +1,7 @@
 """Positions, bias tables and patches fitted to another image, window or patch size.
 
-What was learnt for a square grid (all published weights were) is resampled for the target's: the
-positions of ViT by the method that the source's own loader has, patch kernels by FlexiViT's
+What was learnt for one grid (a square one, in all published weights) is resampled for the target's:
+the positions of ViT by the method that the source's own loader has, patch kernels by FlexiViT's
 pseudo-inverse of that method; Swin's bias tables bicubically as the official code does, or as timm
 does for its weights.
 """
@@ -42,7 +42,11 @@ def fits_resized(path: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> bo
 
 
 def resize(
-    arrays: Mapping[str, np.ndarray], model: Any, image_size: tuple[int, int], source: str = "timm"
+    arrays: Mapping[str, np.ndarray],
+    model: Any,
+    image_size: tuple[int, int],
+    source: str = "timm",
+    trained_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Resamples what has another size than the model's.
 
@@ -51,6 +55,8 @@ def resize(
       model: the module that they shall fit.
       image_size: height and width of its images.
       source: whose way of resampling to follow.
+      trained_size: height and width of the images that the arrays were learnt on; by default
+        square ones, whatever their side.
 
     Returns:
       `(arrays, notes)`, one sentence for each kind of array that was resampled.
@@ -68,7 +74,7 @@ def resize(
     if POSITIONS in arrays:
         table, prefix, new = arrays[POSITIONS], model.pos_embed_prefix_tokens(), model.check()
         if table.shape[1] != prefix + new[0] * new[1]:
-            old = (_side_of_patches(table.shape[1], prefix),) * 2
+            old = _trained_grid(table.shape[1], prefix, kernel, trained_size)
             arrays[POSITIONS] = resize_positions(table, old, new, prefix, method)
             notes.append(f"positions of {old[0]}x{old[1]} patches made {new[0]}x{new[1]}")
     changed = {}
@@ -85,9 +91,16 @@ def resize(
     return arrays, [*notes, *changed.values()]
 
 
-def _side_of_patches(positions: int, prefix: int) -> int:
+def _trained_grid(positions, prefix, kernel, trained_size) -> tuple[int, int]:
+    """Rows and columns of patches that the positions belong to."""
+    if trained_size is not None and kernel is not None:
+        rows, columns = (
+            side // patch for side, patch in zip(trained_size, kernel.shape, strict=False)
+        )
+        if rows * columns == positions - prefix:
+            return rows, columns
     try:
-        return _square(POSITIONS, positions - prefix)
+        return (_square(POSITIONS, positions - prefix),) * 2
     except InputError as error:
         if math.isqrt(positions) ** 2 != positions:
             raise

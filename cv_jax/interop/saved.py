@@ -122,7 +122,7 @@ def fit(
     if saved.model != model_name:
         report(f"weights of {saved.model} are taken for {model_name}")
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
-    arrays, notes = adapt(flatten(saved.variables), target, seed)
+    arrays, notes = adapt(flatten(saved.variables), target, seed, trained_size=saved.image_size)
     for note in notes:
         report(note)
     return unflatten(arrays)

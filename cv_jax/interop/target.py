@@ -147,12 +147,16 @@ def check(complaint: str, got: dict[str, tuple], expected: dict[str, tuple]) -> 
 
 
 def adapt(
-    arrays: Mapping[str, np.ndarray], target: Target, seed: int = 0, source: str = "timm"
+    arrays: Mapping[str, np.ndarray],
+    target: Target,
+    seed: int = 0,
+    source: str = "timm",
+    trained_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Fits arrays, by path, to a target that may have other classes, input channels and sizes.
 
     A classifier for other classes is left out, and the target's initialised from `seed`. Sizes are
-    adapted in the way of `source` (see `resize`).
+    adapted in the way of `source`, from images of `trained_size` (see `resize`).
 
     Returns:
       `(arrays, notes)`: every array of the target, in its dtype, and one sentence for each thing
@@ -161,7 +165,7 @@ def adapt(
     Raises:
       InputError: the arrays differ from the target's in any other way; all of them are listed.
     """
-    arrays, notes = resize(arrays, target.model, target.image_size, source)
+    arrays, notes = resize(arrays, target.model, target.image_size, source, trained_size)
     classes, channels = trained_with(arrays)
     for path in STEMS:
         if path in arrays and path in target.shapes and channels != target.channels:

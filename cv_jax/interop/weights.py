@@ -79,13 +79,11 @@ def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a source publishes about the network that a model is.
-
-    None if it has no name there, or if the source has no modules of PyTorch, as big_vision.
+    """What a source publishes about the network that a model is, or None if it has no name there.
 
     Returns:
       `architecture`, the source's name, and `first_conv` and `classifier`, its names of the first
-      and the last layer.
+      and the last layer, where these are PyTorch's modules.
     """
     table = family(model_name, source)
     defaults = models.fields(model_name)
@@ -96,8 +94,8 @@ def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[s
         if model == model_name and needed == changed:
             ends, _ = fill_in(table.rules, (*STEMS, "params/head/bias"))
             layers = [rule.theirs[0].rpartition(".")[0] for rule in ends]
-            if not all(layers):  # names of no PyTorch modules
-                return None
+            if not all(layers):
+                return {"architecture": name}
             facts = {"architecture": name, "first_conv": layers[0]}
             return {**facts, "classifier": layers[-1]} if len(layers) > 1 else facts
     return None

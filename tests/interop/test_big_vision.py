@@ -132,14 +132,16 @@ def test_positions_of_patches_alone(arrays, capsys, tmp_path):
         assert same(dict(file), plain_names(own))
 
 
-def test_a_folder_needs_names_of_modules(arrays, capsys, tmp_path):
-    np.savez(tmp_path / "a.npz", **arrays)
-    place, ours, folder = tmp_path / "a.npz", tmp_path / "b.safetensors", tmp_path / "folder"
-    code, _, error = run(capsys, place, ours, *ARGUMENTS, *FIELDS)
-    assert (code, error) == (0, "")
-    code, _, error = run(capsys, ours, folder)
+def test_a_folder_needs_names_of_modules(capsys, tmp_path):
+    ours, folder = tmp_path / "ours.safetensors", tmp_path / "folder"
+    model = models.create("vit_ti16", image_size=32, num_classes=3)
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    saved.write(ours, saved.Saved(variables, "vit_ti16", {"num_classes": 3}, (32, 32), 3))
+    code, _, error = run(capsys, ours, folder, "--to", "big_vision")
     assert code == 2
-    assert error.startswith("error: big_vision has no name for vit_ti16 with these fields, which")
+    assert error.startswith("error: a folder's config.json names PyTorch's layers, and big_visio")
     assert error.count("\n") == 1
     assert not folder.exists()
 
