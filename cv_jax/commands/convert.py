@@ -135,9 +135,8 @@ def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
             f"must give: {write_a_file}"
         )
     if "first_conv" not in published:
-        raise InputError(
-            f"a folder's config.json names PyTorch's layers, not {to}'s: {write_a_file}"
-        )
+        none = f"a folder's config.json names PyTorch's layers, and {to} has none"
+        raise InputError(f"{none}: {write_a_file}")
     foreign.write(dest, state_dict, _hub_config(weights, **published))
 
 
