@@ -1,6 +1,7 @@
 """From a config to the parts of a run. Every mistake that can be known beforehand is found here."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from cv_jax import augment, losses, models, optim, pretrained, sharding, step
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.augment.stream import ONCE
-from cv_jax.data import pipeline, resident, sources
+from cv_jax.data import pipeline, resident, sources, subsets
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
 
@@ -168,12 +169,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             f"{', '.join(augment.host.DETERMINISTIC)}"
         )
 
-    folder = sources.data_folder(config.data.dir)
-    train_source = sources.open_source(config.data.name, config.data.train_split, folder)
-    eval_source = sources.open_source(config.data.name, config.data.eval_split, folder)
-    for split, source in (("train", train_source), ("eval", eval_source)):
-        if not len(source):
-            raise InputError(f"config.data.{split}_split: it holds no examples")
+    train_source, eval_source = _open_sources(config)
     image_shape = _image_shape(config, train_source, augmentation, "augment")
     _image_shape(config, eval_source, evaluation, "eval_preprocess")
     for name in ("mean", "std"):
@@ -223,6 +219,38 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         optimiser=optimiser,
         fingerprint={"train": train_source.fingerprint, "eval": eval_source.fingerprint},
     )
+
+
+def _open_sources(config: ml_collections.ConfigDict) -> tuple[sources.Source, sources.Source]:
+    """The training examples that the config asks for, and the test examples."""
+    data, opened = config.data, []
+    for which in ("train", "eval"):
+        split = data[f"{which}_split"]
+        folder = sources.data_folder(data.dir)
+        source = sources.open_source(data.name, split, folder, data.subset_seed)
+        if data.skip_broken:
+            source, reasons = subsets.without_broken(
+                source, data.threads, lambda loop: counted(loop, "looking for broken images")
+            )
+            if reasons:
+                print(
+                    f"{len(reasons)} examples of {split} cannot be read and are left out; "
+                    f"the first: {reasons[0]}",
+                    file=sys.stderr,
+                )
+        if which == "train":
+            source = subsets.balanced(
+                source,
+                data.fraction,
+                data.per_class,
+                data.subset_seed,
+                lambda loop: counted(loop, "reading labels"),
+            )
+        if not len(source):
+            raise InputError(f"config.data.{which}_split: {split!r} holds no examples")
+        opened.append(source)
+    sources.check_classes(*opened)
+    return tuple(opened)
 
 
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:

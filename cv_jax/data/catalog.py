@@ -68,7 +68,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
     try:
         files = builder.info.splits[split].file_instructions
         records = CatalogRecords(builder, split, image, label) if files else ()
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         splits = ", ".join(builder.info.splits)
         raise InputError(
             f"split {split!r} of {name!r}: {one_line(error)}; it has {splits}"
@@ -85,6 +85,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
         num_classes=features[label].num_classes,
         channels=channels,
         fingerprint=_fingerprint(builder),
+        classes=tuple(features[label].names),
     )
 
 

@@ -7,10 +7,11 @@
 Opening one reads no image. An example is decoded when its pixels are read.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class Records(Protocol):
         """All labels, int [N]; decodes no image. `progress` wraps a loop that takes long."""
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """One split of a dataset, or a part of one.
 
     Attributes:
@@ -42,7 +44,7 @@ class Source(NamedTuple):
       num_classes: classes of the label.
       channels: channels of every image.
       fingerprint: what identifies the data: JSON-able, and equal where the data are equal.
-      broken: how many examples were left out because they cannot be read.
+      classes: their names, where the source has any.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Source(NamedTuple):
     num_classes: int
     channels: int
     fingerprint: dict[str, Any]
-    broken: int = 0
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,15 +123,16 @@ def check_classes(train: Source, evaluation: Source) -> None:
     Raises:
       InputError: the splits have other classes.
     """
-    ours, theirs = (s.fingerprint.get("classes") for s in (train, evaluation))
+    ours, theirs = train.classes, evaluation.classes
     if ours == theirs:
         return
-    missing = sorted(set(ours) - set(theirs)) or sorted(set(theirs) - set(ours))
-    where = "config.data.eval_split" if set(ours) - set(theirs) else "config.data.train_split"
+    lacking, missing = "eval", sorted(set(ours) - set(theirs))
+    if not missing:
+        lacking, missing = "train", sorted(set(theirs) - set(ours))
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     raise InputError(
-        f"{where}: {train.name} has no class {missing[0]!r} there"
-        f"{f', nor {len(missing) - 1} others' if len(missing) > 1 else ''}; "
-        f"both splits must have the same class folders"
+        f"config.data.{lacking}_split: {train.name} has no class {missing[0]!r}{others} there; "
+        f"both splits must have the same classes"
     )
 
 

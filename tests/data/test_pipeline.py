@@ -121,7 +121,7 @@ def test_images_of_several_sizes_cannot_be_cached(source):
         def read(self, index):
             return np.zeros((8, 8 + index % 2, 1), np.uint8), 0
 
-    ragged = Ragged(*source)
+    ragged = Ragged(**vars(source))
     assert pipeline.prepare(ragged, (), "auto").cached is None
     with pytest.raises(InputError, match="images of one size"):
         pipeline.prepare(ragged, (), "memory")

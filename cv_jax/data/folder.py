@@ -1,0 +1,128 @@
+"""A folder of images for each class.
+
+    folder:PATH with PATH/train/CLASS/…/IMAGE and PATH/val/CLASS/…/IMAGE
+        The splits are the folders' names. Classes are sorted by name, examples by class and path.
+
+    folder:PATH with PATH/CLASS/IMAGE
+        One split, `images`. Parts of it hold every class in its share:
+        train_split="images[:90%]", eval_split="images[90%:]".
+
+A part of a split is taken from a random order that spreads every class evenly; the seed decides it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cv_jax.data import subsets
+from cv_jax.data.sources import Source
+from cv_jax.errors import InputError
+from cv_jax.progress import counted
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class FolderRecords:
+    """Image files and their labels; nothing is read before it is asked for."""
+
+    def __init__(self, root: Path, files: list[str], labels: np.ndarray):
+        self.root, self.files, self._labels = root, files, labels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        return (self.root / self.files[index]).read_bytes(), int(self._labels[index])
+
+    def place(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    def labels(self, progress: Callable) -> np.ndarray:
+        return self._labels
+
+
+def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
+    """Opens a split, or a part of one, of a folder of images.
+
+    Args:
+      name: `folder:PATH`.
+      root: that path.
+      split: such as `train`, `val[:1000]` or `images[:90%]`.
+      seed: decides which images a part holds.
+
+    Raises:
+      InputError: there is no such folder or split, or a class without images.
+    """
+    if not root.is_dir():
+        raise InputError(f"config.data.name: {name!r}: there is no folder {root}")
+    folders = _subfolders(root)
+    if not folders:
+        raise InputError(f"config.data.name: {name!r}: {root} holds no folders of images")
+    flat = any(_is_image(entry) for folder in folders for entry in os.scandir(root / folder))
+    known = ["images"] if flat else folders
+    used = dict.fromkeys(subsets.split_names(split))
+    if unknown := [part for part in used if part not in known]:
+        hint = (
+            "; it holds class folders only, so write images[:90%] and images[90%:]" if flat else ""
+        )
+        raise InputError(f"split {unknown[0]!r} of {name!r}: it has {', '.join(known)}{hint}")
+    files, labels, starts, sizes, checksum = [], [], {}, {}, hashlib.sha256()
+    classes = None
+    for part in used:
+        here = "" if part == "images" and flat else part
+        found = _subfolders(root / here)
+        if classes is not None and found != classes:
+            raise InputError(f"split {split!r} of {name!r}: {part} has other classes")
+        classes, starts[part] = found, len(files)
+        for label, class_ in enumerate(counted(classes, f"listing {part} of {name}")):
+            listed = sorted(_images(root, os.path.join(here, class_)))
+            if not listed:
+                raise InputError(f"{name!r}: {root / here / class_} holds no images")
+            for file, size in listed:
+                checksum.update(f"{file}\0{size}\n".encode())
+            files += [file for file, _ in listed]
+            labels += [label] * len(listed)
+        sizes[part] = len(files) - starts[part]
+    # Names and sizes tell data sets apart without reading them; the bytes of a few files make sure.
+    for i in np.linspace(0, len(files) - 1, 32).astype(int):
+        checksum.update((root / files[i]).read_bytes())
+    labels = np.array(labels, np.int64)
+    chosen = []
+    for part, start, stop in subsets.slices(name, split, sizes):
+        here = np.arange(starts[part], starts[part] + sizes[part])
+        if (start, stop) != (0, sizes[part]):
+            here = np.sort(here[subsets.stratified(labels[here], seed)[start:stop]])
+        chosen.append(here)
+    order = np.concatenate([*chosen, np.arange(0)])
+    return Source(
+        name=name,
+        records=FolderRecords(root, [files[i] for i in order], labels[order]),
+        num_classes=len(classes),
+        channels=3,
+        fingerprint={"name": "folder", "splits": sizes, "checksum": checksum.hexdigest()},
+        classes=tuple(classes),
+    )
+
+
+def _subfolders(path: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    hidden = entry.name.startswith(".")
+    return not hidden and entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+
+
+def _images(root: Path, folder: str) -> list[tuple[str, int]]:
+    """Paths from the root, with `/`, and sizes of the images below a folder."""
+    found = []
+    for entry in os.scandir(root / folder):
+        path = f"{folder}/{entry.name}"
+        if _is_image(entry):
+            found.append((path, entry.stat().st_size))
+        elif entry.is_dir() and not entry.name.startswith("."):
+            found += _images(root, path)
+    return found

@@ -1,0 +1,153 @@
+"""Parts of a split: slices, balanced subsets, and what is left without broken examples."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cv_jax.data import decode
+from cv_jax.data.sources import Records, Source, one_line
+from cv_jax.errors import InputError
+
+
+class Subset:
+    """The examples of `records` at `indices`, in that order."""
+
+    def __init__(self, records: Records, indices: np.ndarray):
+        self.records, self.indices = records, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int):
+        return self.records[int(self.indices[index])]
+
+    def place(self, index: int) -> str:
+        return self.records.place(int(self.indices[index]))
+
+    def labels(self, progress: Callable) -> np.ndarray:
+        return self.records.labels(progress)[self.indices]
+
+
+def split_names(split: str) -> list[str]:
+    """The splits that a string such as `train[:10%]+val` names."""
+    return [part.strip().partition("[")[0] for part in split.split("+")]
+
+
+def slices(name: str, split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]]:
+    """The pieces `(split, start, stop)` of a string such as `train[:10%]+val[5:]`, read as TFDS
+    reads it.
+
+    Raises:
+      InputError: the string cannot be read or names a split that is not in `sizes`.
+    """
+    try:
+        known = {part: SimpleNamespace(num_examples=size) for part, size in sizes.items()}
+        pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(known)
+    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"split {split!r} of {name!r}: {one_line(error)}; it has {', '.join(sizes)}"
+        ) from None
+    return [
+        (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in pieces
+    ]
+
+
+def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A random order of all examples in which each class is spread evenly.
+
+    The first n of them hold every class in its share of the whole, to within one example, and a
+    larger n only adds to a smaller one.
+
+    Args:
+      labels: int [N].
+      seed: decides the order, together with the labels and nothing else.
+
+    Returns:
+      Indices, int [N].
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    shares = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[shuffled] == label)
+        shares[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(shares, kind="stable")]
+
+
+def balanced(
+    source: Source,
+    fraction: float | None,
+    per_class: int | None,
+    seed: int,
+    progress: Callable = lambda loop: loop,
+) -> Source:
+    """A part of the source with every class in its share, or with so many of each.
+
+    Args:
+      source: the whole.
+      fraction: share of the examples that is kept, or none.
+      per_class: examples of each class that are kept, or none.
+      seed: which ones; a larger part with the same seed contains a smaller one.
+      progress: wraps the loop over the labels.
+
+    Raises:
+      InputError: both are given, one is out of range, or a class is too small.
+    """
+    if fraction is None and per_class is None:
+        return source
+    if fraction is not None and per_class is not None:
+        raise InputError("config.data.fraction and config.data.per_class are both set; keep one")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise InputError(f"config.data.fraction={fraction} is not in 0…1, without 0")
+    if per_class is not None and per_class < 1:
+        raise InputError(f"config.data.per_class={per_class} must be at least 1")
+    labels = source.records.labels(progress)
+    order = stratified(labels, seed)
+    if fraction is not None:
+        order = order[: round(fraction * len(order))]
+    else:
+        counts = np.bincount(labels, minlength=source.num_classes)
+        if counts.min() < per_class:
+            raise InputError(
+                f"config.data.per_class={per_class}: class {counts.argmin()} of {source.name} has "
+                f"only {counts.min()} examples"
+            )
+        chosen = [order[labels[order] == label][:per_class] for label in range(source.num_classes)]
+        order = np.concatenate(chosen)
+    return dataclasses.replace(source, records=Subset(source.records, np.sort(order)))
+
+
+def without_broken(
+    source: Source, threads: int, progress: Callable[[Iterable], Iterable] = lambda loop: loop
+) -> tuple[Source, list[str]]:
+    """The source without the examples that cannot be read, and what is wrong with each of those.
+
+    Every example is decoded once, so that which ones are left out is known before the first batch
+    is made: batches stay functions of seed and step.
+    """
+
+    def reason(index):
+        try:
+            source.example(index)
+        except decode.BrokenExample as error:
+            return str(error)
+        return None
+
+    blocks = [range(i, min(i + 64, len(source))) for i in range(0, len(source), 64)]
+    sound, reasons = [], []
+    with ThreadPoolExecutor(threads) as pool:
+        for block in progress(blocks):
+            for index, why in zip(block, pool.map(reason, block), strict=True):
+                if why is None:
+                    sound.append(index)
+                else:
+                    reasons.append(why)
+    if not reasons:
+        return source, []
+    indices = np.array(sound, np.int64)
+    broken = np.setdiff1d(np.arange(len(source)), indices).tolist()
+    part, fingerprint = Subset(source.records, indices), {**source.fingerprint, "broken": broken}
+    return dataclasses.replace(source, records=part, fingerprint=fingerprint), reasons
