@@ -109,13 +109,20 @@ def main(arguments: list[str]) -> int:
     from cv_jax import experiment, train, workdir
 
     path = flags.workdir or workdir.default_workdir(flags.config, config)
-    parts = experiment.build(config)
+    try:
+        parts = experiment.build(config)
+    except RunError as error:  # nothing has begun: the input is at fault
+        raise InputError(str(error)) from None
     if flags.dry_run:
         return train.describe(parts)
     if flags.evaluate:
         return train.score(parts, path)
     command = shlex.join(["python", "launch.py", *arguments])
-    return train.train(parts, path, command)
+    code = train.train(parts, path, command)
+    for split, data in parts.fingerprint.items():
+        if "broken" in data:
+            print(f"{len(data['broken'])} broken {split} examples were left out", file=sys.stderr)
+    return code
 
 
 def run(arguments: list[str]) -> int:

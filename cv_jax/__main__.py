@@ -4,13 +4,14 @@ import importlib
 import os
 import sys
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, RunError
 
 # Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
     "convert": "weights from and to torchvision, timm and others",
-    "verify": "check the checkpoints of a run against their digests",
+    "prepare": "build a TFDS dataset, or re-encode one for speed",
+    "verify": "check the checkpoints of a run, or prepared records, against their digests",
 }
 
 
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader (head, less) has gone; let the interpreter's own flush at exit find nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

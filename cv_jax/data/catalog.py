@@ -89,7 +89,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
     )
 
 
-def load_builder(name: str, folder: Path) -> tfds.core.DatasetBuilder:
+def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder:
     """The TFDS builder of a dataset; `digits` is written if it is not there yet.
 
     Raises:
@@ -100,7 +100,7 @@ def load_builder(name: str, folder: Path) -> tfds.core.DatasetBuilder:
 
         folder = digits.ensure(folder)
     try:
-        return tfds.builder(name, data_dir=folder)
+        return tfds.builder(name, data_dir=folder, **options)
     except tfds.core.DatasetNotFoundError:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, known, n=3)

@@ -56,13 +56,8 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
     Raises:
       InputError: there is no such folder or split, or a class without images.
     """
-    if not root.is_dir():
-        raise InputError(f"config.data.name: {name!r}: there is no folder {root}")
-    folders = _subfolders(root)
-    if not folders:
-        raise InputError(f"config.data.name: {name!r}: {root} holds no folders of images")
-    flat = any(_is_image(entry) for folder in folders for entry in os.scandir(root / folder))
-    known = ["images"] if flat else folders
+    known = splits_of(name, root)
+    flat = known == ["images"]
     used = dict.fromkeys(subsets.split_names(split))
     if unknown := [part for part in used if part not in known]:
         hint = (
@@ -72,7 +67,7 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
     files, labels, starts, sizes, checksum = [], [], {}, {}, hashlib.sha256()
     classes = None
     for part in used:
-        here = "" if part == "images" and flat else part
+        here = "" if flat else part
         found = _subfolders(root / here)
         if classes is not None and found != classes:
             raise InputError(f"split {split!r} of {name!r}: {part} has other classes")
@@ -105,6 +100,21 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
         fingerprint={"name": "folder", "splits": sizes, "checksum": checksum.hexdigest()},
         classes=tuple(classes),
     )
+
+
+def splits_of(name: str, root: Path) -> list[str]:
+    """The splits of a folder: its subfolders, or `images` where these hold images themselves.
+
+    Raises:
+      InputError: there is no such folder, or nothing in it.
+    """
+    if not root.is_dir():
+        raise InputError(f"config.data.name: {name!r}: there is no folder {root}")
+    folders = _subfolders(root)
+    if not folders:
+        raise InputError(f"config.data.name: {name!r}: {root} holds no folders of images")
+    flat = any(_is_image(entry) for folder in folders for entry in os.scandir(root / folder))
+    return ["images"] if flat else folders
 
 
 def _subfolders(path: Path) -> list[str]:

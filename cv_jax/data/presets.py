@@ -19,4 +19,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.eval_split": "validation",
         "eval_preprocess": "resize_small(256)|central_crop(224)",
     },
+    # Photographs in general.
+    "folder": {
+        "image_size": 224,
+        "data.mean": (0.485, 0.456, 0.406),
+        "data.std": (0.229, 0.224, 0.225),
+        "data.eval_split": "val",
+        "eval_preprocess": "resize_small(256)|central_crop(224)",
+    },
 }

@@ -29,7 +29,7 @@ def test_sound_and_damaged_checkpoints_are_told_apart(workdir, capsys):
 
 def test_mistakes_give_one_line_and_code_2(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path} holds no checkpoints\n"
+    assert capsys.readouterr().err == f"error: {tmp_path} holds neither checkpoints nor records\n"
     assert main(["verfy", str(tmp_path)]) == 2
     assert "unknown command 'verfy'; allowed: models" in capsys.readouterr().err
     assert main([]) == 2

@@ -1,0 +1,126 @@
+"""`python -m cv_jax prepare NAME [--to DIR]`: builds a dataset, or re-encodes one for speed.
+
+    prepare NAME              downloads a TFDS dataset and writes it as ArrayRecord
+    prepare SOURCE --to DIR   re-encodes a prepared dataset, or folder:PATH; train on records:DIR
+
+Killed at any time, the second goes on where it was when the same command is run again.
+"""
+
+import argparse
+import importlib.util
+import os
+import shlex
+from pathlib import Path
+
+from cv_jax.errors import InputError
+
+
+def main(arguments: list[str]) -> int:
+    """Does the one or the other; 0 when all is written.
+
+    Raises:
+      InputError: a wrong name or option, TensorFlow is needed and missing, or DIR was begun with
+        other options.
+      RunError: an image cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m cv_jax prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="a TFDS name, or with --to also folder:PATH")
+    parser.add_argument("--data-dir", help="folder of TFDS datasets; as config.data.dir")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="re-encode into this folder")
+    parser.add_argument("--splits", default="", help="to re-encode: train,val (default: all)")
+    parser.add_argument("--short-side", type=int, help="shrink larger images to this shorter side")
+    parser.add_argument("--method", default="bicubic", help="filter of the shrinking")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quality", type=int, default=90, help="of the JPEGs (default: 90)")
+    how.add_argument("--raw", action="store_true", help="store raw pixels instead")
+    parser.add_argument("--shard-examples", type=int, default=2048)
+    parser.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    flags = parser.parse_args(arguments)
+    from cv_jax.data import sources
+
+    folder = sources.data_folder(flags.data_dir)
+    if flags.to is None:
+        _build(flags.source, folder)
+        return 0
+    return _reencode(flags, folder, shlex.join(["python", "-m", "cv_jax", "prepare", *arguments]))
+
+
+def _build(name: str, folder: Path) -> None:
+    """Downloads a TFDS dataset and writes it as ArrayRecord."""
+    from cv_jax.data import catalog
+    from cv_jax.data.sources import one_line
+
+    if name.partition(":")[0] in ("folder", "records"):
+        raise InputError(f"{name!r} is there already; --to DIR re-encodes it")
+    builder = catalog.load_builder(name, folder)
+    if not builder.info.splits:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise InputError(
+                "TFDS needs TensorFlow to write a dataset (not to read it); install it with: "
+                "pip install tensorflow-cpu"
+            )
+        builder = catalog.load_builder(name, folder, file_format="array_record")
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # every dataset fails in its own way
+            raise InputError(f"dataset {name!r}: {one_line(error)}") from None
+    for split, info in builder.info.splits.items():
+        source = catalog.open_dataset(name, split, folder)
+        if len(source) != info.num_examples:
+            raise InputError(f"{split} of {name!r} holds {len(source)} of {info.num_examples}")
+        print(f"{name} {split}: {len(source):,} examples in {builder.data_path}")
+
+
+def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
+    from cv_jax.augment import host
+    from cv_jax.data import reencode
+    from cv_jax.progress import counted
+
+    for name in ("short_side", "shard_examples", "workers"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')}={value} must be at least 1")
+    if not 1 <= flags.quality <= 100:
+        raise InputError(f"--quality={flags.quality} is not in 1…100")
+    if flags.method not in host.METHODS:
+        raise InputError(f"--method={flags.method} is not one of {', '.join(host.METHODS)}")
+    options = reencode.Options(
+        short_side=flags.short_side,
+        method=flags.method,
+        quality=None if flags.raw else flags.quality,
+        shard_examples=flags.shard_examples,
+        skip_broken=flags.skip_broken,
+    )
+    splits = flags.splits.split(",") if flags.splits else _splits(flags.source, folder)
+    index = reencode.reencode(
+        flags.source,
+        splits,
+        folder,
+        flags.to,
+        options,
+        workers=flags.workers,
+        command=command,
+        progress=lambda loop: counted(loop, "writing shards"),
+    )
+    for split, shards in index["splits"].items():
+        count, size = sum(s["count"] for s in shards), index["sizes"][split]
+        left = f", {size - count} broken left out" if size > count else ""
+        print(f"{split}: {count:,} examples in {len(shards)} shards in {flags.to}{left}")
+    return 0
+
+
+def _splits(name: str, folder: Path) -> list[str]:
+    """All splits of a dataset."""
+    kind, _, path = name.partition(":")
+    if kind == "folder":
+        from cv_jax.data.folder import splits_of
+
+        return splits_of(name, Path(path).expanduser())
+    from cv_jax.data import catalog
+
+    return list(catalog.load_builder(name, folder).info.splits) or ["train"]

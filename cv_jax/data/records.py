@@ -1,0 +1,172 @@
+"""Re-encoded datasets: ArrayRecord shards with an index, as `python -m cv_jax prepare` writes them.
+
+    PATH/index.json                          what the data are, shards with counts and SHA-256
+    PATH/train.labels.npy                    int32 [N], so that opening reads no shard
+    PATH/train-00000-of-00042.array_record   one image a record
+
+A record is an encoded image, or raw pixels: `RAW`, height, width and channels as little-endian
+32-bit numbers, then the bytes of uint8 [H, W, C].
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from cv_jax.data import subsets
+from cv_jax.data.sources import Source
+from cv_jax.errors import InputError
+
+RAW = b"\x00raw"
+_HEAD = struct.Struct("<4sIII")
+
+
+def pack(pixels: np.ndarray) -> bytes:
+    """The record of raw pixels, uint8 [H, W, C]."""
+    return _HEAD.pack(RAW, *pixels.shape) + pixels.tobytes()
+
+
+def unpack(record: bytes) -> bytes | np.ndarray:
+    """The pixels in a record, or the encoded image that it is."""
+    if record[:4] != RAW:
+        return record
+    shape = _HEAD.unpack_from(record)[1:]
+    return np.frombuffer(record, np.uint8, offset=_HEAD.size).reshape(shape)
+
+
+class FileRecords:
+    """The records of one split."""
+
+    def __init__(self, files: list[str], counts: list[int], labels: np.ndarray):
+        self.files, self.counts, self._labels = files, counts, labels
+        shards = [_Shard(f, 0, n, n) for f, n in zip(files, counts, strict=True) if n]
+        self.examples = ArrayRecordDataSource(shards)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        return unpack(self.examples[index]), int(self._labels[index])
+
+    def place(self, index: int) -> str:
+        for file, count in zip(self.files, self.counts, strict=True):
+            if index < count:
+                return f"record {index} of {file}"
+            index -= count
+        raise IndexError(index)
+
+    def labels(self, progress: Callable) -> np.ndarray:
+        return self._labels
+
+
+class _Shard(NamedTuple):
+    """Tells ArrayRecord which records of a file to read, so that it need not open all to count."""
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What `prepare` wrote about a folder.
+
+    Raises:
+      InputError: it wrote nothing there, or did not finish.
+    """
+    try:
+        index = json.loads((path / "index.json").read_text())
+    except OSError:
+        raise InputError(
+            f"{path} holds no records; write some with: python -m cv_jax prepare SOURCE --to {path}"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}/index.json: {error}") from None
+    if not index.get("finished"):
+        raise InputError(f"{path} is not finished; go on with: {index['command']}")
+    return index
+
+
+def open_records(name: str, path: Path, split: str) -> Source:
+    """Opens a split, or a part of one, of a re-encoded dataset; a part keeps the order of the data.
+
+    Raises:
+      InputError: there are no finished records, no such split, or a file is missing.
+    """
+    index = read_index(path)
+    known = index["splits"]
+    sizes = {part: sum(s["count"] for s in shards) for part, shards in known.items()}
+    pieces = subsets.slices(name, split, sizes)
+    files, counts, labels, chosen = [], [], [], []
+    for part, start, stop in pieces:
+        shards = known[part]
+        missing = [s["file"] for s in shards if not (path / s["file"]).is_file()]
+        if missing:
+            raise InputError(
+                f"{name!r}: {len(missing)} of {len(shards)} files of split {part!r} are missing; "
+                f"the first is {path / missing[0]}"
+            )
+        before = sum(counts)
+        files += [str(path / shard["file"]) for shard in shards]
+        counts += [shard["count"] for shard in shards]
+        labels.append(_labels(path, part, sizes[part], index["num_classes"]))
+        chosen.append(np.arange(before + start, before + stop))
+    records = FileRecords(files, counts, np.concatenate(labels)) if sum(counts) else ()
+    order = np.concatenate([*chosen, np.arange(0)])
+    if len(order) != len(records):
+        records = subsets.Subset(records, order)
+    return Source(
+        name=name,
+        records=records,
+        num_classes=index["num_classes"],
+        channels=index["channels"],
+        fingerprint={
+            "name": "records",
+            "splits": sizes,
+            "checksum": hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest(),
+        },
+        classes=tuple(index["classes"]) if index["classes"] else None,
+    )
+
+
+def damage(path: Path) -> list[str]:
+    """What differs from the index in a folder of records: a line for each damaged file.
+
+    Reads every byte.
+    """
+    index, lines = read_index(path), []
+    digests = {f"{part}.labels.npy": digest for part, digest in index["labels"].items()}
+    for shards in index["splits"].values():
+        digests |= {shard["file"]: shard["sha256"] for shard in shards}
+    for name, digest in digests.items():
+        file = path / name
+        if not file.is_file():
+            lines.append(f"{file}: missing")
+        elif checksum(file) != digest:
+            lines.append(f"{file}: its SHA-256 differs from the index")
+    return lines
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _labels(path: Path, part: str, count: int, num_classes: int) -> np.ndarray:
+    file = path / f"{part}.labels.npy"
+    try:
+        labels = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: {' '.join(str(error).split())}") from None
+    if len(labels) != count:
+        raise InputError(f"{file}: {len(labels)} labels for {count} records")
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))[0]
+        raise InputError(f"{file}: label {labels[wrong]} at {wrong} is not in 0…{num_classes - 1}")
+    return labels
