@@ -16,6 +16,8 @@ from cv_jax.interop.resize import resize
 # By the registry's convention the first convolution and the classifiers carry these names.
 STEMS = tuple(f"params/{name}/kernel" for name in ("conv1", "features_0", "patch_embed"))
 HEAD = re.compile(r"params/head\w*/(kernel|bias)")
+# A classifier with the statistics of what it reads.
+WHOLE_HEAD = re.compile(rf"{HEAD.pattern}|batch_stats/head_norm/(mean|var)")
 
 
 def flatten(variables) -> dict[str, Any]:
@@ -155,8 +157,9 @@ def adapt(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Fits arrays, by path, to a target that may have other classes, input channels and sizes.
 
-    A classifier for other classes is left out, and the target's initialised from `seed`. Sizes are
-    adapted in the way of `source`, from images of `trained_size` (see `resize`).
+    A classifier for other classes is left out; what is then lacking of the target's is initialised
+    from `seed`. Sizes are adapted in the way of `source`, from images of `trained_size` (see
+    `resize`).
 
     Returns:
       `(arrays, notes)`: every array of the target, in its dtype, and one sentence for each thing
@@ -172,13 +175,13 @@ def adapt(
             arrays[path] = input_channels(arrays[path], target.channels)
             notes.append(f"{path}: {channels} input channels made {target.channels}")
     if classes != target.num_classes:
-        arrays = {path: x for path, x in arrays.items() if not HEAD.fullmatch(path)}
-        fresh = [path for path in target.shapes if HEAD.fullmatch(path)]
-        arrays.update(target.initial(fresh, seed))
+        arrays = {path: x for path, x in arrays.items() if not WHOLE_HEAD.fullmatch(path)}
         if classes:
             notes.append(f"the classifier of {classes} classes left out")
-        if fresh:
-            notes.append(f"{' and '.join(fresh)} initialised anew")
+    fresh = [path for path in target.shapes if WHOLE_HEAD.fullmatch(path) and path not in arrays]
+    arrays.update(target.initial(fresh, seed))
+    if fresh:
+        notes.append(f"{' and '.join(fresh)} initialised anew")
     check(
         "these weights do not fit the model",
         {path: x.shape for path, x in arrays.items()},

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from cv_jax.models import checks
 from cv_jax.models.attention import attend, merge_heads, split_heads
+from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import Mlp, at_least_float32
@@ -89,6 +90,8 @@ class ViT(nn.Module):
       pool: "cls" reads a class token, "mean" averages the patches, "map" attends to all tokens.
       class_token: keep a class token also where `pool` does not read it, as MAE's fine-tuning does.
       fc_norm: normalise what was pooled (parameters `fc_norm`) instead of every token (`norm`).
+      head_norm: batch normalisation without scale and shift before the classifier, for linear
+        probes (He et al., 2022, appendix A.1).
       registers: extra learned tokens that carry no position of the image and are dropped at the
         end.
       distilled: a distillation token after the class token, with a head of its own (DeiT); needs
@@ -121,6 +124,7 @@ class ViT(nn.Module):
     pool: str = "cls"
     class_token: bool = False
     fc_norm: bool = False
+    head_norm: bool = False
     registers: int = 0
     distilled: bool = False
     pos_embed: str = "learned"
@@ -158,6 +162,8 @@ class ViT(nn.Module):
         checks.rate("dropout_rate", self.dropout_rate)
         if self.distilled and self.pool != "cls":
             raise ValueError(f"distilled needs pool 'cls', got {self.pool!r}")
+        if self.distilled and self.head_norm:
+            raise ValueError("head_norm is for a net with one head: it needs distilled False")
         if self.registers < 0:
             raise ValueError(f"registers must not be negative, got {self.registers}")
         return grid
@@ -231,6 +237,8 @@ class ViT(nn.Module):
         features["pre_logits"] = x.mean(axis=1) if self.distilled else x
         if not self.num_classes:
             return at_least_float32(features["pre_logits"]), features
+        if self.head_norm:
+            x = BatchNorm(epsilon=1e-6, affine=False, **types, name="head_norm")(x, train=train)
 
         def head(y, name):
             zeros = nn.initializers.zeros

@@ -152,6 +152,7 @@ def test_resize_to_itself_is_exact():
         (dict(pool="max"), "unknown pool 'max'; allowed: cls, mean, map"),
         (dict(pos_embed="rope"), "unknown pos_embed 'rope'; allowed: learned, sincos"),
         (dict(distilled=True, pool="mean"), "distilled needs pool 'cls'"),
+        (dict(distilled=True, head_norm=True), "head_norm is for a net with one head"),
         (dict(registers=-1), "registers must not be negative"),
         (dict(depth=0), "depth must be at least 1"),
         (dict(drop_path_rate=1.0), "drop_path_rate must lie in"),
@@ -174,3 +175,24 @@ def test_image_of_another_size_is_refused():
     model = models.create("vit_ti16", **SMALL)
     with pytest.raises(ValueError, match="image is 24x16, the model was made for 16x24"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 24, 16, 3)))
+
+
+def test_head_norm_standardises_what_the_classifier_reads():
+    model = models.create("vit_ti16", **SMALL, head_norm=True)
+    image = np.random.default_rng(0).normal(size=(6, 16, 24, 3)).astype(np.float32)
+    variables = model.init(jax.random.key(0), image)
+    kernel = np.random.default_rng(1).normal(size=variables["params"]["head"]["kernel"].shape)
+    variables["params"]["head"]["kernel"] = kernel.astype(np.float32)
+    (logits, features), state = model.apply(variables, image, train=True, mutable=["batch_stats"])
+    x = np.asarray(features["pre_logits"], np.float64)
+    expected = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6) @ kernel
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    statistics = state["batch_stats"]["head_norm"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * x.mean(axis=0), rtol=1e-4, atol=1e-6)
+    # Evaluation uses the running ones, and nothing of the rest of the net has any.
+    variables = {**variables, **state}
+    logits, features = model.apply(variables, image, train=False)
+    x = np.asarray(features["pre_logits"], np.float64)
+    expected = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-6) @ kernel
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert set(state["batch_stats"]) == {"head_norm"}
