@@ -72,12 +72,14 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
 
     Args:
       arg: that text; empty or none is the embedded dataset.
-      **options: the keys that this config knows, with their defaults, whose types values take.
+      **options: the keys that this config knows, with their defaults, whose types values take; a
+        tuple holds all values that are allowed, the default first.
 
     Returns:
       The dataset's name ("digits" unless said) and all options with their values.
     """
-    dataset, chosen = "digits", dict(options)
+    dataset = "digits"
+    chosen = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
     for i, item in enumerate(filter(None, (arg or "").split(","))):
         key, equals, value = item.partition("=")
         if not equals and i == 0:
@@ -89,7 +91,11 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
                 f"allowed: DATASET, then {allowed}"
             )
         else:
-            chosen[key] = check(value, type(options[key]), f"config argument {item}", parsing=True)
+            where = f"config argument {item}"
+            if isinstance(options[key], tuple) and value not in options[key]:
+                allowed = ", ".join(options[key])
+                raise InputError(f"{where}: {value!r} is not one of {allowed}")
+            chosen[key] = check(value, type(chosen[key]), where, parsing=True)
     return dataset, chosen
 
 

@@ -185,3 +185,7 @@ def test_the_argument_has_the_types_of_its_defaults():
     assert config.parse_argument("", epochs=0.5) == ("digits", {"epochs": 0.5})
     with pytest.raises(InputError, match=r"config argument epochs=ten: 'ten' is not a number"):
         config.parse_argument("cifar10,epochs=ten", epochs=0.5)
+    assert config.parse_argument("", recipe=("paper", "v1"))[1] == {"recipe": "paper"}
+    assert config.parse_argument("mnist,recipe=v1", recipe=("paper", "v1"))[1] == {"recipe": "v1"}
+    with pytest.raises(InputError, match="config argument recipe=v3: 'v3' is not one of paper, v1"):
+        config.parse_argument("mnist,recipe=v3", recipe=("paper", "v1"))
