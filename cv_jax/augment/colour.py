@@ -1,13 +1,195 @@
 """Operations on the colours of one image, on the device: `(key, image) → image`.
 
-Images are float32 [H, W, C] on the scale 0…255.
+Images are float32 [H, W, C] on the scale 0…255. Except for `lighting` they are rounded to whole
+grey levels first and stay whole: the arithmetic is Pillow's, see `levels`.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.augment import levels
 from cv_jax.augment.chance import not_negative, sometimes
+
+
+def on_levels(operation: Callable) -> Callable:
+    """`(key, levels) → levels` as an operation on float32 images."""
+    return lambda key, image: operation(key, levels.to_levels(image)).astype(image.dtype)
+
+
+def _factor(key: jax.Array, strength: float) -> jax.Array:
+    """A factor, uniform in 1 ± strength but not negative."""
+    return jax.random.uniform(key, (), minval=max(0.0, 1 - strength), maxval=1 + strength)
+
+
+def _brightness(key, image, strength):
+    return levels.brightness(image, _factor(key, strength))
+
+
+def _contrast(key, image, strength):
+    return levels.contrast(image, _factor(key, strength), levels.mean_grey(image))
+
+
+def _saturation(key, image, strength):
+    return levels.saturation(image, _factor(key, strength))
+
+
+def _sharpness(key, image, strength):
+    return levels.sharpness(image, _factor(key, strength))
+
+
+def _hue(key, image, strength):
+    shift = jax.random.uniform(key, (), minval=-strength, maxval=strength)
+    return levels.hue(image, jnp.trunc(255 * shift).astype(jnp.int32))
+
+
+def _check_strength(**strengths: float) -> None:
+    for name, strength in strengths.items():
+        largest = 0.5 if name == "hue" else 6
+        if not 0 <= strength <= largest:
+            raise ValueError(f"{name} must be in 0…{largest}, got {strength}")
+
+
+def brightness(strength: float = 0.4, probability: float = 1.0):
+    """Blends with black; the image's share is uniform in 1 ± strength. Exactly Pillow's."""
+    _check_strength(strength=strength)
+    return sometimes(probability, on_levels(lambda key, x: _brightness(key, x, strength)))
+
+
+def contrast(strength: float = 0.4, probability: float = 1.0):
+    """Blends with the mean luma; the image's share is uniform in 1 ± strength. Exactly Pillow's."""
+    _check_strength(strength=strength)
+    return sometimes(probability, on_levels(lambda key, x: _contrast(key, x, strength)))
+
+
+def saturation(strength: float = 0.4, probability: float = 1.0):
+    """Blends with the grayscale image; the image's share is uniform in 1 ± strength. Exactly
+    Pillow's."""
+    _check_strength(strength=strength)
+    return sometimes(probability, on_levels(lambda key, x: _saturation(key, x, strength)))
+
+
+def sharpness(strength: float = 0.9, probability: float = 0.5):
+    """Blends with the smoothed image; the image's share is uniform in 1 ± strength. Exactly
+    Pillow's."""
+    _check_strength(strength=strength)
+    return sometimes(probability, on_levels(lambda key, x: _sharpness(key, x, strength)))
+
+
+def hue(strength: float = 0.1, probability: float = 1.0):
+    """Turns the hue by a share of the circle that is uniform in ± strength. Within one grey level
+    of torchvision on Pillow images."""
+    _check_strength(hue=strength)
+    return sometimes(probability, on_levels(lambda key, x: _hue(key, x, strength)))
+
+
+def colour_jitter(
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.0,
+    probability: float = 1.0,
+):
+    """The four operations of these names in random order, as torchvision's `ColorJitter`.
+
+    Args:
+      brightness: strength; 0 leaves the operation out, as for the others.
+      contrast: likewise.
+      saturation: likewise.
+      hue: likewise, at most 0.5.
+      probability: of doing so.
+    """
+    _check_strength(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+    pairs = [
+        (_brightness, brightness),
+        (_contrast, contrast),
+        (_saturation, saturation),
+        (_hue, hue),
+    ]
+    pairs = [(operation, strength) for operation, strength in pairs if strength]
+    count = len(pairs)
+
+    def apply(key, image):
+        order_key, key = jax.random.split(key)
+        order, keys = jax.random.permutation(order_key, count), jax.random.split(key, count)
+
+        def step(i, image):
+            results = [
+                operation(keys[n], image, strength) for n, (operation, strength) in enumerate(pairs)
+            ]
+            return jnp.select([order[i] == n for n in range(count)], results)
+
+        return jax.lax.fori_loop(0, count, step, image)
+
+    return sometimes(probability if pairs else 0.0, on_levels(apply))
+
+
+def grayscale(probability: float = 0.1):
+    """Every channel becomes the luma. Exactly Pillow's."""
+
+    def apply(key, image):
+        return jnp.broadcast_to(levels.grey(image), image.shape)
+
+    return sometimes(probability, on_levels(apply))
+
+
+def gaussian_blur(smallest: float = 0.1, largest: float = 2.0, probability: float = 0.5):
+    """Gaussian blur whose deviation in pixels is uniform in smallest…largest. Within one grey level
+    of Pillow."""
+    if not 0 < smallest <= largest:
+        raise ValueError(f"radii must be 0 < smallest <= largest, got {smallest}, {largest}")
+
+    def apply(key, image):
+        radius = jax.random.uniform(key, (), minval=smallest, maxval=largest)
+        return levels.gaussian_blur(image, radius, largest)
+
+    return sometimes(probability, on_levels(apply))
+
+
+def posterise(bits: int = 4, probability: float = 0.5):
+    """Keeps the highest `bits` of each level. Exactly Pillow's."""
+    if not 0 <= bits <= 8:
+        raise ValueError(f"bits must be in 0…8, got {bits}")
+    return sometimes(probability, on_levels(lambda key, x: levels.posterise(x, bits)))
+
+
+def solarise(threshold: float = 128, probability: float = 0.5):
+    """Inverts the levels from the threshold on. Exactly Pillow's."""
+    return sometimes(probability, on_levels(lambda key, x: levels.solarise(x, threshold)))
+
+
+def solarise_add(amount: int = 50, threshold: int = 128, probability: float = 0.5):
+    """Adds to the levels below the threshold. Exactly timm's on Pillow images."""
+    not_negative(amount=amount)
+
+    def apply(key, image):
+        return levels.solarise_add(image, amount, threshold)
+
+    return sometimes(probability, on_levels(apply))
+
+
+def invert(probability: float = 0.5):
+    """Black for white. Exactly Pillow's."""
+    return sometimes(probability, on_levels(lambda key, x: levels.invert(x)))
+
+
+def autocontrast(probability: float = 0.5):
+    """Stretches each channel to the whole range. Within one grey level of Pillow."""
+    return sometimes(
+        probability, on_levels(lambda key, x: levels.autocontrast(x, *levels.extremes(x)))
+    )
+
+
+def equalise(probability: float = 0.5):
+    """Flattens the histogram of each channel. Exactly Pillow's."""
+
+    def apply(key, image):
+        return levels.look_up(image, levels.equalise_table(levels.histogram(image)))
+
+    return sometimes(probability, on_levels(apply))
+
 
 # Principal components of ImageNet's RGB values on the scale 0…1: standard deviations, and the
 # directions as columns, as published with the residual nets' Torch code.
@@ -35,4 +217,20 @@ def lighting(deviation: float = 0.1, probability: float = 1.0):
     return sometimes(probability, apply)
 
 
-OPERATIONS = {"lighting": lighting}
+OPERATIONS = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+    "hue": hue,
+    "colour_jitter": colour_jitter,
+    "grayscale": grayscale,
+    "gaussian_blur": gaussian_blur,
+    "sharpness": sharpness,
+    "posterise": posterise,
+    "solarise": solarise,
+    "solarise_add": solarise_add,
+    "invert": invert,
+    "autocontrast": autocontrast,
+    "equalise": equalise,
+    "lighting": lighting,
+}

@@ -7,42 +7,8 @@ deviation 1 has its contrast, whatever the dataset is.
 import jax
 import jax.numpy as jnp
 
+from cv_jax.augment import boxes
 from cv_jax.augment.chance import sometimes
-
-_TRIALS = 10
-
-
-def random_box(
-    key: jax.Array,
-    height: int,
-    width: int,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(top, left, height, width), int32, of a random box inside the image.
-
-    The box's share of the image is uniform in `area` and its height / width log-uniform in
-    `ratio`, both before sides are rounded to pixels. Of ten such boxes the first that is smaller
-    than the image in both directions is placed uniformly; if none is, the box is empty.
-    """
-    size_key, place_key = jax.random.split(key)
-    share, aspect = jax.random.uniform(size_key, (2, _TRIALS))
-    share = area[0] + share * (area[1] - area[0])
-    low, high = jnp.log(jnp.asarray(ratio, jnp.float32))
-    aspect = jnp.exp(low + aspect * (high - low))
-    heights = jnp.round(jnp.sqrt(share * height * width * aspect)).astype(jnp.int32)
-    widths = jnp.round(jnp.sqrt(share * height * width / aspect)).astype(jnp.int32)
-    fits = (heights < height) & (widths < width)
-    first = jnp.argmax(fits)
-    h, w = jnp.where(fits[first], jnp.stack([heights[first], widths[first]]), 0)
-    top, left = jax.random.randint(place_key, (2,), 0, jnp.stack([height - h, width - w]) + 1)
-    return top, left, h, w
-
-
-def inside(height: int, width: int, top, left, h, w) -> jax.Array:
-    """Which pixels lie in a box: bool [H, W, 1]. The box may reach beyond the image."""
-    row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
-    return (row >= top) & (row < top + h) & (column >= left) & (column < left + w)
 
 
 def erase(
@@ -55,6 +21,9 @@ def erase(
     count: int = 1,
 ):
     """Random erasing (Zhong et al., 2017, arXiv:1708.04896), as in timm.
+
+    The first of ten random boxes that is smaller than the image in both directions is placed
+    uniformly; if none is, nothing is erased.
 
     Args:
       probability: of erasing anything.
@@ -69,13 +38,10 @@ def erase(
     Raises:
       ValueError: bounds in the wrong order, an unknown mode, no boxes.
     """
-    shapes = {"constant": None, "channel": (1, 1), "pixel": ()}
-    if mode not in shapes:
-        raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(shapes)}")
-    if not 0 < min_area <= max_area <= 1:
-        raise ValueError(f"areas must be 0 < min_area <= max_area <= 1, got {min_area}, {max_area}")
-    if not 0 < min_ratio <= max_ratio:
-        raise ValueError(f"ratios must be 0 < min_ratio <= max_ratio, got {min_ratio}, {max_ratio}")
+    modes = ("constant", "channel", "pixel")
+    if mode not in modes:
+        raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(modes)}")
+    boxes.check_area_and_ratio(min_area, max_area, min_ratio, max_ratio)
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     area = min_area / count, max_area / count
@@ -86,10 +52,15 @@ def erase(
         return jax.random.normal(key, shape if mode == "pixel" else (1, 1, shape[-1]))
 
     def apply(key, image):
+        height, width, _ = image.shape
         for box_key in jax.random.split(key, count):
-            box_key, fill_key = jax.random.split(box_key)
-            box = random_box(box_key, *image.shape[:2], area, (min_ratio, max_ratio))
-            erased = inside(*image.shape[:2], *box)
+            side_key, place_key, fill_key = jax.random.split(box_key, 3)
+            h, w, found = boxes.random_sides(
+                side_key, (height, width), area, (min_ratio, max_ratio), (height - 1, width - 1)
+            )
+            h, w = jnp.where(found, jnp.stack([h, w]), 0)
+            top, left = boxes.random_corner(place_key, height, width, h, w)
+            erased = boxes.mask(height, width, top, left, h, w)
             image = jnp.where(erased, fill(fill_key, image.shape), image)
         return image
 
@@ -111,7 +82,7 @@ def cutout(size: int, probability: float = 1.0):
     def apply(key, image):
         height, width, _ = image.shape
         y, x = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
-        square = inside(height, width, y - size // 2, x - size // 2, size, size)
+        square = boxes.mask(height, width, y - size // 2, x - size // 2, size, size)
         return jnp.where(square, 0.0, image)
 
     return sometimes(probability, apply)
