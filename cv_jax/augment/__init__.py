@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv_jax.augment import colour, erase, geometry, host, mix, stream
+from cv_jax.augment import colour, erase, geometry, host, mix, policies, stream
 from cv_jax.errors import InputError
 from cv_jax.values import check
 
@@ -25,7 +25,7 @@ from cv_jax.values import check
 STAGES: dict[str, dict[str, Callable]] = {
     "stream": stream.OPERATIONS,
     "host": host.DETERMINISTIC | host.RANDOM,
-    "image": geometry.OPERATIONS | colour.OPERATIONS,
+    "image": geometry.OPERATIONS | colour.OPERATIONS | policies.OPERATIONS,
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
 }

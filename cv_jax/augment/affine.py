@@ -1,8 +1,7 @@
 """Affine maps of images on whole grey levels, sampled as Pillow's `Image.transform` does.
 
 Coordinates and weights are fixed-point integers: sums are exact, so that the pixels depend on no
-compiler's choice of fusing or reordering them. One integer holds a whole pixel, so that a sample is
-one memory access.
+compiler's choice of fusing or reordering them.
 """
 
 import jax
@@ -39,19 +38,13 @@ def affine(
     columns, rows = _taps(x, bits, method), _taps(y, bits, method)
     columns = [(jnp.clip(place, 0, width - 1), weight) for place, weight in columns]
     rows = [(jnp.clip(place, 0, height - 1) * width, weight) for place, weight in rows]
-    precision = 2 * _WEIGHT_BITS[method]
-    planes = []
-    for first in range(0, channels, 4):
-        group = range(min(4, channels - first))
-        packed = sum(levels[..., first + i].astype(jnp.uint32) << 8 * i for i in group).reshape(-1)
-        sums = [0 for _ in group]
-        for start, down in rows:
-            for place, across in columns:
-                pixel = packed.at[start + place].get(mode="promise_in_bounds")
-                for i in group:
-                    sums[i] += (down * across) * ((pixel >> 8 * i) & 255).astype(jnp.int32)
-        planes += sums
-    sampled = jnp.clip(jnp.stack(planes, axis=-1) >> precision, 0, 255)
+    pixels = levels.reshape(-1, channels)
+    total = 0
+    for start, down in rows:
+        for place, across in columns:
+            pixel = pixels.at[start + place].get(mode="promise_in_bounds")
+            total += jnp.expand_dims(down * across, -1) * pixel
+    sampled = jnp.clip(total >> 2 * _WEIGHT_BITS[method], 0, 255)
     return jnp.where(inside[..., None], sampled, jnp.asarray(fill, jnp.int32))
 
 

@@ -14,8 +14,7 @@ def sometimes(probability: float, operation: Callable) -> Callable:
     Raises:
       ValueError: the probability is outside 0…1.
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability must be in 0…1, got {probability}")
+    check_probability(probability=probability)
     if probability == 0:
         return lambda key, image: image
     if probability == 1:
@@ -26,6 +25,13 @@ def sometimes(probability: float, operation: Callable) -> Callable:
         return jnp.where(jax.random.bernoulli(coin, probability), operation(key, image), image)
 
     return apply
+
+
+def check_probability(**values: float) -> None:
+    """Raises ValueError unless every value is in 0…1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in 0…1, got {value}")
 
 
 def not_negative(**values: float) -> None:
