@@ -40,7 +40,10 @@ def apply(mix: Mix, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
     # On any layout of devices the same bits: the share is rounded before it is used, and the
     # blend has one product, so that compilers cannot choose which of two to fuse with the sum.
     share = jax.lax.optimization_barrier(mix.share)
-    kept = jax.lax.optimization_barrier(share * (1 - mix.box[2] * mix.box[3] / (height * width)))
+    # A table, for compilers divide by a number that they know only approximately.
+    rest = 1 - np.arange(height * width + 1) / (height * width)
+    rest = jnp.asarray(rest, jnp.float32)[mix.box[2] * mix.box[3]]
+    kept = jax.lax.optimization_barrier(share * rest)
 
     def blend(x, share):
         share, partner = share.reshape(-1, *(1,) * (x.ndim - 1)), x[::-1]
