@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from cv_jax.models import checks
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.conv_layers import he_fan_out, uniform_fan_in
+from cv_jax.models.encoder import REMAT_POLICIES
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import DropPath, at_least_float32, drop_path_rates
 
@@ -81,7 +82,7 @@ class Block(nn.Module):
     param_dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """[B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, channels of the last convolution]."""
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
@@ -148,6 +149,7 @@ class ResNet(nn.Module):
       zero_init_residual: every branch starts as zero: its last scale, or with `preact` its last
         kernel.
       drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
+      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       axis_name: mesh axis over which batch normalisation shares statistics in the per-device view.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -169,6 +171,7 @@ class ResNet(nn.Module):
     width_per_group: int = 64
     zero_init_residual: bool = False
     drop_path_rate: float = 0.0
+    remat_policy: str = "none"
     axis_name: str | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -189,6 +192,7 @@ class ResNet(nn.Module):
         checks.one_of("shortcut", self.shortcut, SHORTCUTS)
         checks.one_of("stride_in", self.stride_in, STRIDES)
         checks.rate("drop_path_rate", self.drop_path_rate)
+        checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise ValueError("groups and width_per_group belong to block 'bottleneck', not 'basic'")
         if any(width * self.width_per_group % 64 for width in self.widths):
@@ -250,10 +254,14 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         features["stem"] = x
 
+        module = Block
+        if self.remat_policy != "none":
+            policy = REMAT_POLICIES[self.remat_policy]
+            module = nn.remat(Block, policy=policy, static_argnums=(2,))
         rates = iter(drop_path_rates(self.drop_path_rate, sum(self.stage_sizes)))
         for stage, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             for i in range(blocks):
-                block = Block(
+                block = module(
                     self.convs(width, stride=2 if stage > 1 and i == 0 else 1),
                     self.shortcut,
                     self.preact,
@@ -263,7 +271,7 @@ class ResNet(nn.Module):
                     **types,
                     name=f"layer{stage}_{i}",
                 )
-                x = features[f"layer{stage}_{i}"] = block(x, train=train)
+                x = features[f"layer{stage}_{i}"] = block(x, train)
         if self.preact:
             x = features["norm"] = norm(x, "norm")
 

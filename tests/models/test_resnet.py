@@ -1,5 +1,7 @@
 """Residual networks: shortcuts against NumPy, where strides stand, what the fields do."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -133,6 +135,30 @@ def test_pre_activation_names_and_order():
     assert params["layer2_0"]["bn1"]["scale"] == (32,)
     assert "downsample_1" not in params["layer2_0"]
     assert list(features)[-2:] == ["norm", "pre_logits"]
+
+
+def test_remat_changes_nothing():
+    image = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+
+    def gradients(policy):
+        small = dict(stage_sizes=(1, 1), widths=(4, 4), stem_width=4)
+        fields = dict(small, drop_path_rate=0.3, remat_policy=policy)
+        model = models.create("resnet8_cifar", **fields)
+        variables = quick_jit(model.init)(jax.random.key(0), image)
+
+        def loss(params):
+            rngs = {"dropout": jax.random.key(1)}
+            everything = {**variables, "params": params}
+            options = dict(train=True, rngs=rngs, mutable=["batch_stats"])
+            (logits, _), state = model.apply(everything, image, **options)
+            return (logits**2).sum(), state
+
+        return quick_jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    expected = gradients("none")
+    for policy in ("full", "dots_no_batch"):
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+        jax.tree.map(close, gradients(policy), expected)
 
 
 def test_groups_and_width_per_group():
