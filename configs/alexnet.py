@@ -18,12 +18,12 @@ def get_config(arg=""):
     c.optim.name = "sgd"
     c.batch_size = 128
     c.optim.weight_decay = 5e-4
-    c.optim.no_decay = ()
+    c.optim.rules = ()
     if dataset == "imagenet2012":
         c.total_epochs = 90.0
         c.augment = "resize_small(256)|central_crop(256)|random_crop(224)|flip|lighting(0.1)"
         c.optim.learning_rate = 0.01
-        c.schedule.name = "step"
+        c.schedule.name = "multistep"
         c.schedule.milestones = (25.0, 50.0, 75.0)
         c.log.every_steps = 100
         return c

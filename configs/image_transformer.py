@@ -15,7 +15,7 @@ def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="image_transformer_ti")
     c = config.default(dataset, options["model"])
     c.optim.weight_decay = 0.05
-    c.optim.no_decay = (".*/(bias|scale)", ".*(pos_embed|embedding)")
+    c.optim.rules = (".*(bias|scale|pos_embed|embedding): decay=0",)
     if dataset == "imagenet2012":
         c.model.vocab_size = 1003
         c.batch_size = 1024

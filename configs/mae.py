@@ -18,7 +18,7 @@ def get_config(arg=""):
     c = config.default(dataset, options["model"])
     c.optim.b2 = 0.95
     c.optim.weight_decay = 0.05
-    c.optim.no_decay = (".*/(bias|scale)",)
+    c.optim.rules = (".*(bias|scale): decay=0",)
     if dataset == "imagenet2012":
         c.batch_size = 4096
         c.total_epochs = 800.0

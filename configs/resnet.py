@@ -21,8 +21,8 @@ def get_config(arg=""):
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.1
     c.optim.weight_decay = 1e-4
-    c.optim.no_decay = ()
-    c.schedule.name = "step"
+    c.optim.rules = ()
+    c.schedule.name = "multistep"
     if dataset == "imagenet2012":
         c.batch_size = 256
         c.total_epochs = 90.0

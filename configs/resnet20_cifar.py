@@ -20,11 +20,11 @@ def get_config(arg=""):
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.1
     c.optim.weight_decay = 1e-4
-    c.optim.no_decay = ()
+    c.optim.rules = ()
     c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(3)"
     if dataset == "cifar10" and not options["epochs"]:
         c.total_epochs, c.total_steps = None, 64000
-        c.schedule.name = "step"
+        c.schedule.name = "multistep"
         c.schedule.milestones = (50.0, 75.0)
         if "110" in c.model.name:
             c.schedule.warmup_steps = 400

@@ -18,7 +18,7 @@ def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="swin_t")
     c = config.default(dataset, options["model"])
     c.optim.weight_decay = 0.05
-    c.optim.no_decay = (".*(bias|scale)", ".*relative_position_bias_table", ".*cpb_mlp.*")
+    c.optim.rules = (".*(bias|scale|relative_position_bias_table|cpb_mlp.*): decay=0",)
     c.optim.clip_norm = 5.0
     c.loss.label_smoothing = 0.1
     if dataset == "imagenet2012":

@@ -24,8 +24,8 @@ def get_config(arg=""):
         c.total_epochs = 74.0
         c.augment = "random_resize_small(256, 512)|random_crop(224)|flip|lighting(0.1)"
         c.optim.learning_rate = 0.01
-        c.optim.no_decay = ()
-        c.schedule.name = "step"
+        c.optim.rules = ()
+        c.schedule.name = "multistep"
         c.schedule.milestones = (25.0, 50.0, 75.0)
         c.log.every_steps = 100
         return c

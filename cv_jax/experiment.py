@@ -10,16 +10,26 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from cv_jax import augment, losses, models, optim, pretrained, sharding, step
+from cv_jax import (
+    augment,
+    losses,
+    models,
+    optim,
+    pretrained,
+    rules,
+    schedules,
+    sharding,
+    step,
+)
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.augment.stream import ONCE
 from cv_jax.data import pipeline, resident, sources, subsets
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
+from cv_jax.teacher import Teacher, read_teacher
 
 
 class Experiment(NamedTuple):
@@ -37,7 +47,8 @@ class Experiment(NamedTuple):
       resident: whether the training split lies on the devices.
       total_steps: updates of the whole run.
       schedule: learning rate by updates made.
-      optimiser: the gradient transformation.
+      optimiser: see `optim.Optimiser`.
+      teacher: a trained net to learn from; none if there is none.
       fingerprint: what identifies the data.
     """
 
@@ -52,7 +63,8 @@ class Experiment(NamedTuple):
     resident: bool
     total_steps: int
     schedule: Callable
-    optimiser: optax.GradientTransformation
+    optimiser: optim.Optimiser
+    teacher: Teacher | None
     fingerprint: dict[str, Any]
 
     def every(self, name: str) -> int:
@@ -73,8 +85,20 @@ class Experiment(NamedTuple):
             self.augmentation,
             self.num_classes,
             max(1, self.every("log.every")),
+            self.teacher and self.teacher.apply,
         )
-        return jax.jit(function, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))
+        place = sharding.replicated(self.mesh)
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=place)
+        if self.teacher is None:
+            return jitted
+        # Arguments, not constants of the program, which would hold them a second time.
+        variables = jax.device_put(self.teacher.variables, place)
+
+        def taught(state, batch):
+            return jitted(state, batch, variables)
+
+        taught.lower = lambda state, batch: jitted.lower(state, batch, variables)
+        return taught
 
     def eval_step(self) -> Callable:
         """The jitted `(variables, batch) → metric sums`."""
@@ -184,10 +208,18 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     _try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
-    model = _model(config, num_classes, image_shape, bool(augmentation.batch))
+    model, params = _model(config, num_classes, image_shape, bool(augmentation.batch))
     total_steps = configs.steps_of(config, "total", len(train_source))
-    schedule = optim.make_schedule(config, total_steps, len(train_source))
-    optimiser = optim.make_optimiser(config, schedule)
+    schedule = schedules.make_schedule(config, total_steps, len(train_source))
+    optimiser = optim.make_optimiser(config, schedule, rules.treatments(config, model, params))
+
+    fingerprint = {"train": train_source.fingerprint, "eval": eval_source.fingerprint}
+    teacher = None
+    if config.distill.teacher is not None:
+        if type(model) in losses.TASKS:
+            raise InputError(f"config.distill.teacher: {config.model.name} is no classifier")
+        teacher = read_teacher(config, num_classes, image_shape)
+        fingerprint["teacher"] = teacher.fingerprint
 
     mesh = sharding.make_mesh(config.mesh.devices)
     sharding.check_batch("config.batch_size", config.batch_size, mesh)
@@ -195,6 +227,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         raise InputError(
             f"config.batch_size={config.batch_size} must be a multiple of the repeats in "
             f"config.augment, {augmentation.stream.repeats}"
+        )
+    parts = config.optim.accumulate_steps
+    if config.batch_size // mesh.size % parts:
+        raise InputError(
+            f"config.optim.accumulate_steps={parts} does not divide the "
+            f"{config.batch_size // mesh.size} examples of a batch on each of {mesh.size} devices"
         )
     sharding.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
 
@@ -217,7 +255,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         total_steps=total_steps,
         schedule=schedule,
         optimiser=optimiser,
-        fingerprint={"train": train_source.fingerprint, "eval": eval_source.fingerprint},
+        teacher=teacher,
+        fingerprint=fingerprint,
     )
 
 
@@ -297,8 +336,8 @@ def _try_augmentation(config, augmentation, image_shape) -> None:
         raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
 
 
-def _model(config, num_classes, image_shape, soft_labels) -> nn.Module:
-    """The model, tried with its task on the shape of an example."""
+def _model(config, num_classes, image_shape, soft_labels) -> tuple[nn.Module, Any]:
+    """The model, tried with its task on the shape of an example; and its parameters' shapes."""
     name = config.model.name
     try:
         model = models.create(name, **pretrained.model_fields(config, num_classes))
@@ -306,11 +345,11 @@ def _model(config, num_classes, image_shape, soft_labels) -> nn.Module:
 
         def score(batch, rngs):
             inputs = task.inputs(batch, rngs)
-            output, _ = model.init_with_output(jax.random.key(0), *inputs, train=False)
-            return task.score(output, batch)
+            output, variables = model.init_with_output(jax.random.key(0), *inputs, train=False)
+            return task.score(output, batch)[0], variables["params"]
 
         batch = losses.blank_batch(image_shape, num_classes if soft_labels else 0)
-        loss, _ = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
+        loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
     except (ValueError, TypeError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
     if task.classes is not None and task.classes < num_classes:
@@ -320,4 +359,4 @@ def _model(config, num_classes, image_shape, soft_labels) -> nn.Module:
         )
     if loss.shape != (1,):
         raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
-    return model
+    return model, params

@@ -5,6 +5,7 @@ all that differs between kinds. One objective, one evaluation and one loop serve
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from cv_jax import distillation
 from cv_jax.errors import InputError
 from cv_jax.models.image_transformer import ImageTransformer
 from cv_jax.models.lenet import rbf_loss
 from cv_jax.models.mae import MAE, reconstruction_loss
 from cv_jax.models.transformer import BOS, EOS, Transformer
+from cv_jax.values import check_choice
 
 
 def softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -31,6 +34,36 @@ def sigmoid(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
 
+def focal(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
+    """Softmax cross-entropy [B] whose terms weigh (1 − p)^gamma (Lin et al., 2017, section 3).
+
+    What is classified well already, with a probability p near one, counts little.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    return -(labels * _power(-jnp.expm1(log_p), gamma) * log_p).sum(axis=-1)
+
+
+def sigmoid_focal(
+    logits: jax.Array, labels: jax.Array, gamma: float, alpha: float | None
+) -> jax.Array:
+    """The same for binary cross-entropies, summed over the classes to [B], as in torchvision.
+
+    Targets are weighed alpha, the other classes 1 − alpha (Lin et al., 2017, equation 5); with none
+    for alpha neither is.
+    """
+    p = jax.nn.sigmoid(logits)
+    wrong = p * (1 - labels) + (1 - p) * labels
+    loss = optax.sigmoid_binary_cross_entropy(logits, labels) * _power(wrong, gamma)
+    if alpha is not None:
+        loss = loss * (alpha * labels + (1 - alpha) * (1 - labels))
+    return loss.sum(axis=-1)
+
+
+def _power(x, gamma):
+    """x^gamma for x in 0…1, whose gradient at 0 is finite for every gamma."""
+    return jnp.maximum(x, 1e-6) ** gamma
+
+
 def rbf(logits: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
     """LeNet-5's criterion [B] on scores that are negated penalties; see `models.lenet.rbf_loss`."""
     return rbf_loss(-logits, labels, margin)
@@ -40,6 +73,10 @@ def rbf(logits: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
 LOSSES: dict[str, Callable] = {
     "softmax": lambda config: softmax,
     "sigmoid": lambda config: sigmoid,
+    "focal": lambda config: functools.partial(focal, gamma=config.loss.gamma),
+    "sigmoid_focal": lambda config: functools.partial(
+        sigmoid_focal, gamma=config.loss.gamma, alpha=config.loss.alpha
+    ),
     "rbf": lambda config: functools.partial(rbf, margin=config.loss.margin),
 }
 
@@ -58,21 +95,28 @@ def loss_function(config: ml_collections.ConfigDict) -> Callable:
     """`(logits [B, K], labels [B] or [B, K]) → loss [B]` as the config says, in float32.
 
     Raises:
-      InputError: an unknown loss, or a smoothing outside 0…1.
+      InputError: an unknown loss, or a value out of range.
     """
-    name, smoothing = config.loss.name, config.loss.label_smoothing
-    if name not in LOSSES:
-        raise InputError(f"config.loss.name: unknown loss {name!r}; allowed: {', '.join(LOSSES)}")
-    if not 0 <= smoothing < 1:
-        raise InputError(f"config.loss.label_smoothing={smoothing} is not in 0…1")
-
-    if config.loss.margin <= 0:
-        raise InputError(f"config.loss.margin={config.loss.margin} must be positive")
-    cross_entropy = LOSSES[name](config)
+    c = config.loss
+    check_choice("config.loss.name", "loss", c.name, LOSSES)
+    if not 0 <= c.label_smoothing < 1:
+        raise InputError(f"config.loss.label_smoothing={c.label_smoothing} is not in 0…1")
+    if c.alpha is not None and not 0 <= c.alpha <= 1:
+        raise InputError(f"config.loss.alpha={c.alpha} is not in 0…1")
+    if not c.margin > 0:
+        raise InputError(f"config.loss.margin={c.margin} must be positive")
+    for field in ("gamma", "z"):
+        if not 0 <= c[field] < math.inf:
+            raise InputError(f"config.loss.{field}={c[field]} must be at least 0")
+    if c.z and c.name not in ("softmax", "focal"):
+        raise InputError(f"config.loss.z={c.z}: only softmax and focal have a normaliser")
+    cross_entropy = LOSSES[c.name](config)
 
     def loss(logits, labels):
-        labels = smooth(as_probabilities(labels, logits.shape[-1]), smoothing)
-        return cross_entropy(logits, labels)
+        labels = smooth(as_probabilities(labels, logits.shape[-1]), c.label_smoothing)
+        value = cross_entropy(logits, labels)
+        # Holds the normaliser near one (Chowdhery et al., 2022, arXiv:2204.02311, section 5).
+        return value + c.z * jax.nn.logsumexp(logits, axis=-1) ** 2 if c.z else value
 
     return loss
 
@@ -99,14 +143,19 @@ def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
     """Image → scores of the classes.
 
     A model that gives several scores in training (DeiT's two heads) is trained on the labels with
-    each of them: their losses are averaged, as are the scores for the accuracy.
+    each of them: their losses are averaged, as are the scores for the accuracy. Where the batch
+    brings a teacher's scores, the last head learns from them and the first from the labels; a
+    single head learns from both; see `distillation`.
     """
-    loss_of = loss_function(config)
+    loss_of, taught = loss_function(config), distillation.loss_function(config)
 
     def score(output, batch):
         logits, labels = output[0], batch["label"]
         heads = logits if isinstance(logits, tuple) else (logits,)
-        loss = sum(loss_of(head, labels) for head in heads) / len(heads)
+        if "teacher" in batch:
+            loss = taught(loss_of(heads[0], labels), heads[-1], batch["teacher"])
+        else:
+            loss = sum(loss_of(head, labels) for head in heads) / len(heads)
         # With soft labels, the likeliest class counts as the right one.
         right = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         return loss, sum(heads).argmax(axis=-1) == right

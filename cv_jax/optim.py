@@ -1,120 +1,285 @@
-"""Optimisers and learning-rate schedules, put together from optax."""
+"""Optimisers, put together from optax.
 
+Every one is the same chain: clipping, the direction, weight decay, the factors that rules and layer
+decay give to single parameters, the learning rate. Frozen parameters never enter it.
+"""
+
+import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
-from cv_jax.config import steps_of
+from cv_jax import muon
 from cv_jax.errors import InputError
+from cv_jax.rules import Treatment, join, split
+from cv_jax.values import check_choice
 
-SCHEDULES = ("constant", "cosine", "linear", "step")
+MIN_FACTORED = 32  # Adafactor factors axes at least this long
+MOMENT_DTYPES = ("float32", "bfloat16")
 
 
-def make_schedule(
-    config: ml_collections.ConfigDict, total_steps: int, examples: int
-) -> Callable[[Any], Any]:
-    """Learning rate as a function of the number of updates made so far.
+class Optimiser(NamedTuple):
+    """What the training step needs of an optimiser.
 
-    Linear from 0 over the warm-up, then the schedule over the steps that remain.
-
-    Args:
-      config: the run's config; `config.schedule` and `config.optim.learning_rate` are read.
-      total_steps: updates of the whole run.
-      examples: size of the training split, for durations in epochs.
-
-    Raises:
-      InputError: an unknown schedule, or a value out of range.
+    Attributes:
+      init: `params → state`.
+      update: `(gradients of the trained, state, trained) → (updates, state)`.
+      split: `params → (trained, frozen)`; see `rules.split`.
+      join: its inverse.
     """
-    c, peak = config.schedule, config.optim.learning_rate
-    if c.name not in SCHEDULES:
-        allowed = ", ".join(SCHEDULES)
-        raise InputError(f"config.schedule.name: unknown schedule {c.name!r}; allowed: {allowed}")
-    warmup = steps_of(config, "schedule.warmup", examples, total_steps) or 0
-    if warmup > total_steps:
-        raise InputError(
-            f"config.schedule.warmup is {warmup} steps, the whole training only {total_steps}"
-        )
-    steps = max(1, total_steps - warmup)
-    if c.name == "constant":
-        main = optax.constant_schedule(peak)
-    elif c.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, steps, alpha=c.end_factor)
-    elif c.name == "linear":
-        main = optax.linear_schedule(peak, peak * c.end_factor, steps)
-    else:
-        falls = {
-            max(0, round(m / 100 * total_steps) - warmup): c.decay_factor for m in c.milestones
-        }
-        main = optax.piecewise_constant_schedule(peak, falls)
-    if not warmup:
-        return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    split: Callable[[Any], tuple[Any, Any]]
+    join: Callable[[Any, Any], Any]
 
 
-def matches(params: Any, patterns: tuple[str, ...]) -> Any:
-    """A tree of booleans: whether one of the patterns matches the whole name, such as "head/bias".
+class Parts(NamedTuple):
+    """What the directions below are built with.
 
-    Raises:
-      InputError: a pattern is no regular expression.
+    Attributes:
+      settings: `config.optim`.
+      decay: adds weight decay to what passes.
+      treatments: of every parameter, by name.
     """
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise InputError(f"config.optim.no_decay: {error.pattern!r}: {error}") from None
-    names = flax.traverse_util.flatten_dict(params, sep="/")
-    found = {name: any(p.fullmatch(name) for p in compiled) for name in names}
-    return flax.traverse_util.unflatten_dict(found, sep="/")
+
+    settings: ml_collections.ConfigDict
+    decay: optax.GradientTransformation
+    treatments: dict[str, Treatment]
 
 
-def _sgd(c):
-    return optax.trace(c.momentum, c.nesterov) if c.momentum else optax.identity()
+def _sgd(p):
+    return [p.decay, _momentum(p.settings)]
 
 
-def _adam(c):
-    return optax.scale_by_adam(c.b1, c.b2, c.eps)
+def _adam(p, nesterov=False):
+    return [p.decay, _scale_by_adam(p.settings, nesterov)]
 
 
-# Name → direction of the update, and whether weight decay is decoupled from it.
-OPTIMISERS: dict[str, tuple[Callable, bool]] = {
-    "sgd": (_sgd, False),
-    "adam": (_adam, False),
-    "adamw": (_adam, True),
+def _adamw(p, nesterov=False):
+    return [_scale_by_adam(p.settings, nesterov), p.decay]
+
+
+def _lamb(p):
+    return [_scale_by_adam(p.settings), p.decay, _trust_ratio(p, 1.0)]
+
+
+def _lars(p):
+    return [p.decay, _trust_ratio(p, p.settings.trust_coefficient), _momentum(p.settings)]
+
+
+def _lion(p):
+    c = p.settings
+    return [optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.moment_dtype), p.decay]
+
+
+def _adafactor(p):
+    c = p.settings
+
+    def decay_rate(step, exponent):
+        return jnp.minimum(c.b2, 1 - (step + 1.0) ** -exponent)
+
+    parts = [
+        optax.scale_by_factored_rms(
+            min_dim_size_to_factor=MIN_FACTORED, decay_rate_fn=decay_rate, decay_rate=0.8
+        ),
+        by_layer(lambda name: optax.clip_by_block_rms(1.0), p.treatments),
+    ]
+    if c.parameter_scale:
+        parts.append(by_layer(lambda name: optax.scale_by_param_block_rms(1e-3), p.treatments))
+    if c.b1:
+        parts.append(optax.ema(c.b1, debias=False, accumulator_dtype=c.moment_dtype))
+    return [*parts, p.decay]
+
+
+def _muon(p):
+    c = p.settings
+
+    def kind(name, treatment):
+        shape = treatment.shape[1:] if treatment.stacked else treatment.shape
+        return "muon" if muon.is_matrix(name, shape) else "adam"
+
+    stacked = {name for name, treatment in p.treatments.items() if treatment.stacked}
+    return [
+        optax.partition(
+            {
+                "muon": muon.scale_by_muon(c.momentum, c.moment_dtype, stacked),
+                "adam": _scale_by_adam(c),
+            },
+            tree_of(kind, p.treatments),
+        ),
+        p.decay,
+    ]
+
+
+# Name → the chain from clipped gradients to what the learning rate multiplies. Where weight decay
+# stands before the direction it is part of the gradient (an L2 penalty), where it stands behind it
+# is decoupled (Loshchilov and Hutter, 2019, arXiv:1711.05101), times the learning rate as in
+# PyTorch.
+#
+# sgd: with momentum m the sum v ← m·v + g, without dampening; with `nesterov` g + m·v is used.
+# adam, adamw: Kingma and Ba, 2015, arXiv:1412.6980.
+# nadam, nadamw: Dozat, 2016, with a constant momentum and the bias corrections of its algorithm 8.
+# lamb: You et al., 2020, arXiv:1904.00962, algorithm 2. lars: You et al., 2017, arXiv:1708.03888,
+#   with the norm of gradient and decay together, and the learning rate outside the momentum, as in
+#   MAE's code. In both, what is not decayed gets no trust ratio, as in their authors' code.
+# lion: Chen et al., 2023, arXiv:2302.06675.
+# adafactor: Shazeer and Stern, 2018, arXiv:1804.04235, algorithms 4 and 5 (`b1=0` keeps no first
+#   moment); with `b1=0.9`, `moment_dtype=bfloat16` and `parameter_scale=false` that of Zhai et al.,
+#   2022, arXiv:2106.04560, section 3.4, whose bound on the decay of the second moment is `b2`.
+# muon: see muon.py.
+OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "nadam": lambda p: _adam(p, nesterov=True),
+    "nadamw": lambda p: _adamw(p, nesterov=True),
+    "lamb": _lamb,
+    "lars": _lars,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "muon": _muon,
 }
 
 
 def make_optimiser(
-    config: ml_collections.ConfigDict, schedule: Callable
-) -> optax.GradientTransformation:
-    """Clipping, direction, weight decay and learning rate, in the order that the name implies.
+    config: ml_collections.ConfigDict, schedule: Callable, treatments: dict[str, Treatment]
+) -> Optimiser:
+    """The optimiser that the config means.
 
-    Decoupled decay (Loshchilov and Hutter, 2019) is multiplied by the learning rate, as in PyTorch.
+    Args:
+      config: the run's config, of which `config.optim` is read.
+      schedule: learning rate by the number of updates made.
+      treatments: of every parameter; see `rules.treatments`.
 
     Raises:
       InputError: an unknown optimiser, or a value out of range.
     """
     c = config.optim
-    if c.name not in OPTIMISERS:
-        allowed = ", ".join(OPTIMISERS)
-        raise InputError(f"config.optim.name: unknown optimiser {c.name!r}; allowed: {allowed}")
-    if c.clip_norm is not None and c.clip_norm <= 0:
-        raise InputError(f"config.optim.clip_norm={c.clip_norm} must be positive, or none")
-    matches({}, c.no_decay)
-    direction, decoupled = OPTIMISERS[c.name]
+    check(c)
 
-    def decayed(params):
-        return jax.tree.map(lambda excluded: not excluded, matches(params, c.no_decay))
-
-    decay = optax.add_decayed_weights(c.weight_decay, decayed) if c.weight_decay else None
-    chain = [
-        optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else None,
-        None if decoupled else decay,
-        direction(c),
-        decay if decoupled else None,
+    decays = tree_of(lambda name, t: c.weight_decay * t.decay, treatments)
+    decay = _stateless(lambda u, p, f: u + f * p, decays) if c.weight_decay else optax.identity()
+    rates = tree_of(lambda name, t: t.lr, treatments)
+    parts = Parts(c, decay, treatments)
+    chain = optax.chain(
+        *_clipping(parts),
+        *OPTIMISERS[c.name](parts),
+        _stateless(lambda u, p, f: f * u, rates),
         optax.scale_by_learning_rate(schedule),
-    ]
-    return optax.chain(*[part for part in chain if part is not None])
+    )
+
+    def divide(params):
+        return split(params, treatments)
+
+    return Optimiser(lambda params: chain.init(divide(params)[0]), chain.update, divide, join)
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+    """Raises an `InputError` if a value of `config.optim` is unknown or out of range."""
+    check_choice("config.optim.name", "optimiser", c.name, OPTIMISERS)
+    check_choice("config.optim.moment_dtype", "dtype", c.moment_dtype, MOMENT_DTYPES)
+    for name in ("learning_rate", "weight_decay", "eps", "trust_coefficient"):
+        if not 0 <= c[name] < math.inf:
+            raise InputError(f"config.optim.{name}={c[name]} must be at least 0 and finite")
+    for name in ("momentum", "b1", "b2"):
+        if not 0 <= c[name] < 1:
+            raise InputError(f"config.optim.{name}={c[name]} is not in 0…1, without 1")
+    for name in ("accumulate_steps", "base_batch_size"):
+        if c[name] is not None and c[name] < 1:
+            raise InputError(f"config.optim.{name}={c[name]} must be at least 1")
+    clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if c[name] is not None]
+    for name in clips:
+        if not c[name] > 0:
+            raise InputError(f"config.optim.{name}={c[name]} must be positive, or none")
+    if len(clips) > 1:
+        raise InputError(f"config.optim.{clips[0]} and .{clips[1]} are both set; keep one")
+
+
+def tree_of(value: Callable[[str, Treatment], Any], treatments: dict[str, Treatment]) -> Any:
+    """The tree of trained parameters, with `value(name, treatment)` in the place of each."""
+    flat = {name: None if t.frozen else value(name, t) for name, t in treatments.items()}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def by_layer(
+    transformation: Callable[[str], optax.GradientTransformation],
+    treatments: dict[str, Treatment],
+) -> optax.GradientTransformation:
+    """A stateless transformation of each parameter by itself, of scanned ones layer by layer.
+
+    Args:
+      transformation: for the parameter of that name.
+      treatments: which tell what is scanned.
+    """
+
+    def update(updates, params):
+        def one(path, u, p):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            inner = transformation(name)
+
+            def single(u, p):
+                return inner.update(u, inner.init(p), p)[0]
+
+            return (jax.vmap(single) if treatments[name].stacked else single)(u, p)
+
+        return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.stateless(update)
+
+
+def _stateless(function, factors):
+    """`function(update, parameter, factor)` for each parameter."""
+    return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, factors))
+
+
+def _momentum(c):
+    if not c.momentum:
+        return optax.identity()
+    return optax.trace(c.momentum, c.nesterov, accumulator_dtype=c.moment_dtype)
+
+
+def _scale_by_adam(c, nesterov=False):
+    return optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.moment_dtype, nesterov=nesterov)
+
+
+def _trust_ratio(p, coefficient):
+    def ratio(name):
+        adapted = np.max(p.treatments[name].decay) > 0
+        return optax.scale_by_trust_ratio(0.0, coefficient) if adapted else optax.identity()
+
+    return by_layer(ratio, p.treatments)
+
+
+def _clipping(p):
+    """By value; by the norm over all; or by the norm of each unit over that of its weights.
+
+    The last is adaptive clipping (Brock et al., 2021, arXiv:2102.06171, section 4.1): a unit is
+    what reaches one output of a kernel, or a whole vector; heads are left out, as there.
+    """
+    c = p.settings
+    if c.clip_norm is not None:
+        return [optax.clip_by_global_norm(c.clip_norm)]
+    if c.clip_value is not None:
+        return [optax.clip(c.clip_value)]
+    if c.clip_adaptive is None:
+        return []
+
+    def adaptive(name):
+        if re.fullmatch(r"head\w*/.*", name):
+            return optax.identity()
+
+        def clip(u, params):
+            axes = tuple(range(u.ndim - 1 if name.endswith("kernel") else u.ndim))
+            return optax.adaptive_grad_clip(c.clip_adaptive, axis=axes).update(u, None, params)[0]
+
+        return optax.stateless(clip)
+
+    return [by_layer(adaptive, p.treatments)]

@@ -16,6 +16,7 @@ import optax
 
 from cv_jax import losses
 from cv_jax.augment import Augmentation, apply_batch, apply_images
+from cv_jax.optim import Optimiser
 
 
 @flax.struct.dataclass
@@ -52,7 +53,7 @@ def stream(seed: int, name: str, step: jax.Array, impl: str = "threefry2x32") ->
 
 def init_state(
     model: nn.Module,
-    optimiser: optax.GradientTransformation,
+    optimiser: Optimiser,
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
     variables: dict[str, Any] | None = None,
@@ -147,32 +148,74 @@ def _augment_view(config, augmentation, num_classes, step, images, labels, view=
 def make_train_step(
     config: ml_collections.ConfigDict,
     objective: Callable,
-    optimiser: optax.GradientTransformation,
+    optimiser: Optimiser,
     augmentation: Augmentation,
     num_classes: int,
     log_every: int,
+    teacher: Callable | None = None,
 ) -> Callable:
-    """`(state, batch) → (state, metrics)`, pure.
+    """`(state, batch, teacher_variables=None) → (state, metrics)`, pure.
 
     `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
-    multiple of `log_every`.
-    """
+    multiple of `log_every`. `teacher` is `(its variables, images) → logits`; see teacher.py.
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]):
+    With `optim.accumulate_steps` of n the batch is augmented and mixed as a whole and then cut into
+    n parts, whose gradients are averaged: the update is that of the whole batch. What cannot be
+    equal is what a part sees of itself only: batch normalisation (the statistics of each part, and
+    n updates of the running ones, as in PyTorch), and masks of dropout and stochastic depth, which
+    are drawn anew for each part. Part k is every n-th example from k on, so that on sharded batches
+    each device cuts its own rows.
+    """
+    parts = config.optim.accumulate_steps
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
         batch = augment_batch(config, augmentation, num_classes, state.step, batch)
         batch["position"] = jnp.arange(len(batch["image"]))
-        rngs = {
-            "dropout": stream(config.seed, "dropout", state.step, config.dropout_rng),
-            "mask": stream(config.seed, "mask", state.step),
-        }
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (loss, (sums, model_state)), grads = gradient(state.params, state.model_state, batch, rngs)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        dropout = stream(config.seed, "dropout", state.step, config.dropout_rng)
+        mask = stream(config.seed, "mask", state.step)
+        trained, frozen = optimiser.split(state.params)
+
+        def gradient(model_state, batch, rngs):
+            if teacher is not None:
+                batch = losses.fold_views(batch)
+                batch = {**batch, "teacher": teacher(teacher_variables, batch["image"])}
+
+            def loss_of(trained):
+                return objective(optimiser.join(trained, frozen), model_state, batch, rngs)
+
+            return jax.value_and_grad(loss_of, has_aux=True)(trained)
+
+        if parts == 1:
+            rngs = {"dropout": dropout, "mask": mask}
+            (loss, (sums, model_state)), grads = gradient(state.model_state, batch, rngs)
+        else:
+
+            def accumulate(carry, part):
+                model_state, grads, loss, sums = carry
+                index, rows = part
+                rngs = {"dropout": jax.random.fold_in(dropout, index), "mask": mask}
+                (new_loss, (new_sums, model_state)), new = gradient(model_state, rows, rngs)
+                grads = jax.tree.map(lambda old, g: old + g / parts, grads, new)
+                loss, sums = loss + new_loss / parts, jax.tree.map(jnp.add, sums, new_sums)
+                return (model_state, grads, loss, sums), None
+
+            rows = jax.tree.map(lambda x: _every(x, parts), batch)
+            zeros = jax.tree.map(jnp.zeros_like, (trained, jnp.float32(0), state.sums))
+            (model_state, grads, loss, sums), _ = jax.lax.scan(
+                accumulate,
+                (state.model_state, *zeros),
+                (jnp.arange(parts), rows),
+                # XLA's convolutions for CPUs are slow inside loops.
+                unroll=parts if jax.default_backend() == "cpu" else 1,
+            )
+        updates, opt_state = optimiser.update(grads, state.opt_state, trained)
+        params = optimiser.join(optax.apply_updates(trained, updates), frozen)
         ema = state.ema
         if ema is not None:
+            decay = ema_decay(config, state.step + 1)
             ema = jax.tree.map(
-                lambda old, new: old * config.ema.decay + new * (1 - config.ema.decay),
+                # Of equal values this is the same value: what is frozen stays so in the average.
+                lambda old, new: old + (1 - decay) * (new - old),
                 ema,
                 {"params": params, **model_state},
             )
@@ -182,6 +225,21 @@ def make_train_step(
         return state, {"loss": loss, "sums": sums}
 
     return train_step
+
+
+def _every(x: jax.Array, n: int) -> jax.Array:
+    """[B, …] → [n, B/n, …]: part k holds rows k, k + n, k + 2n, …"""
+    return x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1)
+
+
+def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:
+    """Decay of the averages after so many updates.
+
+    With `ema.warmup` at most (1 + t)/(10 + t), as in TensorFlow's ExponentialMovingAverage: the
+    first parameters, which have learnt nothing, are forgotten soon.
+    """
+    decay = config.ema.decay
+    return jnp.minimum(decay, (1 + updates) / (10 + updates)) if config.ema.warmup else decay
 
 
 @jax.jit

@@ -6,8 +6,10 @@ and unions of these.
 
 import ast
 import contextlib
+import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from cv_jax.errors import InputError
@@ -103,6 +105,15 @@ def check(value: Any, hint: Any, field: str, parsing: bool = False) -> Any:
         return parse(value, hint) if parsing else coerce(value, hint)
     except TypeError as error:
         raise InputError(f"{field}: {error}") from None
+
+
+def check_choice(field: str, kind: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises an `InputError` with the nearest spelling unless the value is one of those allowed."""
+    names = list(allowed)
+    if value not in names:
+        near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{field}: unknown {kind} {value!r}; allowed: {', '.join(names)}{hint}")
 
 
 def _is_exactly(value: Any, hint: Any) -> bool:

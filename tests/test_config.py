@@ -37,7 +37,7 @@ def test_overrides_are_typed():
             "batch_size": "1e2",
             "image_size": "32,64",
             "optim.clip_norm": "none",
-            "optim.no_decay": ".*bias,head/.*",
+            "optim.rules": ".*bias: decay=0,head/.*: lr=2 freeze",
             "model.patch_size": "8",
             "model.pool": "mean",
             "data.dir": "/somewhere",
@@ -48,7 +48,7 @@ def test_overrides_are_typed():
     assert type(c.batch_size) is int
     assert c.image_size == (32, 64)
     assert c.optim.clip_norm is None
-    assert c.optim.no_decay == (".*bias", "head/.*")
+    assert c.optim.rules == (".*bias: decay=0", "head/.*: lr=2 freeze")
     assert (c.model.patch_size, c.model.pool, c.data.dir) == (8, "mean", "/somewhere")
 
 
@@ -67,7 +67,7 @@ def test_the_argument_chooses_dataset_and_model():
         ({"batch_size": "1.5"}, "config.batch_size=1.5: '1.5' is not an integer"),
         ({"optim.learning_rate": "fast"}, "'fast' is not a number"),
         ({"optim.nesterov": "2"}, "is not true or false"),
-        ({"optim": "3"}, "config.optim is a group; set one of optim.b1"),
+        ({"optim": "3"}, "config.optim is a group; set one of optim.accumulate_steps"),
         ({"model.num_classes": "3"}, "the data and config.image_size give it"),
         ({"model.depth": "deep"}, "config.model.depth=deep: 'deep' is not an integer"),
         ({"total_steps": "-1"}, "is negative"),

@@ -1,5 +1,6 @@
 """Losses and metric sums, against SciPy and NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,6 +38,47 @@ def test_sigmoid_cross_entropy_of_soft_labels():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+SOFT = np.random.default_rng(1).dirichlet(np.ones(4), size=6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal(gamma):
+    p = scipy.special.softmax(LOGITS, axis=1)
+    loss = losses.loss_function(settings(name="focal", gamma=gamma))
+    for labels, targets in ((LABELS, ONE_HOT), (SOFT, SOFT)):
+        expected = -(targets * (1 - p) ** gamma * np.log(p)).sum(axis=1)
+        got = loss(jnp.asarray(LOGITS), jnp.asarray(labels))
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (1.0, None), (0.0, 0.5)])
+def test_sigmoid_focal(gamma, alpha):
+    # Equation 5 of the paper, for every class on its own.
+    p = scipy.special.expit(LOGITS)
+    p_t = np.where(ONE_HOT == 1, p, 1 - p)
+    weight = 1 if alpha is None else np.where(ONE_HOT == 1, alpha, 1 - alpha)
+    expected = -(weight * (1 - p_t) ** gamma * np.log(p_t)).sum(axis=1)
+    loss = losses.loss_function(settings(name="sigmoid_focal", gamma=gamma, alpha=alpha))
+    got = loss(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["focal", "sigmoid_focal"])
+def test_focal_gradients_are_finite_where_nothing_is_left_to_learn(name):
+    loss = losses.loss_function(settings(name=name, gamma=0.5))
+    logits = jnp.array([[200.0, -200.0, -200.0]])
+    gradient = jax.grad(lambda x: loss(x, jnp.array([0])).sum())(logits)
+    np.testing.assert_allclose(gradient, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["softmax", "focal"])
+def test_the_normaliser_is_held_near_one(name):
+    plain = losses.loss_function(settings(name=name))(LOGITS, jnp.asarray(LABELS))
+    got = losses.loss_function(settings(name=name, z=0.01))(LOGITS, jnp.asarray(LABELS))
+    log_z = scipy.special.logsumexp(LOGITS, axis=1)
+    np.testing.assert_allclose(got - plain, 0.01 * log_z**2, rtol=1e-4, atol=1e-6)
+
+
 def test_sums_count_what_the_mask_keeps():
     mask = np.array([1.0, 1, 0, 1, 1, 0])
     loss, right = np.arange(6.0), np.array([True, False, True, True, False, True])
@@ -59,8 +101,12 @@ def test_the_likeliest_of_soft_labels_is_the_right_one():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"name": "hinge"}, "unknown loss 'hinge'; allowed: softmax, sigmoid, rbf"),
+        ({"name": "hinge"}, "unknown loss 'hinge'; allowed: softmax, sigmoid, focal"),
+        ({"name": "sofmax"}, "did you mean softmax?"),
         ({"label_smoothing": 1.5}, "is not in 0…1"),
+        ({"alpha": 2.0}, "config.loss.alpha=2.0 is not in 0…1"),
+        ({"gamma": -1.0}, "config.loss.gamma=-1.0 must be at least 0"),
+        ({"z": 1e-4, "name": "sigmoid"}, "only softmax and focal have a normaliser"),
     ],
 )
 def test_mistakes(values, said):
