@@ -6,6 +6,7 @@ A shard is written under another name, renamed when it is whole, and then gets a
 labels and SHA-256; what has its note is kept when the command is run again.
 """
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -20,10 +21,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from cv_jax.augment import host
 from cv_jax.data import decode, records, sources
 from cv_jax.errors import InputError, RunError
-from cv_jax.workdir import write_json
 
 
 class Options(NamedTuple):
@@ -114,7 +113,7 @@ def reencode(
     digests = {split: _write_labels(out, split, labels[split]) for split in splits}
     del plan["command"]
     index = {**plan, "finished": True, "splits": written, "labels": digests}
-    write_json(out / "index.json", index)
+    _write_json(out / "index.json", index)
     for job in jobs:
         _note(out, job).unlink()
     for leftover in out.glob(".*.writing-*"):
@@ -149,7 +148,7 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"--to {out} holds something else; give a new folder")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(file, plan)
+        _write_json(file, plan)
         return False
     old = json.loads(file.read_text())
     new = json.loads(json.dumps(plan))
@@ -170,18 +169,33 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
 
 def _write_labels(out: Path, split: str, labels: list[int]) -> str:
     """Writes the labels of a split; returns their SHA-256."""
-    file = out / f"{split}.labels.npy"
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(labels, np.int32))
+    _write(out / f"{split}.labels.npy", buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _write_json(file: Path, value: Any) -> None:
+    _write(file, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Writes a file whole, or not at all."""
     part = _scratch(file)
-    with part.open("wb") as stream:
-        np.save(stream, np.array(labels, np.int32))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, file)
-    return records.checksum(file)
+    part.write_bytes(data)
+    _publish(part, file)
 
 
 def _scratch(file: Path) -> Path:
     return file.with_name(f".{file.name}.writing-{os.getpid()}")
+
+
+def _publish(part: Path, file: Path) -> None:
+    """Gives a file its name once it is on the disk."""
+    descriptor = os.open(part, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.replace(part, file)
 
 
 class _Completed:
@@ -229,18 +243,17 @@ def _write_shard(job: _Job) -> None:
         writer.write(_encode(image, options))
         labels.append(label)
     writer.close()
-    descriptor = os.open(part, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
     digest = records.checksum(part)
-    os.replace(part, file)
+    _publish(part, file)
     note = {"file": job.file, "count": len(labels), "sha256": digest, "labels": labels}
-    write_json(_note(out, job), note)
+    _write_json(_note(out, job), note)
 
 
 def _encode(image: np.ndarray, options: Options) -> bytes:
     """The record of an image, uint8 [H, W, C]."""
     if options.short_side is not None and min(image.shape[:2]) > options.short_side:
+        from cv_jax.augment import host  # imports jax, which nothing else here needs
+
         image = host.resize_small(options.short_side, options.method)(None, image)
     if options.quality is None:
         return records.pack(image)

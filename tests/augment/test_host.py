@@ -1,12 +1,16 @@
 """Host operations, against Pillow and brute force."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cv_jax import augment
 from cv_jax.augment import host
+from cv_jax.data import decode
 
 
 def picture(height, width, channels, seed=0):
@@ -21,6 +25,39 @@ def test_resize_is_that_of_pillow(channels, method):
     for c in range(channels):
         expected = Image.fromarray(image[..., c]).resize((31, 9), host.METHODS[method])
         np.testing.assert_array_equal(got[..., c], np.asarray(expected))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("size", [(9, 31), (40, 6)])
+def test_linear_interpolates_between_the_nearest_four(channels, size):
+    image = picture(13, 17, channels)
+    got = host.resize(size, "linear")(None, image)
+
+    def weights(inputs, outputs):
+        # Centres of output pixels in the coordinates of the input, held inside the image.
+        places = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
+        return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(inputs)))
+
+    rows, columns = weights(13, size[0]), weights(17, size[1])
+    expected = np.einsum("yi,xj,ijc->yxc", rows, columns, image.astype(float))
+    assert np.abs(got - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "text", ["inception_crop(24)", "random_crop(20)", "central_crop(30)", "resize_small(20)"]
+)
+def test_a_jpeg_that_is_decoded_in_windows_gives_the_same_pixels(text):
+    buffer = io.BytesIO()
+    Image.fromarray(picture(90, 70, 3)).save(buffer, "JPEG")
+    parsed = augment.parse(text)
+    for seed in range(20):
+        jpeg = decode.open_image(buffer.getvalue(), 3, str)
+        assert isinstance(jpeg, decode.Jpeg)
+        got, expected = (
+            augment.apply_host(parsed.fixed + parsed.host, np.random.default_rng(seed), image)
+            for image in (jpeg, np.asarray(Image.open(buffer)))
+        )
+        np.testing.assert_array_equal(got, expected)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))

@@ -98,7 +98,7 @@ def test_killed_at_any_time_it_ends_with_the_bytes_of_the_undisturbed_run(data_d
         time.sleep(0.005)
         notes = list(killed.glob("*.json"))
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.array_record")}
     assert 4 <= len(done) < 72
     with pytest.raises(InputError, match="is not finished; go on with: python -m cv_jax prepare"):

@@ -1,0 +1,317 @@
+"""Images a second and core of this loader, of PyTorch's over Pillow, and of tf.data's.
+
+    python benchmarks/input_pipeline.py --torch-python PYTHON --tensorflow-python PYTHON
+
+makes JPEGs of ImageNet's size (500x375, some 110 kB), re-encodes them with `cv_jax prepare` (short
+side 256, quality 90, and raw), and crops them at random to 224x224 with every contender. Each is a
+process of its own with one thread, all on the same core; they take turns, round by round, so that
+whatever else the machine does falls on all alike. The figures are medians over the rounds, by the
+clock; ratios are those of the same round. The interpreters of the others need torch and Pillow, and
+tensorflow; without them they are left out.
+
+The contenders deliver uint8 batches; flipping and normalising are left to the device by all.
+"bilinear" is Pillow's antialiased filter, "linear" interpolates between four pixels.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE, BATCH = 224, 64
+
+
+def picture(seed: int) -> bytes:
+    """A JPEG of 500x375: clouds at every scale, shapes with edges, and the noise of a sensor."""
+    import cv2
+
+    generator, height, width = np.random.default_rng(seed), 375, 500
+    image = np.full((height, width, 3), 128, np.float32)
+    for octave in range(1, 9):
+        step = 2**octave
+        noise = generator.normal(size=(height // step + 3, width // step + 3, 3))
+        noise = 0.85 * noise.mean(-1, keepdims=True) + 0.35 * noise
+        image += (
+            cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) * 3.2 * step**0.75
+        )
+    for _ in range(12):
+        shape = np.zeros_like(image)
+        corners = (generator.uniform(size=(4, 2)) * (width, height)).astype(np.int32)
+        cv2.fillConvexPoly(shape, corners, tuple(generator.uniform(-60, 60, 3)))
+        image += shape
+    image += generator.normal(size=(height, width, 1)) * 12
+    buffer = io.BytesIO()
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+# ---- Contenders: each returns a function that yields batches of all images, once.
+
+
+def ours(source: str, method: str, count: int):
+    """The training batches of this library, loaded by one thread."""
+    from cv_jax import augment
+    from cv_jax.data import pipeline, sources
+
+    parsed = augment.parse(f"inception_crop({SIZE}, method='{method}')|flip")
+    opened = sources.open_source(source, "train", None)
+    step = 0
+
+    def batches():
+        nonlocal step
+        each = pipeline.TrainBatches(
+            pipeline.Images(opened, parsed.fixed),
+            parsed.host,
+            seed=0,
+            batch_size=BATCH,
+            rows=np.arange(BATCH),
+            total_steps=step + count // BATCH,
+        )
+        yield from pipeline.iterate(each, step, workers=0, threads=1, prefetch=1)
+        step += count // BATCH
+
+    return batches
+
+
+def bare(source: str, method: str, count: int):
+    """Decoding, cropping and resizing alone, of bytes in memory: what the loader adds to."""
+    from cv_jax import augment
+    from cv_jax.data import decode, sources
+
+    parsed = augment.parse(f"inception_crop({SIZE}, method='{method}')")
+    records = sources.open_source(source, "train", None).records
+    data = [records[i][0] for i in range(count)]
+    generator = np.random.default_rng(0)
+
+    def batches():
+        for start in range(0, count - BATCH + 1, BATCH):
+            images = (decode.open_image(d, 3, str) for d in data[start : start + BATCH])
+            yield [augment.apply_host(parsed.host, generator, image) for image in images]
+
+    return batches
+
+
+def torch_loader(folder: str, count: int):
+    """A PyTorch DataLoader over Pillow, with torchvision's RandomResizedCrop written out."""
+    import torch
+
+    torch.set_num_threads(1)
+    files = sorted(str(path) for path in Path(folder).rglob("*.jpg"))
+    generator = np.random.default_rng(0)
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return count
+
+        def __getitem__(self, index):
+            with open(files[index], "rb") as file:
+                image = Image.open(file).convert("RGB")
+            left, top, width, height = window(generator, *image.size)
+            image = image.crop((left, top, left + width, top + height))
+            image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(image)), 0
+
+    loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, drop_last=True)
+    return lambda: iter(loader)
+
+
+def window(generator, width, height):
+    """left, top, width, height of a crop of 8…100 % of the area and aspect 3/4…4/3."""
+    while True:
+        area = width * height * generator.uniform(0.08, 1)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if w <= width and h <= height:
+            return generator.integers(width - w + 1), generator.integers(height - h + 1), w, h
+
+
+def tf_data(folder: str, antialias: bool, count: int):
+    """tf.data with the fused decode_and_crop_jpeg, as Google's training code has it."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    files = sorted(str(path) for path in Path(folder).rglob("*.jpg"))[:count]
+
+    def load(file):
+        data = tf.io.read_file(file)
+        start, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(data),
+            tf.zeros([0, 0, 4]),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        crop = tf.concat([start[:2], size[:2]], 0)
+        image = tf.io.decode_and_crop_jpeg(data, crop, channels=3)
+        image = tf.image.resize(image, (SIZE, SIZE), antialias=antialias)
+        return tf.cast(tf.round(image), tf.uint8)
+
+    dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(count)
+    dataset = dataset.map(load).batch(BATCH, drop_remainder=True)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    return lambda: iter(dataset.with_options(options))
+
+
+def serve(kind: str, arguments: list) -> None:
+    """Runs a round for each line on standard input; answers with images, seconds by the clock and
+    seconds of the processor."""
+    makers = {"ours": ours, "bare": bare, "torch": torch_loader, "tf": tf_data}
+    batches = makers[kind](*arguments)
+    module = {"ours": "jax", "bare": "jax", "torch": "torch", "tf": "tensorflow"}[kind]
+    print(json.dumps({module: sys.modules[module].__version__}), flush=True)
+    for _ in sys.stdin:
+        clock, processor, images = time.perf_counter(), time.process_time(), 0
+        for batch in batches():
+            images += len(batch["image"]) if kind == "ours" else BATCH
+        seconds = time.perf_counter() - clock, time.process_time() - processor
+        print(json.dumps([images, *seconds]), flush=True)
+
+
+class Contender:
+    """A process that waits for its turn."""
+
+    def __init__(self, python: str, kind: str, *arguments):
+        words = [python, __file__, "--serve", kind, json.dumps(arguments)]
+        root = str(Path(__file__).resolve().parent.parent)
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu"},
+        )
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{kind}: {self.process.stderr.read()}")
+        self.version = json.loads(line)
+
+    def round(self) -> list:
+        print("go", file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", help="an interpreter with torch")
+    parser.add_argument("--tensorflow-python", help="an interpreter with tensorflow")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.serve:
+        serve(flags.serve[0], json.loads(flags.serve[1]))
+        return
+
+    import PIL
+    import simplejpeg
+
+    from cv_jax import __main__ as program
+    from cv_jax import workdir
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "train"
+        sizes = []
+        for i in range(flags.images):
+            file = folder / str(i % 8) / f"{i:05}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            sizes.append(file.write_bytes(picture(i)))
+        photographs = f"folder:{temporary}"
+        for name, how in (("q90", ["--quality=90"]), ("raw", ["--raw"])):
+            out = f"--to={temporary}-{name}"
+            program.main(["prepare", photographs, out, "--short-side=256", *how])
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # children inherit it
+        result = measure(flags, photographs, temporary)
+    result |= {
+        "images": flags.images,
+        "mean_kilobytes": statistics.mean(sizes) / 1000,
+        "machine": f"{platform.processor() or platform.machine()}, one core",
+        "load_average": os.getloadavg(),
+        "commit": workdir.commit(),
+        "command": "python benchmarks/input_pipeline.py",
+    }
+    result["versions"] |= {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    print(json.dumps(result, indent=2))
+    if flags.output:
+        workdir.write_json(flags.output, result)
+
+
+def measure(flags, photographs: str, temporary: str) -> dict:
+    """The rounds of all contenders, and their ratios."""
+    me, count = sys.executable, flags.images
+    contenders = {"bare bilinear": Contender(me, "bare", photographs, "bilinear", count)}
+    contenders["bare linear"] = Contender(me, "bare", photographs, "linear", count)
+    sources = {
+        "originals": photographs,
+        "q90": f"records:{temporary}-q90",
+        "raw": f"records:{temporary}-raw",
+    }
+    for name, source in sources.items():
+        for method in ("bilinear", "linear"):
+            contenders[f"ours {name} {method}"] = Contender(me, "ours", source, method, count)
+    if flags.torch_python:
+        contenders["torch"] = Contender(flags.torch_python, "torch", f"{temporary}/train", count)
+    if flags.tensorflow_python:
+        for name, antialias in (("linear", False), ("bilinear", True)):
+            contenders[f"tf {name}"] = Contender(
+                flags.tensorflow_python, "tf", f"{temporary}/train", antialias, count
+            )
+    for contender in contenders.values():
+        contender.round()  # warms up
+    clock = {name: [] for name in contenders}
+    processor = {name: [] for name in contenders}
+    for _ in range(flags.rounds):
+        for name, contender in contenders.items():
+            images, seconds, busy = contender.round()
+            clock[name].append(images / seconds)
+            processor[name].append(images / busy)
+
+    def ratio(a, b):
+        return {
+            f"{a} / {b}": {
+                "clock": statistics.median(np.divide(clock[a], clock[b])),
+                "processor": statistics.median(np.divide(processor[a], processor[b])),
+            }
+        }
+
+    ratios = {}
+    for method in ("bilinear", "linear"):
+        ratios |= ratio(f"bare {method}", f"ours originals {method}")
+        if "torch" in contenders:
+            for source in sources:
+                ratios |= ratio(f"ours {source} {method}", "torch")
+        if f"tf {method}" in contenders:
+            ratios |= ratio(f"ours originals {method}", f"tf {method}")
+    versions = {}
+    for contender in contenders.values():
+        versions |= contender.version
+        contender.process.kill()
+    return {
+        "images_per_second": {name: statistics.median(values) for name, values in clock.items()},
+        "images_per_processor_second": {
+            name: statistics.median(values) for name, values in processor.items()
+        },
+        "ratios": ratios,
+        "rounds": clock,
+        "versions": versions,
+    }
+
+
+if __name__ == "__main__":
+    main()
