@@ -6,7 +6,8 @@ makes JPEGs of ImageNet's size (500x375, some 110 kB), re-encodes them with `cv_
 side 256, quality 90, and raw), and crops them at random to 224x224 with every contender. Each is a
 process of its own with one thread, all on the same core; they take turns, round by round, so that
 whatever else the machine does falls on all alike. The figures are medians over the rounds, by the
-clock; ratios are those of the same round. The interpreters of the others need torch and Pillow, and
+clock and by the time of the processor, which a busy machine distorts less; ratios are those of the
+same round. The interpreters of the others need torch and Pillow, and
 tensorflow; without them they are left out.
 
 The contenders deliver uint8 batches; flipping and normalising are left to the device by all.
@@ -14,7 +15,9 @@ The contenders deliver uint8 batches; flipping and normalising are left to the d
 """
 
 import argparse
+import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -27,7 +30,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 SIZE, BATCH = 224, 64
 
@@ -35,6 +37,7 @@ SIZE, BATCH = 224, 64
 def picture(seed: int) -> bytes:
     """A JPEG of 500x375: clouds at every scale, shapes with edges, and the noise of a sensor."""
     import cv2
+    from PIL import Image
 
     generator, height, width = np.random.default_rng(seed), 375, 500
     image = np.full((height, width, 3), 128, np.float32)
@@ -59,52 +62,65 @@ def picture(seed: int) -> bytes:
 # ---- Contenders: each returns a function that yields batches of all images, once.
 
 
-def ours(source: str, method: str, count: int):
-    """The training batches of this library, loaded by one thread."""
+def stream(source: str, method: str, count: int):
+    """The training batches of this library."""
     from cv_jax import augment
-    from cv_jax.data import pipeline, sources
+    from cv_jax.data import pipeline, sources, subsets
 
     parsed = augment.parse(f"inception_crop({SIZE}, method='{method}')|flip")
     opened = sources.open_source(source, "train", None)
-    step = 0
+    # As many examples as ImageNet has: Grain takes longest to shuffle few.
+    records = subsets.Subset(opened.records, np.arange(1_281_167) % count)
+    return pipeline.TrainBatches(
+        pipeline.Images(dataclasses.replace(opened, records=records), parsed.fixed),
+        parsed.host,
+        seed=0,
+        batch_size=BATCH,
+        rows=np.arange(BATCH),
+        total_steps=1_000_000,
+    )
+
+
+def ours(source: str, method: str, count: int, rounds: int):
+    """Batches as a run gets them, loaded by one thread."""
+    from cv_jax.data import pipeline
+
+    each, starts = stream(source, method, count), itertools.count(0, count // BATCH)
 
     def batches():
-        nonlocal step
-        each = pipeline.TrainBatches(
-            pipeline.Images(opened, parsed.fixed),
-            parsed.host,
-            seed=0,
-            batch_size=BATCH,
-            rows=np.arange(BATCH),
-            total_steps=step + count // BATCH,
-        )
-        yield from pipeline.iterate(each, step, workers=0, threads=1, prefetch=1)
-        step += count // BATCH
+        loaded = pipeline.iterate(each, next(starts), workers=0, threads=1, prefetch=1)
+        yield from itertools.islice(loaded, count // BATCH)
 
     return batches
 
 
-def bare(source: str, method: str, count: int):
-    """Decoding, cropping and resizing alone, of bytes in memory: what the loader adds to."""
+def bare(source: str, method: str, count: int, rounds: int):
+    """Decoding, cropping and resizing alone, in the same windows of the same images, whose bytes
+    and generators lie in memory: what the loader adds to."""
     from cv_jax import augment
-    from cv_jax.data import decode, sources
+    from cv_jax.data import decode
 
-    parsed = augment.parse(f"inception_crop({SIZE}, method='{method}')")
-    records = sources.open_source(source, "train", None).records
-    data = [records[i][0] for i in range(count)]
-    generator = np.random.default_rng(0)
+    each = stream(source, method, count)
+    data = [each.images.source.records[i][0] for i in range(count)]
+
+    def prepared(step):
+        for position, index in enumerate(each.indices(step), step * BATCH):
+            yield data[index % count], np.random.default_rng((each.seed, position))
+
+    steps = iter([list(prepared(step)) for step in range(rounds * (count // BATCH))])
 
     def batches():
-        for start in range(0, count - BATCH + 1, BATCH):
-            images = (decode.open_image(d, 3, str) for d in data[start : start + BATCH])
-            yield [augment.apply_host(parsed.host, generator, image) for image in images]
+        for batch in itertools.islice(steps, count // BATCH):
+            images = ((decode.open_image(encoded, 3, str), drawn) for encoded, drawn in batch)
+            yield [augment.apply_host(each.host, drawn, image) for image, drawn in images]
 
     return batches
 
 
-def torch_loader(folder: str, count: int):
+def torch_loader(folder: str, count: int, rounds: int):
     """A PyTorch DataLoader over Pillow, with torchvision's RandomResizedCrop written out."""
     import torch
+    from PIL import Image
 
     torch.set_num_threads(1)
     files = sorted(str(path) for path in Path(folder).rglob("*.jpg"))
@@ -136,7 +152,7 @@ def window(generator, width, height):
             return generator.integers(width - w + 1), generator.integers(height - h + 1), w, h
 
 
-def tf_data(folder: str, antialias: bool, count: int):
+def tf_data(folder: str, antialias: bool, count: int, rounds: int):
     """tf.data with the fused decode_and_crop_jpeg, as Google's training code has it."""
     import tensorflow as tf
 
@@ -210,8 +226,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", help="an interpreter with torch")
     parser.add_argument("--tensorflow-python", help="an interpreter with tensorflow")
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
@@ -254,24 +270,25 @@ def main():
 
 def measure(flags, photographs: str, temporary: str) -> dict:
     """The rounds of all contenders, and their ratios."""
-    me, count = sys.executable, flags.images
-    contenders = {"bare bilinear": Contender(me, "bare", photographs, "bilinear", count)}
-    contenders["bare linear"] = Contender(me, "bare", photographs, "linear", count)
+    size = flags.images, flags.rounds + 1
+    contenders = {}
     sources = {
         "originals": photographs,
         "q90": f"records:{temporary}-q90",
         "raw": f"records:{temporary}-raw",
     }
-    for name, source in sources.items():
-        for method in ("bilinear", "linear"):
-            contenders[f"ours {name} {method}"] = Contender(me, "ours", source, method, count)
+    for method in ("bilinear", "linear"):
+        contenders[f"bare {method}"] = Contender(sys.executable, "bare", photographs, method, *size)
+        for name, source in sources.items():
+            mine = Contender(sys.executable, "ours", source, method, *size)
+            contenders[f"ours {name} {method}"] = mine
+    folder = f"{temporary}/train"
     if flags.torch_python:
-        contenders["torch"] = Contender(flags.torch_python, "torch", f"{temporary}/train", count)
+        contenders["torch"] = Contender(flags.torch_python, "torch", folder, *size)
     if flags.tensorflow_python:
         for name, antialias in (("linear", False), ("bilinear", True)):
-            contenders[f"tf {name}"] = Contender(
-                flags.tensorflow_python, "tf", f"{temporary}/train", antialias, count
-            )
+            theirs = Contender(flags.tensorflow_python, "tf", folder, antialias, *size)
+            contenders[f"tf {name}"] = theirs
     for contender in contenders.values():
         contender.round()  # warms up
     clock = {name: [] for name in contenders}

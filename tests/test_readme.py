@@ -1,5 +1,6 @@
 """Every command of the README runs, with its training cut to two steps."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -40,7 +41,12 @@ def test_it_runs(words, folder, data_dir):
         if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
             words += ["--config.model.width=96", "--config.model.depth=2"]
     process = subprocess.run(
-        [sys.executable, *words[1:]], capture_output=True, text=True, cwd=folder, timeout=300
+        [sys.executable, *words[1:]],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)},
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip()
