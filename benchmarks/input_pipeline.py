@@ -88,8 +88,9 @@ def ours(source: str, method: str, count: int, rounds: int):
     each, starts = stream(source, method, count), itertools.count(0, count // BATCH)
 
     def batches():
-        loaded = pipeline.iterate(each, next(starts), workers=0, threads=1, prefetch=1)
-        yield from itertools.islice(loaded, count // BATCH)
+        start = next(starts)
+        each.total_steps = start + count // BATCH  # nothing is loaded ahead into the next round
+        yield from pipeline.iterate(each, start, workers=0, threads=1, prefetch=1)
 
     return batches
 

@@ -129,11 +129,8 @@ class TrainBatches:
             pixels, labels = self.images.cached
             return {"image": pixels[indices], "label": labels[indices]}
         positions = int(step) * self.batch_size + self.rows
-        examples = [self._example(*pair) for pair in zip(positions, indices, strict=True)]
-        return {
-            "image": np.stack([image for image, _ in examples]),
-            "label": np.array([label for _, label in examples], np.int32),
-        }
+        pairs = zip(positions, indices, strict=True)
+        return _stack((self._example(*pair) for pair in pairs), len(indices))
 
     def indices(self, step: int) -> list[int]:
         """Which examples of the split this process's rows of batch `step` are."""
@@ -149,6 +146,18 @@ class TrainBatches:
             return apply_host(self.host, np.random.default_rng(place), image), label
         generators = [np.random.default_rng((*place, view)) for view in range(self.stream.views)]
         return np.stack([apply_host(self.host, g, image) for g in generators]), label
+
+
+def _stack(examples: Iterator[tuple[np.ndarray | Jpeg, int]], size: int) -> dict[str, np.ndarray]:
+    """The images and labels of a batch; each image is copied into it while it is warm."""
+    images, labels = None, np.empty(size, np.int32)
+    for i, (image, labels[i]) in enumerate(examples):
+        if images is None:
+            images = np.empty((size, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            raise ValueError(f"an image of {image.shape} in a batch of {images.shape[1:]}")
+        images[i] = image
+    return {"image": images, "label": labels}
 
 
 class EvalBatches:
