@@ -116,14 +116,17 @@ def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) 
             f"dataset {name!r} is not prepared in {folder}; prepare it with: "
             f"pip install tensorflow-cpu && python -m cv_jax prepare {name} --data-dir {folder}"
         )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+    wanted, found = tfds.core.FileFormat.ARRAY_RECORD, builder.info.available_file_formats()
+    if wanted not in found:
+        # TFDS's converter imports the last two; the new files lie beside the old ones.
         raise InputError(
             f"dataset {name!r} in {folder} is stored as {builder.info.file_format.value}, "
-            f"array_record is needed; convert it with: pip install tensorflow-cpu && "
-            f"tfds convert_format --dataset_version_dir={builder.data_path} "
-            f"--out_dir=NEW_FOLDER/{builder.data_path.relative_to(folder)} "
-            f"--out_file_format=array_record"
+            f"array_record is needed; convert it with: "
+            f"pip install tensorflow-cpu apache-beam mlcroissant && tfds convert_format "
+            f"--dataset_version_dir={builder.data_path} --out_file_format=array_record"
         )
+    if builder.info.file_format != wanted:
+        builder.info.set_file_format(wanted, override=True, override_if_initialized=True)
 
 
 def _keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Sources: opening datasets, and the mistakes one can make."""
 
+import json
 import shutil
 
 import pytest
@@ -64,3 +65,29 @@ def test_the_folder_is_the_setting_or_the_environment_or_the_default(monkeypatch
     assert sources.data_folder(None) == tmp_path
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert sources.data_folder(None).name == "tensorflow_datasets"
+
+
+def foreign(data_dir, folder, file_format, *others):
+    """The digits as a dataset that no code describes, said to be stored in these formats."""
+    version = folder / "letters" / "1.0.0"
+    shutil.copytree(data_dir / "digits" / "1.0.0", version)
+    for path in version.glob("digits*"):
+        path.rename(version / path.name.replace("digits", "letters"))
+    info = json.loads((version / "dataset_info.json").read_text())
+    info |= {"name": "letters", "fileFormat": file_format, "alternativeFileFormats": list(others)}
+    (version / "dataset_info.json").write_text(json.dumps(info))
+    return version
+
+
+def test_a_dataset_in_another_format_gives_the_command_that_converts_it(data_dir, tmp_path):
+    version = foreign(data_dir, tmp_path, "tfrecord")
+    with pytest.raises(InputError, match="is stored as tfrecord") as caught:
+        sources.open_source("letters", "train", tmp_path)
+    command = f"tfds convert_format --dataset_version_dir={version} --out_file_format=array_record"
+    assert str(caught.value).endswith(command)
+
+
+def test_a_dataset_that_was_converted_in_place_is_read(data_dir, tmp_path):
+    foreign(data_dir, tmp_path, "tfrecord", "array_record")
+    source = sources.open_source("letters", "test", tmp_path)
+    assert (len(source), source.example(3)[0].shape) == (359, (8, 8, 1))
