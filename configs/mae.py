@@ -24,7 +24,8 @@ def get_config(arg=""):
         c.total_epochs = 800.0
         c.augment = "inception_crop(224, 0.2, 1.0, method='bicubic')|flip"
         c.eval_preprocess = "resize_small(256, 'bicubic')|central_crop(224)"
-        c.optim.learning_rate = 2.4e-3
+        c.optim.learning_rate = 1.5e-4
+        c.optim.base_batch_size = 256
         c.schedule.warmup_epochs = 40.0
         c.log.every_steps = 100
         c.eval.every_epochs = 20.0

@@ -223,11 +223,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     mesh = sharding.make_mesh(config.mesh.devices)
     sharding.check_batch("config.batch_size", config.batch_size, mesh)
-    if config.batch_size % augmentation.stream.repeats:
-        raise InputError(
-            f"config.batch_size={config.batch_size} must be a multiple of the repeats in "
-            f"config.augment, {augmentation.stream.repeats}"
-        )
     parts = config.optim.accumulate_steps
     if config.batch_size // mesh.size % parts:
         raise InputError(

@@ -9,6 +9,7 @@ import pytest
 from cv_jax import config as configs
 from cv_jax import experiment
 from cv_jax.data import pipeline, sources
+from cv_jax.schedules import peak_rate
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -40,8 +41,8 @@ def references():
         for dataset in SHAPES:
             if dataset != "imagenet2012" or ":imagenet2012" in text:
                 yield f"{file.stem}:{dataset}"
-        for dataset, model in re.findall(r"\.py:?\[?:?(\w+)?\[?,model=(\w+)", text):
-            yield f"{file.stem}:{dataset if dataset in SHAPES else 'digits'},model={model}"
+        for dataset, option in re.findall(r"\.py:?\[?:?(\w+)?\[?,(\w+=\w+)", text):
+            yield f"{file.stem}:{dataset if dataset in SHAPES else 'digits'},{option}"
 
 
 @pytest.mark.parametrize("reference", list(references()))
@@ -66,7 +67,7 @@ def test_it_resolves(reference, monkeypatch):
     assert parts.image_shape == (side, side, shape[-1])
     assert parts.num_classes == classes
     assert parts.total_steps > 100
-    assert 0 < float(parts.schedule(parts.total_steps // 3)) <= config.optim.learning_rate * 1.001
+    assert 0 < float(parts.schedule(parts.total_steps // 3)) <= peak_rate(config) * 1.001
     assert parts.every("eval.every") > 0
     assert parts.every("checkpoint.every") > 0
 
@@ -86,13 +87,17 @@ FAMILIES = {
     "alexnet": {"model.channels": "8,16,16,16,16", "model.fc_width": 32},
     "vgg": {"model.widths": "8,8,16,16,16", "model.fc_width": 32},
     "resnet": {},
+    "resnet20_cifar": {"model.stage_sizes": "1,1,1"},
     "vit_ti16": {"model.depth": 2},
+    "vit_s16": {"model.depth": 2},
     "vit_b16": {"model.depth": 1},
     "deit:digits,model=deit_ti16_distilled": {"model.depth": 1, "model.width": 48},
     "swin": {"model.width": 16, "model.depths": "2,1", "model.num_heads": "1,2"},
     "swin:digits,model=swinv2_t": {"model.depths": "1,1", "model.num_heads": "1,2"},
     "image_transformer": {"model.depth": 1, "model.decoder_depth": 1},
     "mae": {"model.depth": 1, "model.decoder_depth": 1},
+    "mae_finetune": {"model.depth": 2},
+    "mae_probe": {"model.depth": 2},
 }
 
 

@@ -21,9 +21,10 @@ ONCE = Stream()
 def repeat(count: int):
     """Repeated augmentation (Hoffer et al., 2020; Berman et al., 2019, arXiv:1902.05509).
 
-    A batch of B holds B/count examples, each `count` times. Epochs and steps are counted in
-    positions, as in DeiT, so that a run takes as long as without; unlike there, the next positions
-    go on in the shuffled split until every example was shown, before it is shuffled anew.
+    An example takes `count` positions of the stream, one after the other; batches are cut from it
+    as always, so that one which is no multiple of `count` cuts a group. Epochs and steps are
+    counted in positions, as in DeiT, so that a run takes as long as without; unlike there, the next
+    positions go on in the shuffled split until every example was shown, before it is shuffled anew.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

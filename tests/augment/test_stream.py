@@ -127,8 +127,6 @@ def test_a_step_learns_from_every_view(load_config):
     assert counts == {"": 32, "views(2)": 64}
 
 
-def test_a_batch_holds_whole_groups(load_config):
-    with pytest.raises(InputError, match="batch_size=32 must be a multiple of the repeats in conf"):
-        experiment.build(load_config("mlp", {"batch_size": 32, "augment": "repeat(3)"}))
+def test_they_have_no_place_in_evaluation(load_config):
     with pytest.raises(InputError, match="config.eval_preprocess: only operations that draw noth"):
         experiment.build(load_config("mlp", {"eval_preprocess": "views(2)"}))

@@ -1,0 +1,39 @@
+"""Configs for ImageNet state published recipes: nothing else, and nothing less."""
+
+from pathlib import Path
+
+import pytest
+from recipes import RECIPES
+
+from cv_jax import config as configs
+from cv_jax.data.presets import PRESETS
+from cv_jax.fields import FIELDS
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_config_is_its_published_recipe(name):
+    stem, argument = name.split(":")
+    config = configs.flatten(configs.load(f"{FOLDER / stem}.py:{argument}"))
+    source, fields = RECIPES[name]
+    assert source
+    stated = {key: config[key] for key in fields}
+    assert stated == {
+        key: pytest.approx(v) if isinstance(v, float) else v for key, v in fields.items()
+    }
+    # What a config sets beyond that would be a number without a source.
+    model = config["model.name"]
+    default = configs.flatten(configs.default("imagenet2012", model))
+    kinds = {key: FIELDS[key].kind if key in FIELDS else "result" for key in config}
+    changed = {key for key, value in config.items() if value != default[key]}
+    units = {key for key in changed if config[key] is None}  # a duration in another unit
+    assert {key for key in changed - units if kinds[key] == "result"} <= set(fields)
+    assert PRESETS["imagenet2012"]["data.mean"] == config["data.mean"]
+
+
+def test_the_presets_are_the_statistics_in_general_use():
+    """torchvision: transforms of its classifiers' weights; timm: IMAGENET_DEFAULT_MEAN and _STD."""
+    preset = PRESETS["imagenet2012"]
+    assert preset["data.mean"] == (0.485, 0.456, 0.406)
+    assert preset["data.std"] == (0.229, 0.224, 0.225)
