@@ -11,6 +11,7 @@ COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
     "convert": "weights from and to torchvision, timm and others",
     "prepare": "build a TFDS dataset, or re-encode one for speed",
+    "augment": "draw what an augmentation string does to images",
     "verify": "check the checkpoints of a run, or prepared records, against their digests",
 }
 

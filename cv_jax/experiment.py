@@ -185,8 +185,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed={config.seed} is not in 0…2^32-1")
     losses.loss_function(config)
-    augmentation = _preprocessing(config, "augment")
-    evaluation = _preprocessing(config, "eval_preprocess")
+    augmentation = preprocessing(config, "augment")
+    evaluation = preprocessing(config, "eval_preprocess")
     if any(evaluation._replace(fixed=(), stream=())) or evaluation.stream != ONCE:
         raise InputError(
             "config.eval_preprocess: only operations that draw nothing are allowed: "
@@ -292,7 +292,8 @@ def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
         raise InputError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
 
 
-def _preprocessing(config: ml_collections.ConfigDict, field: str) -> Augmentation:
+def preprocessing(config: ml_collections.ConfigDict, field: str) -> Augmentation:
+    """The parsed string of a field; without a host operation, images are first resized."""
     parsed = augment.parse(config[field], f"config.{field}")
     if not parsed.fixed and not parsed.host:
         size = config.image_size

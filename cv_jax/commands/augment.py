@@ -1,0 +1,115 @@
+"""`python -m cv_jax augment STRING`: a picture of what an augmentation string does.
+
+The first batch of a run with that string and seed: a row of images, below it what the training step
+sees of them (a row for each view), and so on. Erased and mixed images are brought back from the
+normalised scale on which they are made.
+"""
+
+import argparse
+from pathlib import Path
+
+from cv_jax.errors import InputError
+
+_GAP = 4  # pixels between images
+
+
+def main(arguments: list[str]) -> int:
+    """Writes a PNG and says so.
+
+    Raises:
+      InputError: the string, the dataset, or a file that is there already.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cv_jax augment", description=__doc__)
+    parser.add_argument("string", help='such as "pad_crop(4)|flip|mixup(0.2)"')
+    parser.add_argument("--data", default="digits", help="dataset, as config.data.name")
+    parser.add_argument("--split", default="train", help="as config.data.train_split")
+    parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
+    parser.add_argument("--out", type=Path, default=Path("augment.png"), help="file to write")
+    parser.add_argument("--rows", type=int, default=4, help="rows of originals")
+    parser.add_argument("--columns", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--force", action="store_true", help="overwrite the file")
+    options = parser.parse_args(arguments)
+    if options.rows < 1 or options.columns < 1:
+        raise InputError(f"--rows={options.rows} --columns={options.columns}: at least one each")
+    if options.out.exists() and not options.force:
+        raise InputError(f"{options.out} exists; add --force to overwrite it")
+    if not options.out.absolute().parent.is_dir():
+        raise InputError(f"--out={options.out}: there is no folder {options.out.parent}")
+
+    from PIL import Image
+
+    before, after = _images(options)
+    Image.fromarray(_grid(before, after, options.columns)).save(options.out, format="PNG")
+    print(f"{options.out}: {len(before)} images of {options.data}, augmented below each")
+    return 0
+
+
+def _images(options):
+    """Originals, a list of uint8 [H, W, C], and augmented images, uint8 [B, views, H, W, C]."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from cv_jax import config as configs
+    from cv_jax import experiment, step
+    from cv_jax.data import pipeline, sources
+
+    config = configs.default(options.data, "linear")
+    config.augment, config.seed = options.string, options.seed
+    augmentation = experiment.preprocessing(config, "augment")
+    source = sources.open_source(
+        options.data, options.split, sources.data_folder(options.dir), options.seed
+    )
+    if not len(source):
+        raise InputError(f"split {options.split!r} of {options.data!r} holds no examples")
+    count = options.rows * options.columns
+    batches = pipeline.TrainBatches(
+        pipeline.Images(source, augmentation.fixed),
+        augmentation.host,
+        seed=options.seed,
+        batch_size=count,
+        rows=np.arange(count),
+        total_steps=1,
+        stream=augmentation.stream,
+    )
+
+    def augmented(batch):
+        image = step.augment_batch(config, augmentation, source.num_classes, jnp.int32(0), batch)[
+            "image"
+        ]
+        image = image * jnp.asarray(config.data.std) + jnp.asarray(config.data.mean)
+        return jnp.clip(jnp.round(255 * image), 0, 255).astype(jnp.uint8)
+
+    try:
+        after = np.asarray(jax.jit(augmented)(batches[0]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{options.string!r}: {str(error).splitlines()[0]}") from None
+    before = [np.asarray(batches.images.get(index)[0]) for index in batches.indices(0)]
+    return before, after.reshape(count, -1, *after.shape[-3:])
+
+
+def _grid(before, after, columns):
+    """One RGB image uint8 [H, W, 3] of originals and, below each, what was made of it."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    count, views, height, width, _ = after.shape
+    down, across = height + _GAP, width + _GAP
+    rows = count // columns * (1 + views)
+    grid = np.full((rows * down + _GAP, columns * across + _GAP, 3), 255, np.uint8)
+
+    def put(image, row, column):
+        top, left = _GAP + row * down, _GAP + column * across
+        grid[top : top + height, left : left + width] = image  # one channel serves as three
+
+    for i, original in enumerate(before):
+        row, column = i // columns * (1 + views), i % columns
+        if original.shape[:2] != (height, width):
+            picture = Image.fromarray(original[..., 0] if original.shape[-1] == 1 else original)
+            picture = ImageOps.pad(picture.convert("RGB"), (width, height), color="white")
+            original = np.asarray(picture)
+        put(original, row, column)
+        for view in range(views):
+            put(after[i, view], row + 1 + view, column)
+    return grid
