@@ -164,7 +164,9 @@ def make_train_step(
     equal is what a part sees of itself only: batch normalisation (the statistics of each part, and
     n updates of the running ones, as in PyTorch), and masks of dropout and stochastic depth, which
     are drawn anew for each part. Part k is every n-th example from k on, so that on sharded batches
-    each device cuts its own rows.
+    each device cuts its own rows. The parts are a loop, of which one turn is in memory at a time.
+    On CPUs the loop is unrolled, for there XLA's convolutions are many times slower inside one;
+    parts in one program save next to no memory, though.
     """
     parts = config.optim.accumulate_steps
 
@@ -205,7 +207,6 @@ def make_train_step(
                 accumulate,
                 (state.model_state, *zeros),
                 (jnp.arange(parts), rows),
-                # XLA's convolutions for CPUs are slow inside loops.
                 unroll=parts if jax.default_backend() == "cpu" else 1,
             )
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
