@@ -162,6 +162,21 @@ def treatments(
     return found
 
 
+def describe(treatment: Treatment) -> str:
+    """What is not as for all, such as "lr 0.5, decay 0, frozen"; of scanned layers, from … to."""
+
+    def number(values):
+        ends = dict.fromkeys(np.ravel(values)[[0, -1]])
+        return " … ".join(f"{value:.3g}" for value in ends)
+
+    words = [
+        f"{name} {number(values)}"
+        for name, values in (("lr", treatment.lr), ("decay", treatment.decay))
+        if np.any(np.asarray(values) != 1)
+    ]
+    return ", ".join([*words, "frozen"] if treatment.frozen else words)
+
+
 def split(params: Any, found: dict[str, Treatment]) -> tuple[Any, Any]:
     """`(trained, frozen)`: the same tree twice, with none in place of the parameters of the other.
 

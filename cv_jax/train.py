@@ -19,7 +19,7 @@ import jax
 import psutil
 
 from cv_jax import config as configs
-from cv_jax import losses
+from cv_jax import losses, rules
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.errors import InputError
@@ -195,9 +195,11 @@ def describe(experiment: Experiment) -> int:
     from cv_jax.models.count import count_multiply_adds
 
     config, state = experiment.config, experiment.abstract_state()
+    treatments = rules.treatments(config, experiment.model, state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}")
+        said = rules.describe(treatments[name])
+        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}  {said}".rstrip())
     variables = {"params": state.params, **state.model_state}
     task, blank = experiment.task(), losses.blank_batch(experiment.image_shape)
     inputs = task.inputs(blank, {"mask": jax.random.key(0)})

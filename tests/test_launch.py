@@ -203,8 +203,14 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, data_dir, caps
 
 def test_dry_run_describes_and_writes_nothing(tmp_path, data_dir, capsys):
     workdir = tmp_path / "run"
-    assert run(*FAST, "--dry_run", data_dir=data_dir, workdir=workdir) == 0
+    treated = "--config.optim.rules=fc1/.*: lr=0.5 freeze,.*bias: decay=0"
+    assert run(*FAST, treated, "--dry_run", data_dir=data_dir, workdir=workdir) == 0
     said = capsys.readouterr().out
+    ends = {line.split()[0]: line.partition("float32")[2].strip() for line in said.splitlines()}
+    assert ends["fc1/kernel"] == "lr 0.5, frozen"
+    assert ends["fc1/bias"] == "lr 0.5, decay 0, frozen"
+    assert ends["head/bias"] == "decay 0"
+    assert ends["head/kernel"] == ""
     parameters = 32 * 32 * 8 + 8 + 8 * 10 + 10
     assert f"parameters           {parameters:,}" in said
     assert f"multiply-adds/image  {32 * 32 * 8 + 8 * 10:,}" in said

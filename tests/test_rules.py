@@ -82,6 +82,16 @@ def test_what_is_split_is_joined_again():
     assert rules.join(trained, frozen) == params
 
 
+def test_treatments_in_words():
+    layers = np.array([0.25, 0.5, 1.0]).reshape(3, 1)
+    for treatment, words in (
+        (rules.Treatment(), ""),
+        (rules.Treatment(0.1, 0.0, True), "lr 0.1, decay 0, frozen"),
+        (rules.Treatment(layers, 1.0, False, (3, 8), True), "lr 0.25 … 1"),
+    ):
+        assert rules.describe(treatment) == words
+
+
 def test_scanned_blocks_are_treated_as_unrolled_ones():
     texts = ["blocks_1/.*: lr=3", "blocks_2/mlp/.*kernel: decay=0.5", "head/.*: freeze"]
     arguments = dict(texts=texts, layer_decay=0.5, depth=3, **VIT)
