@@ -26,8 +26,13 @@ def affine(
         most one image size in magnitude.
       method: "nearest", "bilinear" or "bicubic" (Pillow's, whose parameter is −1).
       fill: the level, or one for each channel, of what falls outside of the input.
+
+    Raises:
+      ValueError: the image has another number of channels than there are levels.
     """
     height, width, channels = levels.shape
+    if np.ndim(fill) and len(fill) != channels:
+        raise ValueError(f"fill={fill} has {len(fill)} values, the image has {channels} channels")
     bits = 30 - int(np.ceil(np.log2(2 * max(height, width))))
     half = 1 << (bits - 1)
     a, b, c, d, e, f = jnp.round(matrix * half).astype(jnp.int32)

@@ -73,3 +73,10 @@ def test_rotation_turns_as_pillow_does():
         want = to_array(to_pillow(image).rotate(degrees, 2))
         off = np.abs(np.asarray(got) - want).max(axis=-1)
         assert (off > 1).mean() < 0.005  # pixels on the border of the turned image
+
+
+def test_as_many_levels_of_fill_as_channels():
+    with pytest.raises(
+        ValueError, match=r"fill=\(1, 2, 3\) has 3 values, the image has 1 channels"
+    ):
+        RUN(jnp.zeros((4, 4, 1), jnp.int32), jnp.ones(6), method="nearest", fill=(1, 2, 3))

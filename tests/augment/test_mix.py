@@ -1,5 +1,7 @@
 """Mixing, against NumPy; distributions of what is drawn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,11 +27,14 @@ def batch(size=8, height=6, width=10):
     return jax.random.normal(jax.random.key(0), (size, height, width, 2)), jnp.eye(size)
 
 
-def run(string, key, images, labels):
+@functools.cache
+def jitted(string):
     operations = augment.parse(string).batch
-    return jax.jit(lambda key, x, y: augment.apply_batch(operations, key, x, y))(
-        key, images, labels
-    )
+    return jax.jit(lambda key, x, y: augment.apply_batch(operations, key, x, y))
+
+
+def run(string, key, images, labels):
+    return jitted(string)(key, images, labels)
 
 
 @pytest.mark.parametrize("string", STRINGS)
