@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cv_jax.errors import RunError
-from cv_jax.evaluate import quality
+from cv_jax.metrics import quality
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Checkpoints:
     Attributes:
       folder: where they lie; made when the first is saved.
       keep_last: newest checkpoints that are kept, at least 1.
-      keep_best: checkpoints of the best evaluation that are kept besides; see `evaluate.quality`.
+      keep_best: checkpoints of the best evaluation that are kept besides; see `metrics.quality`.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 0):

@@ -14,8 +14,9 @@ and is read by `load("configs/vit_b16.py:cifar10,model=vit_s16", {"optim.learnin
 The result is a locked `ml_collections.ConfigDict` in which every value has the type stated there.
 Mistakes raise `InputError`.
 
-A field of kind "result" decides what a run computes: a run directory accepts no other value. A
-field of kind "run" says how it is computed and may change at every restart.
+A field of kind "result" decides what a run computes: a run directory accepts no other value. One of
+kind "evaluation" decides what is measured: it, too, stays while a run trains, but its checkpoints
+may be evaluated with another value. A field of kind "run" may change at every restart.
 """
 
 import difflib
@@ -135,26 +136,30 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def is_result(name: str) -> bool:
-    """Whether the field decides what the run computes."""
-    return name.startswith("model.") or FIELDS[name].kind == "result"
+def kind(name: str) -> str:
+    """The field's kind: "result", "evaluation" or "run"."""
+    return "result" if name.startswith("model.") else FIELDS[name].kind
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
     """Eight hexadecimal digits that name the values of all result fields."""
-    values = {name: value for name, value in flatten(config).items() if is_result(name)}
+    values = {name: value for name, value in flatten(config).items() if kind(name) == "result"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def difference(old: dict[str, Any], new: ml_collections.ConfigDict) -> list[str]:
-    """One line for each result field that differs from the flat values that a run started with.
+def difference(
+    old: dict[str, Any],
+    new: ml_collections.ConfigDict,
+    kinds: tuple[str, ...] = ("result", "evaluation"),
+) -> list[str]:
+    """One line for each field of these kinds that differs from the flat values of a run's start.
 
     A field that the older run did not know counts as its default there.
     """
     lines, now = [], flatten(new)
     defaults = flatten(default(model=now["model.name"]))
     for name in sorted({*old, *now}):
-        if name in now and not is_result(name):
+        if name in now and kind(name) not in kinds:
             continue
         then, value = old.get(name, defaults.get(name)), now.get(name)
         if json.dumps(then) != json.dumps(value):
@@ -173,17 +178,24 @@ def steps_of(
       examples: size of the training split.
       total_steps: length of the training, for percents.
     """
-    flat = flatten(config)
+    values = {unit: flatten(config).get(f"{name}_{unit}") for unit in UNITS}
+    return in_steps(values, config.batch_size, examples, total_steps)
+
+
+def in_steps(
+    values: dict[str, float | None], batch_size: int, examples: int, total_steps: int | None
+) -> int | None:
+    """`steps_of`, of a duration given as unit → value."""
     for unit in UNITS:
-        value = flat.get(f"{name}_{unit}")
+        value = values[unit]
         if value is None:
             continue
         if unit == "percent":
             value = value / 100 * total_steps
         elif unit == "epochs":
-            value = value * examples / config.batch_size
+            value = value * examples / batch_size
         elif unit == "examples":
-            value = value / config.batch_size
+            value = value / batch_size
         return max(1, round(value)) if value > 0 else 0
     return None
 

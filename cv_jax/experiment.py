@@ -1,7 +1,6 @@
 """From a config to the parts of a run. Every mistake that can be known beforehand is found here."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from cv_jax import (
     augment,
+    evaluators,
     losses,
     models,
     optim,
@@ -22,11 +22,11 @@ from cv_jax import (
     schedules,
     sharding,
     step,
+    writers,
 )
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
-from cv_jax.augment.stream import ONCE
-from cv_jax.data import pipeline, resident, sources, subsets
+from cv_jax.data import pipeline, resident, splits
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
 from cv_jax.teacher import Teacher, read_teacher
@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
       image_shape: (height, width, channels) of the model's input.
       augmentation: the parsed `config.augment`.
       train_images: the training split.
-      eval_images: the test split.
+      evaluations: what is measured of it, the run's own evaluation first.
       resident: whether the training split lies on the devices.
       total_steps: updates of the whole run.
       schedule: learning rate by updates made.
@@ -59,7 +59,7 @@ class Experiment(NamedTuple):
     image_shape: tuple[int, int, int]
     augmentation: Augmentation
     train_images: pipeline.Images
-    eval_images: pipeline.Images
+    evaluations: tuple[evaluators.Evaluation, ...]
     resident: bool
     total_steps: int
     schedule: Callable
@@ -100,9 +100,19 @@ class Experiment(NamedTuple):
         taught.lower = lambda state, batch: jitted.lower(state, batch, variables)
         return taught
 
-    def eval_step(self) -> Callable:
-        """The jitted `(variables, batch) → metric sums`."""
-        function = step.make_eval_step(self.config, self.model)
+    def eval_step(self, average: str = "probabilities") -> Callable:
+        """The jitted `(variables, batch) → answers`; see `step.make_eval_step`."""
+        function = step.make_eval_step(self.config, self.model, average)
+        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+
+    def feature_step(self, name: str) -> Callable:
+        """The jitted `(variables, batch) → {position, label, feature float32 [B, D]}`."""
+        features = step.make_features(self.config, self.model)
+
+        def function(variables, batch):
+            known = {key: batch[key] for key in ("position", "label")}
+            return {**known, "feature": features(variables, batch)[name]}
+
         return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
 
     def init(self) -> Callable:
@@ -149,11 +159,15 @@ class Experiment(NamedTuple):
             return resident.iterate(self.mesh, batches, start_step)
         return self._on_devices(batches, start_step)
 
-    def eval_batches(self) -> Iterator[dict[str, jax.Array]]:
-        """The test split once, padded and masked, on the devices."""
+    def eval_batches(
+        self, images: pipeline.Images, views: tuple[Callable, ...] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """A split once, padded, on the devices."""
         size = self.config.eval.batch_size
         rows = sharding.local_rows(self.mesh, size)
-        return self._on_devices(pipeline.EvalBatches(self.eval_images, batch_size=size, rows=rows))
+        return self._on_devices(
+            pipeline.EvalBatches(images, batch_size=size, rows=rows, views=views)
+        )
 
     def _on_devices(self, batches, start_step=0):
         data = self.config.data
@@ -184,18 +198,14 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         raise InputError(f"config.ema.decay={config.ema.decay} is not in 0…1")
     if not 0 <= config.seed < 2**32:
         raise InputError(f"config.seed={config.seed} is not in 0…2^32-1")
+    writers.check(config)
     losses.loss_function(config)
     augmentation = preprocessing(config, "augment")
-    evaluation = preprocessing(config, "eval_preprocess")
-    if any(evaluation._replace(fixed=(), stream=())) or evaluation.stream != ONCE:
-        raise InputError(
-            "config.eval_preprocess: only operations that draw nothing are allowed: "
-            f"{', '.join(augment.host.DETERMINISTIC)}"
-        )
+    if augmentation.test:
+        raise InputError("config.augment: test-time views are for config.eval_preprocess")
 
-    train_source, eval_source = _open_sources(config)
-    image_shape = _image_shape(config, train_source, augmentation, "augment")
-    _image_shape(config, eval_source, evaluation, "eval_preprocess")
+    train_source = splits.open_train(config)
+    image_shape = _image_shape(config, train_source, augmentation)
     for name in ("mean", "std"):
         values = config.data[name]
         if len(values) not in (1, image_shape[-1]):
@@ -213,7 +223,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
     optimiser = optim.make_optimiser(config, schedule, rules.treatments(config, model, params))
 
-    fingerprint = {"train": train_source.fingerprint, "eval": eval_source.fingerprint}
+    evaluations = evaluators.plan(config, model, train_source, total_steps)
+    fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}
     teacher = None
     if config.distill.teacher is not None:
         if type(model) in losses.TASKS:
@@ -231,12 +242,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         )
     sharding.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
 
-    def cached(source, fixed, what):
-        return pipeline.prepare(
-            source, fixed, config.data.cache, lambda loop: counted(loop, f"reading {what} images")
-        )
-
-    train_images = cached(train_source, augmentation.fixed, "training")
+    train_images = pipeline.prepare(
+        train_source,
+        augmentation.fixed,
+        config.data.cache,
+        lambda loop: counted(loop, "reading training images"),
+    )
     return Experiment(
         config=config,
         mesh=mesh,
@@ -245,7 +256,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         image_shape=image_shape,
         augmentation=augmentation,
         train_images=train_images,
-        eval_images=cached(eval_source, evaluation.fixed, "test"),
+        evaluations=evaluations,
         resident=resident.chosen(config.data.cache, train_images, augmentation.host),
         total_steps=total_steps,
         schedule=schedule,
@@ -253,38 +264,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         teacher=teacher,
         fingerprint=fingerprint,
     )
-
-
-def _open_sources(config: ml_collections.ConfigDict) -> tuple[sources.Source, sources.Source]:
-    """The training examples that the config asks for, and the test examples."""
-    data, opened = config.data, []
-    for which in ("train", "eval"):
-        split = data[f"{which}_split"]
-        folder = sources.data_folder(data.dir)
-        source = sources.open_source(data.name, split, folder, data.subset_seed)
-        if data.skip_broken:
-            source, reasons = subsets.without_broken(
-                source, data.threads, lambda loop: counted(loop, "looking for broken images")
-            )
-            if reasons:
-                print(
-                    f"{len(reasons)} examples of {split} cannot be read and are left out; "
-                    f"the first: {reasons[0]}",
-                    file=sys.stderr,
-                )
-        if which == "train":
-            source = subsets.balanced(
-                source,
-                data.fraction,
-                data.per_class,
-                data.subset_seed,
-                lambda loop: counted(loop, "reading labels"),
-            )
-        if not len(source):
-            raise InputError(f"config.data.{which}_split: {split!r} holds no examples")
-        opened.append(source)
-    sources.check_classes(*opened)
-    return tuple(opened)
 
 
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -301,7 +280,7 @@ def preprocessing(config: ml_collections.ConfigDict, field: str) -> Augmentation
     return parsed
 
 
-def _image_shape(config, source, augmentation, field) -> tuple[int, int, int]:
+def _image_shape(config, source, augmentation) -> tuple[int, int, int]:
     """Shape of an image after the host operations, which must be the one that the config states."""
     image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
     image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
@@ -309,7 +288,7 @@ def _image_shape(config, source, augmentation, field) -> tuple[int, int, int]:
     stated = (size, size) if isinstance(size, int) else tuple(size)
     if image.shape[:2] != stated:
         raise InputError(
-            f"config.{field} makes images of {image.shape[0]}x{image.shape[1]}, config.image_size "
+            f"config.augment makes images of {image.shape[0]}x{image.shape[1]}, config.image_size "
             f"is {stated[0]}x{stated[1]}: make them equal"
         )
     return image.shape

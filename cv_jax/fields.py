@@ -14,7 +14,8 @@ class Field(NamedTuple):
       name: dotted name under `config`.
       type: type hint that its value must fit; see `values.coerce`.
       default: its value if neither the config file nor the command line sets it.
-      kind: "result" if it decides what a run computes, "run" if only how; see `config`.
+      kind: "result" if it decides what a run computes, "evaluation" if what is measured of it,
+        "run" if only how; see `config`.
       meaning: one line for the reader of `python launch.py --help`.
     """
 
@@ -30,6 +31,10 @@ UNITS = ("steps", "epochs", "examples", "percent")
 
 def _result(name, type, default, meaning):
     return [Field(name, type, default, "result", meaning)]
+
+
+def _evaluation(name, type, default, meaning):
+    return [Field(name, type, default, "evaluation", meaning)]
 
 
 def _run(name, type, default, meaning):
@@ -62,7 +67,7 @@ _GROUPS = [
     _run("data.dir", str | None, None,
          "folder of prepared datasets; none is $TFDS_DATA_DIR, else ~/tensorflow_datasets"),
     _result("data.train_split", str, "train", "split to train on; train[:90%] and the like too"),
-    _result("data.eval_split", str, "test", "split to evaluate on"),
+    _evaluation("data.eval_split", str, "test", "split to evaluate on"),
     _result("data.fraction", float | None, None,
             "keep this share of the training split, each class in its share"),
     _result("data.per_class", int | None, None, "keep so many training examples of each class"),
@@ -82,7 +87,8 @@ _GROUPS = [
 
     _result("augment", str, "", "training preprocessing and augmentation: op(args)|op(args)|…; "
             "without a host operation the image is first resized to image_size"),
-    _result("eval_preprocess", str, "", "test preprocessing, likewise"),
+    _evaluation("eval_preprocess", str, "", "test preprocessing, likewise; may end in views, whose "
+                "answers are averaged: ten_crop(size), flips, multi_scale((size, …))"),
 
     _result("loss.name", str, "softmax",
             "softmax or sigmoid cross-entropy, focal or sigmoid_focal, or rbf, the criterion of "
@@ -157,9 +163,18 @@ _GROUPS = [
     _result("dropout_rng", str, "threefry2x32",
             "generator of dropout masks: threefry2x32, or rbg, which is faster on accelerators"),
 
+    _evaluation("eval.average", str, "probabilities",
+                "what is averaged over views: probabilities or logits"),
+    _run("eval.extra", str, "", "more evaluations, each with data and interval of its own: "
+         "kind(option=value, …)|…; see `evaluators`"),
     _run("eval.batch_size", int, 256, "examples in an evaluation step, over all devices and hosts"),
     _duration(_run, "eval.every", "evaluate this often, and at the end", epochs=1.0),
     _duration(_run, "log.every", "write training metrics this often", steps=20),
+    _run("log.norms", bool, False,
+         "write the norms of gradient and parameters of each layer with the training metrics"),
+    _run("log.writers", tuple[str, ...], (),
+         "where metrics go besides metrics.jsonl: tensorboard, wandb"),
+    _run("log.wandb_project", str, "cv_jax", "project of the run at Weights & Biases"),
     _duration(_run, "checkpoint.every", "save this often, and at the end", epochs=1.0),
     _run("checkpoint.every_seconds", float | None, None, "save when this long has passed, too"),
     _run("checkpoint.keep_last", int, 2, "newest checkpoints that are kept"),

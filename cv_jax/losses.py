@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.scipy.special import logsumexp
 
 from cv_jax import distillation
 from cv_jax.errors import InputError
@@ -121,6 +122,59 @@ def loss_function(config: ml_collections.ConfigDict) -> Callable:
     return loss
 
 
+def probabilities(config: ml_collections.ConfigDict) -> Callable:
+    """`scores [B, K] → probabilities [B, K]`: a distribution over the classes, or with a sigmoid
+    loss one of each class for itself."""
+    return jax.nn.sigmoid if _by_class(config) else jax.nn.softmax
+
+
+def _by_class(config) -> bool:
+    return config.loss.name in ("sigmoid", "sigmoid_focal")
+
+
+def average_views(config: ml_collections.ConfigDict, scores: jax.Array, average: str) -> jax.Array:
+    """Scores [B, K] that stand for those of V views [B, V, K].
+
+    With `average="logits"` their mean; with "probabilities" the scores whose probabilities are the
+    mean of the views' probabilities.
+    """
+    if average == "logits":
+        return scores.mean(axis=1)
+    if _by_class(config):
+        log_p = logsumexp(jax.nn.log_sigmoid(scores), axis=1)
+        log_not_p = logsumexp(jax.nn.log_sigmoid(-scores), axis=1)
+        return log_p - log_not_p
+    return logsumexp(jax.nn.log_softmax(scores), axis=1) - jnp.log(scores.shape[1])
+
+
+def class_answers(
+    config: ml_collections.ConfigDict, scores: jax.Array, labels: jax.Array
+) -> dict[str, jax.Array]:
+    """What the metrics need to know of each row: see `step.make_eval_step`.
+
+    Args:
+      config: the run's config; its loss says which probabilities the scores [B, K] stand for.
+      scores: of the classes.
+      labels: int [B].
+    """
+    scores = scores.astype(jnp.float32)
+    p, index = probabilities(config)(scores), jnp.arange(scores.shape[-1])
+    truth = jax.nn.one_hot(labels, scores.shape[-1])
+    own = jnp.take_along_axis(scores, labels[:, None], axis=-1)
+    prediction = scores.argmax(axis=-1).astype(jnp.int32)
+    # Of equal scores the first is the answer. A score that is not a number beats every other.
+    beaten = (scores < own) | ((scores == own) & (index >= labels[:, None]))
+    cross_entropy = sigmoid if _by_class(config) else softmax
+    return {
+        "label": labels,
+        "prediction": prediction,
+        "rank": jnp.sum(~beaten, axis=-1, dtype=jnp.int32),
+        "confidence": jnp.take_along_axis(p, prediction[:, None], axis=-1)[:, 0],
+        "nll": cross_entropy(scores, truth),
+        "brier": jnp.square(p - truth).sum(axis=-1),
+    }
+
+
 class Task(NamedTuple):
     """How a kind of model is fed and scored.
 
@@ -132,11 +186,14 @@ class Task(NamedTuple):
       score: `(what the model returned, batch)` → `(loss [B], right bool [B])`, the second none for
         a task that knows no right and wrong; then there is no accuracy.
       classes: how many classes the model can tell apart; none if it need not.
+      class_scores: what the model returned → scores [B, K] of which the largest is the answer; the
+        first so many belong to the classes. None for a task that knows no right and wrong.
     """
 
     inputs: Callable[[dict, dict], tuple[jax.Array, ...]]
     score: Callable[[Any, dict], tuple[jax.Array, jax.Array | None]]
     classes: int | None
+    class_scores: Callable[[Any], jax.Array] | None = None
 
 
 def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
@@ -160,7 +217,12 @@ def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
         right = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         return loss, sum(heads).argmax(axis=-1) == right
 
-    return Task(lambda batch, rngs: (batch["image"],), score, getattr(model, "num_classes", None))
+    def class_scores(output):
+        logits = output[0]
+        return sum(logits) / len(logits) if isinstance(logits, tuple) else logits
+
+    classes = getattr(model, "num_classes", None)
+    return Task(lambda batch, rngs: (batch["image"],), score, classes, class_scores)
 
 
 def reconstruction(config: ml_collections.ConfigDict, model: MAE) -> Task:
@@ -215,7 +277,10 @@ def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) ->
         )
         return (first + second) / 2, logits[:, 0].argmax(axis=-1) == token
 
-    return Task(inputs, score, model.vocab_size - (EOS + 1))
+    def class_scores(output):  # of the whole vocabulary, the classes first
+        return jnp.roll(output[0][:, 0], -(EOS + 1), axis=-1)
+
+    return Task(inputs, score, model.vocab_size - (EOS + 1), class_scores)
 
 
 def translation(config: ml_collections.ConfigDict, model: Transformer) -> Task:
@@ -289,7 +354,7 @@ def objective(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
       `(params, state, batch, rngs) → (loss, (metric sums, state))`, with `state` the model's other
       collections (such as running statistics); see `Task` for the batch.
     """
-    inputs, score, _ = task(config, model)
+    inputs, score, *_ = task(config, model)
 
     def compute(params, state, batch, rngs):
         batch = fold_views(batch)

@@ -1,5 +1,7 @@
 """Devices: the mesh, who holds which rows of a batch, and host arrays made global."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -55,9 +57,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate(rows))
 
 
-def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def to_global(mesh: Mesh, batch: Any) -> Any:
     """Global arrays of a batch of which every process brings the rows of `local_rows`."""
     sharding = over_batch(mesh)
-    return {
-        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
-    }
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -4,6 +4,7 @@ Every draw of step `t` is a function of (seed, name of the stream, t, position i
 """
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import optax
 
 from cv_jax import losses
 from cv_jax.augment import Augmentation, apply_batch, apply_images
+from cv_jax.models import mae
 from cv_jax.optim import Optimiser
 
 
@@ -157,7 +159,8 @@ def make_train_step(
     """`(state, batch, teacher_variables=None) → (state, metrics)`, pure.
 
     `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
-    multiple of `log_every`. `teacher` is `(its variables, images) → logits`; see teacher.py.
+    multiple of `log_every`; with `config.log.norms` also `norms`, those of this step's gradient and
+    of the parameters after it. `teacher` is `(its variables, images) → logits`; see teacher.py.
 
     With `optim.accumulate_steps` of n the batch is augmented and mixed as a whole and then cut into
     n parts, whose gradients are averaged: the update is that of the whole batch. What cannot be
@@ -223,7 +226,10 @@ def make_train_step(
         fresh = state.step % log_every == 0
         sums = jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), state.sums, sums)
         state = TrainState(state.step + 1, params, model_state, opt_state, ema, sums)
-        return state, {"loss": loss, "sums": sums}
+        metrics = {"loss": loss, "sums": sums}
+        if config.log.norms:
+            metrics["norms"] = {**layer_norms("gradient", grads), **layer_norms("weight", params)}
+        return state, metrics
 
     return train_step
 
@@ -243,23 +249,84 @@ def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Arra
     return jnp.minimum(decay, (1 + updates) / (10 + updates)) if config.ema.warmup else decay
 
 
+def layer_norms(what: str, tree: Any) -> dict[str, jax.Array]:
+    """Euclidean norm of each layer, by name `what/layer`, and of all of them, as `what`.
+
+    A layer is a module that holds parameters itself; scanned blocks count as one. The arrays are
+    looked at behind a barrier: what computes them is compiled as if nobody looked.
+    """
+    squares: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.lax.optimization_barrier(tree)):
+        layer = jax.tree_util.keystr(path[:-1], simple=True, separator="/")
+        total = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+        squares[layer] = squares.get(layer, 0) + total
+    norms = {what: jnp.sqrt(sum(squares.values()))}
+    return norms | {f"{what}/{layer}": jnp.sqrt(x) for layer, x in squares.items()}
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
     """Whether no value of any array is NaN or infinite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def make_eval_step(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
-    """`(variables, batch) → metric sums` over the rows whose mask is 1, pure.
+def make_eval_step(
+    config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
+) -> Callable:
+    """`(variables, batch) → answers`, pure: what the metrics need of each row, as arrays [B].
 
-    What is drawn for an example (MAE's removed patches) is the same in every evaluation.
+    Answers are `position` and `loss`, and of a task with classes also `label`, `prediction`,
+    `rank` (of the label among the scores, 0 if it is the answer), `confidence` (probability of the
+    prediction), `nll` (cross-entropy without label smoothing) and `brier` (sum of the squared
+    differences between probabilities and truth).
+
+    The image of a batch is uint8 [B, H, W, C], or views of it: a tuple of [B, V, H, W, C], one for
+    each size. The answer is then that of the averaged views, the mean of their probabilities or of
+    their scores as `average` says. What is drawn for an example (MAE's removed patches) is the same
+    in every evaluation.
     """
-    inputs, score, _ = losses.task(config, model)
+    task = losses.task(config, model)
+
+    def forward(variables, batch, images):
+        batch = {**batch, "image": normalise(config, images.astype(jnp.float32))}
+        rngs = {"mask": stream(config.seed, "eval_mask", 0)}
+        return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
 
     def eval_step(variables, batch):
-        batch = {**batch, "image": normalise(config, batch["image"].astype(jnp.float32))}
-        rngs = {"mask": stream(config.seed, "eval_mask", 0)}
-        output = model.apply(variables, *inputs(batch, rngs), train=False)
-        return losses.metric_sums(*score(output, batch), batch["mask"])
+        if isinstance(batch["image"], tuple):
+            scores = []
+            for views in batch["image"]:
+                output, _ = forward(variables, batch, views.reshape(-1, *views.shape[2:]))
+                scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
+            output = losses.average_views(config, jnp.concatenate(scores, axis=1), average), {}
+        else:
+            output, batch = forward(variables, batch, batch["image"])
+        answers = {"position": batch["position"], "loss": task.score(output, batch)[0]}
+        if task.class_scores is not None:
+            scores = task.class_scores(output)
+            answers.update(losses.class_answers(config, scores, batch["label"]))
+        return answers
 
     return eval_step
+
+
+def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
+    """`(variables, batch) → features`, float32 [B, D] by name in forward order, pure.
+
+    One of more than two axes is averaged over all but the first and the last. Those of a masked
+    autoencoder are its encoder's, which then sees all patches.
+    """
+    encoder = mae.encoder(model) if isinstance(model, mae.MAE) else model
+    task = losses.task(config, model)
+
+    def features(variables, batch):
+        batch = {**batch, "image": normalise(config, batch["image"].astype(jnp.float32))}
+        inputs = (batch["image"],) if encoder is not model else task.inputs(batch, {})
+        _, found = encoder.apply(variables, *inputs, train=False)
+        return OrderedDict(
+            (name, x.astype(jnp.float32).mean(axis=tuple(range(1, x.ndim - 1))))
+            for name, x in found.items()
+            if x.ndim > 1
+        )
+
+    return features

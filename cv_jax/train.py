@@ -23,10 +23,12 @@ from cv_jax import losses, rules
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.errors import InputError
-from cv_jax.evaluate import evaluate, metrics_of, quality
+from cv_jax.evaluate import make_evaluator, record, table
 from cv_jax.experiment import Experiment
+from cv_jax.metrics import metrics_of, quality
 from cv_jax.progress import Progress, clock
 from cv_jax.step import all_finite
+from cv_jax.writers import open_writers
 
 DONE, NOT_FINITE, STOPPED = 0, 3, 75
 
@@ -76,9 +78,9 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
     )
 
     # ---- Functions and durations
-    train_step, eval_step = experiment.train_step(), experiment.eval_step()
+    train_step = experiment.train_step()
+    evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
     log_every = experiment.every("log.every")
-    eval_every = experiment.every("eval.every")
     save_every = experiment.every("checkpoint.every")
     progress = Progress(total_steps, start_step, config.batch_size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -88,16 +90,26 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
     )
     progress.line(f"training on {experiment.train_images.place(experiment.resident)}")
 
+    kept = records.read_lines(metrics_file)
+    writers = open_writers(config, workdir, kept, progress.line)
+
+    def write(step, split, metrics):
+        line = {"step": step, "split": split, **metrics}
+        records.append_line(metrics_file, line)
+        writers.write(line)
+
     def settle(step, metrics):
         """Fetches a step's metrics and writes its line if one is due; whether all is finite."""
+        norms = metrics.pop("norms", None)
         metrics = jax.device_get(metrics)
         if not math.isfinite(metrics["loss"]):
             return False
         if _due(step, log_every) or step == total_steps:
             means = metrics_of(metrics["sums"])
-            line = {"step": step, "split": "train", **means}
-            line["learning_rate"] = float(experiment.schedule(step - 1))
-            records.append_line(metrics_file, line)
+            rate = float(experiment.schedule(step - 1))
+            write(step, "train", {**means, "learning_rate": rate})
+            if norms is not None:
+                write(step, "norms", {name: x.item() for name, x in jax.device_get(norms).items()})
             speed = {"step": step, "seconds": round(time.monotonic() - started, 3)}
             speed["images_per_second"] = round(progress.images_per_second(), 2)
             records.append_line(workdir / "timing.jsonl", speed)
@@ -106,6 +118,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
 
     def not_finite(step):
         checkpoints.close()
+        writers.close(NOT_FINITE)
         saved = checkpoints.steps()
         good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing was saved before"
         progress.close()
@@ -126,11 +139,11 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
         progress.update(step)
 
         last = step == total_steps
-        evaluates = _due(step, eval_every) or last
+        due = [(e, score) for e, score in evaluators if _due(step, e.every) or last]
         seconds = config.checkpoint.every_seconds
         timed = seconds is not None and time.monotonic() - saved_time >= seconds
         saves = _due(step, save_every) or timed or last or bool(stop.signal)
-        if not evaluates and not saves:
+        if not due and not saves:
             continue
 
         # ---- Evaluation, metric lines, checkpoint
@@ -138,13 +151,14 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
             return not_finite(step)
         pending = None
         scores = {}
-        if evaluates:
-            scores = evaluate(eval_step, state.eval_variables, experiment.eval_batches())
-            records.append_line(metrics_file, {"step": step, "split": "test", **scores})
-            accuracy = f"accuracy {scores['accuracy']:.2%}, " if "accuracy" in scores else ""
-            progress.line(f"step {step}: test {accuracy}loss {scores['loss']:.4f}")
-            improved, best = quality(scores) > best, max(best, quality(scores))
-            saves = saves or (improved and config.checkpoint.keep_best > 0)
+        for evaluation, score in due:
+            found = score(state.eval_variables).metrics
+            write(step, evaluation.name, found)
+            progress.line(f"step {step}: {evaluation.name} {_reached(found)}")
+            if evaluation is experiment.evaluations[0]:  # the one that tells which is best
+                scores = found
+                improved, best = quality(scores) > best, max(best, quality(scores))
+                saves = saves or (improved and config.checkpoint.keep_best > 0)
         if saves:
             # The loss tells of the parameters before this update: look at those after it, too.
             if not all_finite(state.params):
@@ -155,6 +169,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
     # ---- The end
     checkpoints.close()
     progress.close()
+    writers.close(STOPPED if step < total_steps else DONE)
     if step < total_steps:
         print(
             f"stopped by {signal.Signals(stop.signal).name} at step {step} of {total_steps}, all "
@@ -172,7 +187,10 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
 
 
 def score(experiment: Experiment, workdir: Path) -> int:
-    """Evaluates the newest sound checkpoint; writes nothing.
+    """Makes all evaluations of the newest sound checkpoint, writes and prints what they found.
+
+    The file is `evaluation.json`; if evaluation fields or `eval.extra` differ from those that the
+    run was started with, `evaluation-<digest of them>.json`.
 
     Raises:
       InputError: there is no checkpoint, or `workdir` belongs to another run.
@@ -180,13 +198,22 @@ def score(experiment: Experiment, workdir: Path) -> int:
     checkpoints = Checkpoints(workdir / "checkpoints")
     if not checkpoints.steps():
         raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
-    records.check(workdir, experiment.config, experiment.fingerprint)
+    records.check(workdir, experiment.config, experiment.fingerprint, evaluating=True)
     state, step = checkpoints.restore(experiment.abstract_state(), repair=False)
-    scores = evaluate(experiment.eval_step(), state.eval_variables, experiment.eval_batches())
-    accuracy = ""
+    found = {
+        evaluation.name: make_evaluator(experiment, evaluation)(state.eval_variables)
+        for evaluation in experiment.evaluations
+    }
+    file = records.evaluation_file(workdir, experiment.config)
+    about = _about(experiment.config, step)
+    made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
+    records.write_json(file, {**about, **records.environment(), "evaluations": made})
+
+    print(table(found))
+    scores, accuracy = found["test"].metrics, ""
     if "accuracy" in scores:
         accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
-    print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {workdir}")
+    print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}")
     return DONE
 
 
@@ -251,9 +278,25 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def _reached(metrics: dict) -> str:
+    accuracy = f"accuracy {metrics['accuracy']:.2%}" if "accuracy" in metrics else ""
+    loss = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
+    return ", ".join(filter(None, (accuracy, loss)))
+
+
 def _read_summary(workdir: Path) -> dict | None:
     file = workdir / "summary.json"
     return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _about(config, step: int) -> dict:
+    return {
+        "step": step,
+        "model": config.model.name,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "digest": configs.digest(config),
+    }
 
 
 def _summarise(config, lines, step: int, parameters: int) -> dict:
@@ -263,11 +306,7 @@ def _summarise(config, lines, step: int, parameters: int) -> dict:
     best = max(tests, key=lambda line: (quality(line), -line["step"]))
     kept = {"train": ("loss", "accuracy"), "test": ("loss", "accuracy", "correct", "count")}
     return {
-        "step": step,
-        "model": config.model.name,
-        "dataset": config.data.name,
-        "seed": config.seed,
-        "digest": configs.digest(config),
+        **_about(config, step),
         "parameters": parameters,
         **{f"train_{name}": train_line[name] for name in kept["train"] if name in train_line},
         **{f"test_{name}": tests[-1][name] for name in kept["test"] if name in tests[-1]},

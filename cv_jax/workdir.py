@@ -5,14 +5,17 @@ run.json       a list of starts: time, commit, versions, devices, flags, data fi
 metrics.jsonl  one object a line: step, split, name → value; functions of the run only
 timing.jsonl   clocks and throughput, which differ from run to run
 summary.json   written at the end
+evaluation.json  what --evaluate found
 lock           held by the process that is running
 """
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,7 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax.errors import InputError, RunError
+from cv_jax.fields import FIELDS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
 
@@ -37,8 +41,19 @@ def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
     return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
 
 
-def check(path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, Any]) -> None:
+def check(
+    path: Path,
+    config: ml_collections.ConfigDict,
+    fingerprint: dict[str, Any],
+    evaluating: bool = False,
+) -> None:
     """Makes sure that a run of this config may go on here; writes nothing.
+
+    Args:
+      path: the run directory.
+      config: the resolved config.
+      fingerprint: what identifies the data.
+      evaluating: accept other values of evaluation fields.
 
     Raises:
       InputError: the directory was started with another config or on other data, belongs to
@@ -55,7 +70,8 @@ def check(path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, 
             starts = _read_starts(path)
         except (OSError, ValueError) as error:
             raise InputError(f"--workdir={path}: config.json or run.json: {error}") from None
-        lines = configs.difference(old, config)
+        kinds = ("result",) if evaluating else ("result", "evaluation")
+        lines = configs.difference(old, config, kinds)
         if lines:
             raise InputError(
                 f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"
@@ -106,21 +122,42 @@ def record_start(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
         "command": sys.argv,
-        "commit": commit(),
-        "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **environment(),
         "config": configs.flatten(config),
         "data": fingerprint,
     }
     write_json(path / "run.json", [*_read_starts(path), start])
 
 
+def environment() -> dict[str, Any]:
+    """What the program is and runs on."""
+    return {
+        "commit": commit(),
+        "python": sys.version.split()[0],
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
+    """`evaluation.json`; or, where evaluation fields or `eval.extra` are not those that the run was
+    started with, `evaluation-<digest of them>.json`, so that neither replaces the other."""
+    old, now = json.loads((path / "config.json").read_text()), configs.flatten(config)
+    names = [name for name, field in FIELDS.items() if field.kind == "evaluation"]
+    values = {name: now[name] for name in [*names, "eval.extra"]}
+    if all(old.get(name, FIELDS[name].default) == value for name, value in values.items()):
+        return path / "evaluation.json"
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return path / f"evaluation-{digest}.json"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a file atomically: readers see the old one or the new one, whole."""
     text = json.dumps(value, indent=2) + "\n"
+    # A list of numbers takes one line: a confusion matrix has one for each class.
+    text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as f:

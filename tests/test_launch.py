@@ -125,13 +125,47 @@ def test_a_finished_run_says_so_and_changes_nothing(trained, data_dir, capsys):
     assert contents(trained) == before
 
 
-def test_evaluate_scores_the_checkpoint_and_writes_nothing(trained, data_dir, capsys):
-    before = contents(trained)
-    assert run(*FAST, "--evaluate", data_dir=data_dir, workdir=trained) == 0
+def test_evaluate_writes_one_file_and_the_same_again(trained, data_dir, capsys):
+    before, file = contents(trained), trained / "evaluation.json"
+    flags = [*FAST, "--evaluate"]
+    assert run(*flags, data_dir=data_dir, workdir=trained) == 0
     summary = json.loads((trained / "summary.json").read_text())
     said = capsys.readouterr().out
-    assert f"({summary['test_correct']} of 359), loss {summary['test_loss']:.6f}" in said
+    assert f"({summary['test_correct']} of 359), loss {summary['test_loss']:.6f}, {file}" in said
+    text = file.read_text()
+    found = json.loads(text)
+    assert (found["step"], found["digest"]) == (2, summary["digest"])
+    assert found["versions"]["jax"]
+    test = found["evaluations"]["test"]
+    assert test["data"]["splits"] == {"train": 1438, "test": 359}
+    line = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line == {"step": 2, "split": "test", **test["metrics"]}
+    matrix = test["confusion_matrix"]
+    assert sum(map(sum, matrix)) == sum(row["count"] for row in test["reliability"]) == 359
+    right = [row["correct"] for row in test["per_class"]]
+    assert right == [matrix[k][k] for k in range(10)]
+    assert f"{test['per_class'][3]['accuracy']:.4f}" in said
+    assert run(*flags, data_dir=data_dir, workdir=trained) == 0
+    assert file.read_text() == text
+
+    # Another preprocessing, more evaluations: files of their own.
+    shifted = "--config.eval_preprocess=resize(36)|central_crop(32)|flips"
+    assert run(*flags, shifted, data_dir=data_dir, workdir=trained) == 0
+    probe = "--config.eval.extra=knn(k=3, feature='fc1', train_examples=200)"
+    assert run(*flags, probe, data_dir=data_dir, workdir=trained) == 0
+    assert file.read_text() == text
+    others = sorted(set(trained.glob("evaluation-*.json")))
+    assert len(others) == 2
+    named = [set(json.loads(other.read_text())["evaluations"]) for other in others]
+    assert sorted(named, key=len) == [{"test"}, {"test", "knn"}]
+    for path in (file, *others):
+        path.unlink()
     assert contents(trained) == before
+
+
+def test_a_run_goes_on_with_its_own_evaluation_only(trained, data_dir):
+    with pytest.raises(InputError, match="config.eval_preprocess: '' there, 'resize"):
+        run(*FAST, "--config.eval_preprocess=resize(32)", data_dir=data_dir, workdir=trained)
 
 
 def test_another_config_is_refused_with_its_difference(trained, data_dir):

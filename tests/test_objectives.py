@@ -13,7 +13,7 @@ import launch
 from cv_jax import config as configs
 from cv_jax import experiment, losses, models, step
 from cv_jax.errors import InputError
-from cv_jax.evaluate import evaluate
+from cv_jax.evaluate import make_evaluator
 
 MAE = {
     "image_size": 16,
@@ -77,6 +77,10 @@ def test_mae_loss_is_that_of_the_removed_patches():
     assert not state
 
 
+def evaluate(parts, variables):
+    return make_evaluator(parts, parts.evaluations[0])(variables).metrics
+
+
 def test_masks_do_not_depend_on_the_devices(load_config):
     def run(devices):
         overrides = {"mesh.devices": devices, "eval.batch_size": 360}
@@ -86,7 +90,7 @@ def test_masks_do_not_depend_on_the_devices(load_config):
         for batch in parts.train_batches(0):
             state, metrics = train_step(state, batch)
             found.append(float(metrics["loss"]))
-        return found, evaluate(parts.eval_step(), state.eval_variables, parts.eval_batches())
+        return found, evaluate(parts, state.eval_variables)
 
     one, test_one = run(1)
     eight, test_eight = run(8)
@@ -97,12 +101,12 @@ def test_masks_do_not_depend_on_the_devices(load_config):
 def test_masks_of_training_change_and_those_of_evaluation_do_not(load_config):
     parts = experiment.build(load_config("mae", {**MAE, "mesh.devices": 1}))
     variables = parts.init()().eval_variables
-    whole = evaluate(parts.eval_step(), variables, parts.eval_batches())
+    whole = evaluate(parts, variables)
     assert set(whole) == {"loss", "count"}
     assert whole["count"] == 359
     # Patches are drawn by the place in the split: other batches, other padding, the same loss.
     again = experiment.build(load_config("mae", {**MAE, "mesh.devices": 1, "eval.batch_size": 100}))
-    found = evaluate(again.eval_step(), variables, again.eval_batches())
+    found = evaluate(again, variables)
     np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-5)
 
     batch, inputs = losses.blank_batch((16, 16, 1)), parts.task().inputs

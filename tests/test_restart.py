@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from event_files import read_points
 
 from cv_jax import checkpoint, experiment
 
@@ -30,6 +31,11 @@ OVERRIDES = {
     "eval.every_steps": 50,
     "checkpoint.every_steps": 10,
     "log.every_steps": 7,
+    "log.norms": True,
+    "log.writers": "tensorboard",
+    # Neither interval is one of evaluation, of saving or of the other.
+    "eval.extra": "classification(name='seen', split='train[:100]', every_steps=35)"
+    "|knn(k=3, feature='fc2', train_examples=100, every_steps=90)",
     "data.prefetch": 2,
 }
 
@@ -80,6 +86,10 @@ def assert_same_run(workdir, reference, load_config, **what):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
     for file in ("metrics.jsonl", "summary.json"):
         assert (workdir / file).read_text() == (reference / file).read_text()
+    if (reference / "tensorboard").is_dir():
+        points = read_points(workdir / "tensorboard")
+        assert points == read_points(reference / "tensorboard")
+        assert len(points) == len(set(points))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +97,18 @@ def undisturbed(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(workdir, data_dir))
     return workdir
+
+
+def test_every_evaluation_has_an_interval_of_its_own(undisturbed):
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    steps = {split: [x["step"] for x in lines if x["split"] == split] for split in ("test", "seen")}
+    assert steps["test"] == list(range(50, 401, 50))
+    assert steps["seen"] == [*range(35, 400, 35), 400]
+    probes = [line for line in lines if line["split"] == "knn"]
+    assert [line["step"] for line in probes] == [90, 180, 270, 360, 400]
+    assert all(line["count"] == 359 for line in probes)
+    norms = [line for line in lines if line["split"] == "norms"]
+    assert [line["step"] for line in norms] == [x["step"] for x in lines if x["split"] == "train"]
 
 
 def wait_for(process, condition, seconds=120):

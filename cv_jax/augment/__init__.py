@@ -2,9 +2,9 @@
 
     parse("repeat(3)|resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
 
-What is said of the stream of examples stands first; then host operations, operations on single
-images, those that erase parts of the normalised image, and those that mix the batch. The string is
-read as literals and never evaluated.
+What is said of the stream of examples stands first; then host operations, test-time views,
+operations on single images, those that erase parts of the normalised image, and those that mix the
+batch. The string is read as literals and never evaluated.
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cv_jax.augment import colour, erase, geometry, host, mix, policies, stream
+from cv_jax.augment import colour, erase, geometry, host, mix, policies, stream, views
 from cv_jax.errors import InputError
 from cv_jax.values import check
 
@@ -25,6 +25,7 @@ from cv_jax.values import check
 STAGES: dict[str, dict[str, Callable]] = {
     "stream": stream.OPERATIONS,
     "host": host.DETERMINISTIC | host.RANDOM,
+    "test": views.OPERATIONS,
     "image": geometry.OPERATIONS | colour.OPERATIONS | policies.OPERATIONS,
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
@@ -32,6 +33,7 @@ STAGES: dict[str, dict[str, Callable]] = {
 _ARTICLES = {
     "stream": "a stream",
     "host": "a host",
+    "test": "a test-time",
     "image": "an image",
     "erase": "an erasing",
     "batch": "a batch",
@@ -45,6 +47,7 @@ class Augmentation(NamedTuple):
       stream: how often an example stands in a batch, and in how many views.
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
+      test: test-time views, `image → images`; see `augment.views`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
       erase: the same on normalised images, whose mean colour is 0.
       batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
@@ -53,6 +56,7 @@ class Augmentation(NamedTuple):
     stream: stream.Stream
     fixed: tuple[Callable, ...]
     host: tuple[Callable, ...]
+    test: tuple[Callable, ...]
     image: tuple[Callable, ...]
     erase: tuple[Callable, ...]
     batch: tuple[Callable, ...]

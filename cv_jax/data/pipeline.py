@@ -17,6 +17,7 @@ from absl import flags
 
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
+from cv_jax.augment.views import apply_views
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.sources import Source
 from cv_jax.errors import InputError
@@ -163,32 +164,38 @@ def _stack(examples: Iterator[tuple[np.ndarray | Jpeg, int]], size: int) -> dict
 class EvalBatches:
     """Random access to batches that hold every example of a split once, in order.
 
-    The last batch is padded, so that any number of devices divides it; a mask tells padding apart.
+    The last batch is padded, so that any number of devices divides it; positions tell padding
+    apart.
 
     Attributes:
       images: the examples.
       batch_size: examples in the global batch.
       rows: the positions within the global batch that this process holds.
+      views: test-time views; see `augment.views`.
     """
 
-    def __init__(self, images: Images, *, batch_size: int, rows: np.ndarray):
-        self.images, self.batch_size, self.rows = images, batch_size, rows
+    def __init__(self, images: Images, *, batch_size: int, rows: np.ndarray, views: tuple = ()):
+        self.images, self.batch_size, self.rows, self.views = images, batch_size, rows, views
 
     def __len__(self) -> int:
         return math.ceil(len(self.images.source) / self.batch_size)
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """image uint8 [b, H, W, C], label int32 [b], position int32 [b] in the split, and mask
-        float32 [b], 0 for padding."""
+    def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
+        """image uint8 [b, H, W, C], or with views a tuple of [b, V, H, W, C], one for each size;
+        label int32 [b]; and position int32 [b] in the split, beyond its end for padding."""
         positions = int(step) * self.batch_size + self.rows
-        mask = positions < len(self.images.source)
         # Padding repeats the first example: always there, and it counts for nothing.
-        examples = [self.images.get(int(i)) for i in np.where(mask, positions, 0)]
+        indices = np.where(positions < len(self.images.source), positions, 0)
+        examples = [self.images.get(int(i)) for i in indices]
+        if self.views:
+            views = [apply_views(self.views, image) for image, _ in examples]
+            images = tuple(np.stack(group) for group in zip(*views, strict=True))
+        else:
+            images = np.stack([image for image, _ in examples])
         return {
-            "image": np.stack([image for image, _ in examples]),
+            "image": images,
             "label": np.array([label for _, label in examples], np.int32),
             "position": positions.astype(np.int32),
-            "mask": mask.astype(np.float32),
         }
 
 

@@ -294,6 +294,17 @@ def to_vit(params: Mapping, mae: MAE, vit_params: Mapping, vit: ViT) -> dict:
     return result
 
 
+def encoder(mae: MAE) -> ViT:
+    """The encoder as a headless ViT that sees all patches; its parameters are `mae`'s of the same
+    names."""
+    shared = {
+        name: getattr(mae, name)
+        for name in ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
+        + ("scan_layers", "attention_implementation", "attention_weights", "dtype", "param_dtype")
+    }
+    return ViT(num_classes=0, pos_embed="sincos", **shared)
+
+
 _PAPER = "He et al., Masked autoencoders are scalable vision learners, arXiv:2111.06377"
 MODELS = {
     "mae_vit_b16": Entry(MAE, dict(width=768, depth=12, num_heads=12), 2021, _PAPER),

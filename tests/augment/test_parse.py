@@ -11,11 +11,13 @@ def test_operations_are_sorted_into_stages_in_order():
     parsed = augment.parse(
         "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|erase|mixup"
     )
-    assert [len(stage) for stage in parsed[1:]] == [1, 1, 2, 1, 1]
+    assert [len(stage) for stage in parsed[1:]] == [1, 1, 0, 2, 1, 1]
     # What follows a random crop cannot be cached.
     parsed = augment.parse("random_crop(16)|resize(32)")
-    assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0]
-    assert augment.parse("") == (ONCE, (), (), (), (), ())
+    assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0, 0]
+    assert augment.parse("") == (ONCE, (), (), (), (), (), ())
+    parsed = augment.parse("resize(9)|ten_crop(8)|flips")
+    assert [len(stage) for stage in parsed[1:]] == [1, 0, 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,9 @@ def test_operations_are_sorted_into_stages_in_order():
         ("resize(8, 'cubic')", "unknown method 'cubic'; allowed: nearest"),
         ("inception_crop(8, 0.5, 0.2)", "0 < min_area <= max_area <= 1"),
         ("flip|resize(3)", "resize(3) is a host operation and must stand before flip"),
+        ("flips|resize(3)", "resize(3) is a host operation and must stand before flips"),
+        ("multi_scale(())", "at least one size is needed"),
+        ("multi_scale((8, 0))", "size must be positive"),
         ("mixup|flip", "flip is an image operation and must stand before mixup"),
         ("erase|flip", "flip is an image operation and must stand before erase"),
         ("mixup|cutout(4)", "cutout(4) is an erasing operation and must stand before mixup"),

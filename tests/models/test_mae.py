@@ -220,3 +220,21 @@ def test_hand_over_to_another_width_is_refused():
 def test_mask_ratio_that_keeps_all_or_nothing(ratio):
     with pytest.raises(ValueError, match="mask_ratio .* at least one"):
         build(mask_ratio=ratio).check()
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_the_encoder_alone_sees_all_patches(scan):
+    """Its parameters are found among the whole model's; nearly unmasked, the features are equal."""
+    pretrained = build(scan_layers=scan)
+    variables = random_variables(pretrained, IMAGE, NOISE)
+    alone = mae.encoder(pretrained)
+    shapes = jax.eval_shape(alone.init, jax.random.key(0), IMAGE)["params"]
+    found = jax.tree.map(np.shape, {name: variables["params"][name] for name in shapes})
+    assert found == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    _, features = quick_jit(alone.apply)(variables, IMAGE)
+    assert features["norm"].shape == (2, 1 + 24, 16)
+    np.testing.assert_array_equal(features["pre_logits"], features["norm"][:, 0])
+    order = np.tile(np.arange(24, dtype=np.float32), (2, 1))
+    almost = build(scan_layers=scan, mask_ratio=1 / 24)
+    _, expected = quick_jit(almost.apply)(variables, IMAGE, order)
+    np.testing.assert_allclose(features["embed"][:, :24], expected["embed"], atol=1e-5)

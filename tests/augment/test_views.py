@@ -1,0 +1,53 @@
+"""Test-time views against crops written out by hand."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cv_jax import augment
+from cv_jax.augment.views import apply_views
+
+
+def views_of(string, image):
+    parsed = augment.parse(string)
+    assert not parsed.fixed
+    return apply_views(parsed.test, image)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (11, 14, 3), np.uint8)
+
+
+def test_flips(image):
+    (views,) = views_of("flips", image)
+    np.testing.assert_array_equal(views, [image, np.fliplr(image)])
+
+
+def test_ten_crop(image):
+    (views,) = views_of("ten_crop((8, 6))", image)
+    crops = [image[:8, :6], image[:8, 8:], image[3:, :6], image[3:, 8:], image[2:10, 4:10]]
+    np.testing.assert_array_equal(views, crops + [np.fliplr(crop) for crop in crops])
+    assert views.dtype == np.uint8
+
+
+def test_ten_crop_pads_what_is_too_small(image):
+    (views,) = views_of("ten_crop(13)", image)
+    padded = np.pad(image, ((1, 1), (0, 0), (0, 0)))
+    np.testing.assert_array_equal(views[0], padded[:, :13])
+    np.testing.assert_array_equal(views[3], padded[:, 1:])
+
+
+def test_several_scales_are_grouped_by_size(image):
+    small, large = views_of("multi_scale((6, 9))|flips", image)
+    assert (small.shape, large.shape) == ((2, 6, 6, 3), (2, 9, 9, 3))
+    resized = np.asarray(Image.fromarray(image).resize((11, 9), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(large, [resized[:, 1:10], np.fliplr(resized[:, 1:10])])
+
+
+def test_views_multiply(image):
+    (views,) = views_of("flips|ten_crop(5)", image)
+    assert views.shape == (20, 5, 5, 3)
+    (once,) = views_of("ten_crop(5)", image)
+    (mirrored,) = views_of("ten_crop(5)", image[:, ::-1])
+    np.testing.assert_array_equal(views, np.concatenate([once, mirrored]))
