@@ -59,7 +59,8 @@ _GROUPS = [
     _result("batch_size", int, 128, "examples in a step, over all devices and hosts"),
     _duration(_result, "total", "length of the training", epochs=10.0),
     _result("init_from", str | None, None,
-            "file of weights to start from, written by python -m cv_jax convert"),
+            "weights to start from: a run directory, a file that python -m cv_jax convert wrote, a "
+            "folder in the Hub's layout, or hf-hub:OWNER/NAME"),
     _result("xla_flags", str, "", "flags for the compiler; they may change numerics"),
 
     _result("data.name", str, "digits", "TFDS dataset: name, name/config or name:version; or "

@@ -1,5 +1,6 @@
 """Trained weights: those that a run starts from (`config.init_from`), and those of another run."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -8,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from cv_jax import models
 from cv_jax.checkpoint import CheckpointError, read_newest
 from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
-from cv_jax.interop.target import Target, trained_with, unflatten
+from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.models import mae, vit
 
 
@@ -96,6 +98,15 @@ def read(where: str, report: Callable[[str], None]) -> saved.Saved:
     if is_run(where):
         return read_run(pathlib.Path(where)).weights
     return place.read(where, report)
+
+
+def digest(variables: dict[str, Any]) -> str:
+    """SHA-256 of names, shapes, dtypes and values."""
+    checksum = hashlib.sha256()
+    for name, array in sorted(flatten(variables).items()):
+        array = np.asarray(array)
+        checksum.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return checksum.hexdigest()
 
 
 def is_run(where: str) -> bool:

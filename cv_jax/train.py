@@ -26,6 +26,7 @@ from cv_jax.errors import InputError
 from cv_jax.evaluate import make_evaluator, record, table
 from cv_jax.experiment import Experiment
 from cv_jax.metrics import metrics_of, quality
+from cv_jax.pretrained import digest
 from cv_jax.progress import Progress, clock
 from cv_jax.step import all_finite
 from cv_jax.writers import open_writers
@@ -71,7 +72,8 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
     if summary and summary["step"] == start_step == total_steps:
         print(f"finished already: {_result_line(summary, workdir)}")
         return DONE
-    records.record_start(workdir, config, experiment.fingerprint, start_step)
+    loaded = None if restored or weights is None else digest(weights)
+    records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
     best = max(
         (quality(line) for line in records.read_lines(metrics_file) if line["split"] == "test"),
         default=-math.inf,

@@ -113,9 +113,21 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def record_start(
-    path: Path, config: ml_collections.ConfigDict, fingerprint: dict[str, Any], step: int
+    path: Path,
+    config: ml_collections.ConfigDict,
+    fingerprint: dict[str, Any],
+    step: int,
+    weights: str | None = None,
 ) -> None:
-    """Writes `config.json` at the first start, and adds this start to `run.json`."""
+    """Writes `config.json` at the first start, and adds this start to `run.json`.
+
+    Args:
+      path: the run directory.
+      config: the run's.
+      fingerprint: what identifies the data.
+      step: updates made.
+      weights: digest of the weights that `config.init_from` gave to this start, if any.
+    """
     if not (path / "config.json").is_file():
         write_json(path / "config.json", configs.flatten(config))
     start = {
@@ -125,6 +137,7 @@ def record_start(
         **environment(),
         "config": configs.flatten(config),
         "data": fingerprint,
+        **({} if weights is None else {"init_from": weights}),
     }
     write_json(path / "run.json", [*_read_starts(path), start])
 

@@ -1,5 +1,7 @@
 """Runs that start from a file of weights."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -123,9 +125,23 @@ def test_a_restart_needs_the_file_no_more(tmp_path, data_dir, capsys):
     assert not workdir.exists()
     (tmp_path / "away").rename(path)
     assert launch.run(flags) == 0
+    (start,) = json.loads((workdir / "run.json").read_text())
+    assert start["init_from"] == pretrained.digest(saved.read(path).variables)
     path.unlink()
     assert launch.run(flags) == 0
     assert "finished already" in capsys.readouterr().out
+
+
+def test_a_digest_is_of_names_shapes_types_and_values():
+    tree = {"params": {"a": np.arange(6.0), "b": np.zeros((2, 3))}}
+    others = (
+        {"params": {"a": np.arange(6.0), "c": np.zeros((2, 3))}},
+        {"params": {"a": np.arange(6.0), "b": np.zeros((3, 2))}},
+        {"params": {"a": np.arange(6.0), "b": np.zeros((2, 3), np.float32)}},
+        {"params": {"a": np.arange(6.0) + 1, "b": np.zeros((2, 3))}},
+    )
+    assert pretrained.digest(tree) == pretrained.digest(jax.tree.map(np.copy, tree))
+    assert len({pretrained.digest(other) for other in (tree, *others)}) == 5
 
 
 # ---- Another run's checkpoint
