@@ -245,15 +245,13 @@ def preprocessing(text: str, image_size: Any, field: str) -> augment.Augmentatio
     Raises:
       InputError: an operation that draws.
     """
-    parsed = augment.parse(text, field)
+    resizes = text.lstrip().startswith("multi_scale")
+    parsed = augment.parse(text, field, None if resizes else image_size)
     if any(parsed._replace(stream=(), fixed=(), test=())) or parsed.stream != ONCE:
         raise InputError(
             f"{field}: only operations that draw nothing are allowed: "
             f"{', '.join([*augment.host.DETERMINISTIC, *augment.views.OPERATIONS])}"
         )
-    if not parsed.fixed and not text.lstrip().startswith("multi_scale"):
-        resize = augment.parse(f"resize({image_size})", "config.image_size").fixed
-        parsed = parsed._replace(fixed=resize)
     return parsed
 
 

@@ -200,7 +200,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         raise InputError(f"config.seed={config.seed} is not in 0…2^32-1")
     writers.check(config)
     losses.loss_function(config)
-    augmentation = preprocessing(config, "augment")
+    augmentation = augment.parse(config.augment, image_size=config.image_size)
     if augmentation.test:
         raise InputError("config.augment: test-time views are for config.eval_preprocess")
 
@@ -269,15 +269,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
-
-
-def preprocessing(config: ml_collections.ConfigDict, field: str) -> Augmentation:
-    """The parsed string of a field; without a host operation, images are first resized."""
-    parsed = augment.parse(config[field], f"config.{field}")
-    if not parsed.fixed and not parsed.host:
-        size = config.image_size
-        parsed = parsed._replace(fixed=augment.parse(f"resize({size})", "config.image_size").fixed)
-    return parsed
 
 
 def _image_shape(config, source, augmentation) -> tuple[int, int, int]:

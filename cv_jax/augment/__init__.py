@@ -62,12 +62,16 @@ class Augmentation(NamedTuple):
     batch: tuple[Callable, ...]
 
 
-def parse(string: str, field: str = "config.augment") -> Augmentation:
+def parse(
+    string: str, field: str = "config.augment", image_size: int | tuple[int, int] | None = None
+) -> Augmentation:
     """Reads `name(arguments)|name|…`.
 
     Args:
       string: the operations; may be empty.
       field: what to call the string in error messages.
+      image_size: side, or (height, width), that images are resized to if no operation runs on the
+        host; by default they stay as they are.
 
     Raises:
       InputError: an unknown operation, arguments it does not take, or a wrong order.
@@ -94,6 +98,9 @@ def parse(string: str, field: str = "config.augment") -> Augmentation:
             fixed.append(operation)
         else:
             stages[stage].append(operation)
+    if image_size is not None and not fixed and not stages["host"]:
+        text = f"resize({image_size})"
+        fixed.append(_build(host.resize, text, [image_size], {}, "config.image_size"))
     whole = stream.Stream()
     for operation in stages.pop("stream"):
         whole = operation(whole)

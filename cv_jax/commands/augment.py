@@ -51,13 +51,13 @@ def _images(options):
     import jax.numpy as jnp
     import numpy as np
 
+    from cv_jax import augment, step
     from cv_jax import config as configs
-    from cv_jax import experiment, step
     from cv_jax.data import pipeline, sources
 
     config = configs.default(options.data, "linear")
     config.augment, config.seed = options.string, options.seed
-    augmentation = experiment.preprocessing(config, "augment")
+    augmentation = augment.parse(config.augment, image_size=config.image_size)
     source = sources.open_source(
         options.data, options.split, sources.data_folder(options.dir), options.seed
     )
