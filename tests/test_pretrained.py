@@ -149,9 +149,15 @@ def test_a_digest_is_of_names_shapes_types_and_values():
 
 @pytest.fixture(scope="module")
 def small_runs(tmp_path_factory, data_dir):
-    """`small_runs(config, overrides)`: the directory of a run of two steps."""
+    """`small_runs(config, overrides)`: the directory of a run of two steps, made once."""
+    made = {}
 
     def run(name, **overrides):
+        key = (name, *overrides.items())
+        made[key] = made.get(key) or train(name, overrides)
+        return made[key]
+
+    def train(name, overrides):
         workdir = tmp_path_factory.mktemp("runs") / name
         root = launch.__file__.removesuffix("launch.py")
         flags = ["--config", f"{root}configs/{name}.py", "--workdir", str(workdir)]
@@ -226,15 +232,42 @@ def test_a_run_is_the_start_of_another_at_other_sizes(small_runs, load_config, c
     assert "positions of 2x3 patches made 6x8" in said
 
 
+def test_fine_tuning_from_a_run_leaves_what_is_frozen(small_runs, data_dir, tmp_path):
+    """Trained through the command, at other sizes; the frozen part is as fitted, bit for bit."""
+    workdir, _ = small_runs("vit_ti16", **SMALL_RUNS["vit_ti16"])
+    old = pretrained.read_run(workdir).weights.variables["params"]
+    tuned = tmp_path / "tuned"
+    root = launch.__file__.removesuffix("launch.py")
+    flags = ["--config", f"{root}configs/vit_ti16.py", "--workdir", str(tuned)]
+    overrides = {**RUN, "image_size": 24, "model.patch_size": 4, "init_from": workdir}
+    overrides |= {"optim.rules": "(patch_embed/.*|pos_embed): freeze", "data.dir": data_dir}
+    assert (
+        launch.run(flags + [f"--config.{name}={value}" for name, value in overrides.items()]) == 0
+    )
+    new = pretrained.read_run(tuned).weights.variables["params"]
+    expected = resize_patch_kernel(old["patch_embed"]["kernel"], (4, 4))
+    np.testing.assert_array_equal(new["patch_embed"]["kernel"], expected)
+    np.testing.assert_array_equal(new["patch_embed"]["bias"], old["patch_embed"]["bias"])
+    expected = resize_positions(old["pos_embed"], (2, 3), (6, 6))
+    np.testing.assert_array_equal(new["pos_embed"], expected)
+    block = [tree["blocks_0"]["mlp"]["fc1"]["kernel"] for tree in (old, new)]
+    assert (block[0] != block[1]).any()
+    np.testing.assert_allclose(*block, atol=0.02)
+
+
 def test_a_folder_as_the_hub_has_it(tmp_path, load_config, capsys):
     ours, folder = tmp_path / "ours.safetensors", tmp_path / "hub"
     variables = write(ours, "resnet18", 32, 3, num_classes=10)
     convert = ["convert", str(ours), str(folder), "--to", "timm"]
     assert __main__.main(convert) == 0
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
-    overrides = {"init_from": folder, "mesh.devices": 1, "image_size": 32}
+    overrides = {"init_from": folder, "mesh.devices": 1, "image_size": 32, "batch_size": 8}
+    overrides |= {"total_steps": 1, "schedule.warmup_epochs": "none"}
     parts = experiment.build(load_config("resnet", overrides, "digits,model=resnet18"))
-    params = parts.pretrained()["params"]
+    weights = parts.pretrained()
+    state, metrics = parts.train_step()(parts.init()(weights), next(parts.train_batches(0)))
+    assert (state.step, bool(np.isfinite(metrics["loss"]))) == (1, True)
+    params = weights["params"]
     kernel = variables["params"]["layer3_1"]["conv2"]["kernel"]
     np.testing.assert_array_equal(params["layer3_1"]["conv2"]["kernel"], kernel)
     assert "3 input channels made 1" in capsys.readouterr().out
