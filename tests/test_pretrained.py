@@ -277,12 +277,18 @@ def test_a_folder_as_the_hub_has_it(tmp_path, load_config, capsys):
         parts.pretrained()
 
 
-def test_a_run_becomes_a_file(small_runs, tmp_path, capsys):
-    workdir, _ = small_runs("resnet", **SMALL_RUNS["resnet"])
-    ours, theirs = tmp_path / "run.safetensors", tmp_path / "run.pth"
+@pytest.mark.parametrize("name", ["resnet", "lenet5", "linear"])
+def test_a_run_becomes_a_file(name, small_runs, tmp_path):
+    workdir, _ = small_runs(name, **SMALL_RUNS.get(name, {}))
+    ours = tmp_path / "run.safetensors"
     assert __main__.main(["convert", str(workdir), str(ours)]) == 0
     found, run = saved.read(ours), pretrained.read_run(workdir).weights
     jax.tree.map(np.testing.assert_array_equal, found.variables, run.variables)
     assert found._replace(variables=0) == run._replace(variables=0)
+
+
+def test_a_run_has_no_counterpart_everywhere(small_runs, tmp_path, capsys):
+    workdir, _ = small_runs("resnet", **SMALL_RUNS["resnet"])
+    theirs = tmp_path / "run.pth"
     assert __main__.main(["convert", str(workdir), str(theirs), "--to", "mae"]) == 2
     assert "mae has no counterpart of model 'resnet8_cifar'" in capsys.readouterr().err

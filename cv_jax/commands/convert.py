@@ -112,7 +112,10 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
         old, old.model, image_size=size, channels=channels, report=_note, **fields
     )
     origin = old.origin or options.source_place
-    return place.as_saved(variables, old.model, fields, size, old.source, origin, old.preprocessing)
+    preprocessing = old.preprocessing
+    return place.as_saved(
+        variables, old.model, fields, size, old.source, origin, preprocessing, channels
+    )
 
 
 def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:

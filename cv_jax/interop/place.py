@@ -93,10 +93,16 @@ def as_saved(
     source: str,
     origin: str,
     preprocessing: dict[str, Any],
+    channels: int | None = None,
 ) -> Saved:
-    """Variables with what describes them; classes and input channels are read from the arrays."""
-    classes, channels = trained_with(flatten(variables))
-    if "num_classes" in models.fields(model):
+    """Variables with what describes them.
+
+    Classes and input channels are read from the arrays; of nets whose first filter or classifier
+    has a name of its own, they are those in `fields` and `channels`.
+    """
+    classes, read = trained_with(flatten(variables))
+    channels = read or channels
+    if "num_classes" in models.fields(model) and (classes or "num_classes" not in fields):
         fields = {**fields, "num_classes": classes}
     return Saved(
         variables,
