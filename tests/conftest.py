@@ -12,6 +12,12 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 import pathlib  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# The same examples in every run, so that a change is what makes a test fail;
+# `--hypothesis-profile=default` draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
