@@ -19,12 +19,15 @@ kind "evaluation" decides what is measured: it, too, stays while a run trains, b
 may be evaluated with another value. A field of kind "run" may change at every restart.
 """
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
 import json
 import traceback
+import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +115,10 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
       InputError: no such file, a mistake inside it, an unknown field, a value of the wrong type.
     """
     path, _, argument = reference.partition(":")
-    config = _run_file(Path(path), argument)
+    config = _config_of(Path(path), argument)
     for name, text in (overrides or {}).items():
         value = check(text, _type_of(config, name), f"config.{name}={text}", parsing=True)
-        for sibling in _other_units(name):
+        for sibling in other_units(name):
             _set(config, sibling, None)
         _set(config, name, value)
     for name, value in flatten(config).items():
@@ -200,7 +203,12 @@ def in_steps(
     return None
 
 
-def _run_file(path: Path, argument: str) -> ml_collections.ConfigDict:
+def run_file(path: Path) -> types.ModuleType:
+    """The module that a config file makes.
+
+    Raises:
+      InputError: there is no such file, or a mistake inside it.
+    """
     if not path.is_file():
         folder = path.parent
         found = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
@@ -209,11 +217,16 @@ def _run_file(path: Path, argument: str) -> ml_collections.ConfigDict:
     if spec is None:
         raise InputError(f"config file {path} is no Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with mistakes_of(path):
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise InputError(f"config file {path} defines no function get_config(arg)")
-        config = module.get_config(argument)
+    return module
+
+
+@contextlib.contextmanager
+def mistakes_of(path: Path) -> Iterator[None]:
+    """Tells whatever a config file's code raises as an `InputError` with the file's line."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:
@@ -222,6 +235,14 @@ def _run_file(path: Path, argument: str) -> ml_collections.ConfigDict:
         where = f"{path}:{getattr(error, 'lineno', None) or (lines or [1])[-1]}"
         message = " ".join(str(error).strip("'\"").split())
         raise InputError(f"{where}: {type(error).__name__}: {message}") from None
+
+
+def _config_of(path: Path, argument: str) -> ml_collections.ConfigDict:
+    module = run_file(path)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"config file {path} defines no function get_config(arg)")
+    with mistakes_of(path):
+        config = module.get_config(argument)
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"{path}: get_config(arg) must return a config, got {type(config)}")
     return config
@@ -251,7 +272,8 @@ def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     config[leaf] = value
 
 
-def _other_units(name: str) -> list[str]:
+def other_units(name: str) -> list[str]:
+    """The fields that give the same duration in another unit; none if the field is no duration."""
     stem, _, unit = name.rpartition("_")
     if unit not in UNITS:
         return []
@@ -261,11 +283,11 @@ def _other_units(name: str) -> list[str]:
 def _check_durations(config: ml_collections.ConfigDict) -> None:
     flat = flatten(config)
     for name, value in flat.items():
-        if value is None or not _other_units(name):
+        if value is None or not other_units(name):
             continue
         if value < 0:
             raise InputError(f"config.{name}: {value!r} is negative")
-        for other in _other_units(name):
+        for other in other_units(name):
             if flat[other] is not None:
                 raise InputError(f"config.{name} and config.{other} are both set; keep one")
     if all(flat[f"total_{unit}"] is None for unit in UNITS[:-1]):

@@ -221,21 +221,14 @@ def score(experiment: Experiment, workdir: Path) -> int:
 
 def describe(experiment: Experiment) -> int:
     """Prints shapes, parameters, multiply-adds and memory of a run; trains nothing."""
-    from cv_jax.models.count import count_multiply_adds
-
     config, state = experiment.config, experiment.abstract_state()
     treatments = rules.treatments(config, experiment.model, state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         said = rules.describe(treatments[name])
         print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}  {said}".rstrip())
-    variables = {"params": state.params, **state.model_state}
-    task, blank = experiment.task(), losses.blank_batch(experiment.image_shape)
-    inputs = task.inputs(blank, {"mask": jax.random.key(0)})
-    adds, _ = count_multiply_adds(
-        lambda v, *x: experiment.model.apply(v, *x, train=False)[0], variables, *inputs
-    )
-    print(f"parameters           {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}")
+    parameters, adds = sizes(experiment)
+    print(f"parameters           {parameters:,}")
     print(f"multiply-adds/image  {adds:,}")
     print(f"steps                {experiment.total_steps:,} of {config.batch_size} examples")
     print(f"devices              {experiment.mesh.size} {jax.devices()[0].platform}")
@@ -246,6 +239,20 @@ def describe(experiment: Experiment) -> int:
         size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         print(f"memory/device        {size / 2**20:,.0f} MiB for state, batch and activations")
     return DONE
+
+
+def sizes(experiment: Experiment) -> tuple[int, int]:
+    """Parameters, and multiply-adds of an image on its way through the model."""
+    from cv_jax.models.count import count_multiply_adds
+
+    state = experiment.abstract_state()
+    task, blank = experiment.task(), losses.blank_batch(experiment.image_shape)
+    adds, _ = count_multiply_adds(
+        lambda v, *x: experiment.model.apply(v, *x, train=False)[0],
+        {"params": state.params, **state.model_state},
+        *task.inputs(blank, {"mask": jax.random.key(0)}),
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds
 
 
 class _Stop:

@@ -93,8 +93,12 @@ def check(
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
+def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
     """Makes the directory and holds its lock; the lock goes with the process if that is killed.
+
+    Args:
+      path: the directory.
+      flag: what the user named it by.
 
     Raises:
       InputError: another process is running there.
@@ -105,11 +109,23 @@ def claimed(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = (path / "lock").read_text().strip() or "another process"
-            raise InputError(f"--workdir={path} is in use by {owner}") from None
+            raise InputError(f"{flag}={path} is in use by {owner}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
         file.flush()
         yield
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process holds the directory's lock."""
+    try:
+        with (path / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def record_start(

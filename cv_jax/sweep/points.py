@@ -1,0 +1,242 @@
+"""Which runs a sweep is made of.
+
+A config file defines, beside `get_config(arg)`, generators of points:
+
+    def sweep():                    # --sweep
+        for rate in (1e-3, 3e-3):
+            yield {"optim.learning_rate": rate}
+
+    def sweep_depth(arg):           # --sweep=depth; --sweep=depth,rate takes all combinations
+        for depth in (20, 56):
+            yield {"model": f"resnet{depth}_cifar"}
+
+In a point, a key that is dotted or a field, such as `seed`, is an override: `--config.KEY=VALUE` of
+the plain command. Any other is an argument of the config file: `FILE:DATASET,KEY=VALUE`, where
+`dataset` is the first. A generator that takes a parameter is given the argument after the colon.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cv_jax import config as configs
+from cv_jax.errors import InputError
+from cv_jax.fields import FIELDS
+
+LONGEST_NAME = 100  # characters; file systems allow 255 bytes, and a few more are added
+
+
+class Point(NamedTuple):
+    """One run of a sweep, by what it has of its own.
+
+    Attributes:
+      name: readable, safe as a file name, and another one for every other point; a function of the
+        values alone.
+      overrides: dotted field name → value.
+      arguments: key → value, for the config file.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    arguments: dict[str, Any]
+
+
+class Sweep(NamedTuple):
+    """A config and its points.
+
+    Attributes:
+      config: path of the config file.
+      argument: for all points, as typed after the colon.
+      overrides: for all points: dotted field name → value as typed.
+      points: no two alike.
+    """
+
+    config: str
+    argument: str
+    overrides: dict[str, str]
+    points: tuple[Point, ...]
+
+    def reference(self, point: Point) -> str:
+        """`FILE[:DATASET[,KEY=VALUE…]]` of that point."""
+        items = [item for item in self.argument.split(",") if item]
+        own = dict(point.arguments)
+        if "dataset" in own:
+            items.insert(0, text_of(own.pop("dataset")))
+        items += [f"{key}={text_of(value)}" for key, value in own.items()]
+        return f"{self.config}:{','.join(items)}" if items else self.config
+
+    def texts(self, point: Point) -> dict[str, str]:
+        """All overrides of that point, as the command line would give them."""
+        own = {name: text_of(value) for name, value in point.overrides.items()}
+        return {**self.overrides, **own}
+
+    def command(self, point: Point, workdir: Path) -> list[str]:
+        """The flags of the plain command that is this trial."""
+        flags = [f"--config.{name}={text}" for name, text in self.texts(point).items()]
+        return ["--config", self.reference(point), *flags, "--workdir", str(workdir)]
+
+
+def read(
+    reference: str, overrides: dict[str, str], names: str = "", seeds: int | None = None
+) -> Sweep:
+    """The points that a config file's generators make.
+
+    Args:
+      reference: `FILE[:ARGUMENT]`, as for a plain run.
+      overrides: of the command line, for all points: dotted field name → text.
+      names: comma-separated names of generators, whose points are combined, the last one changing
+        fastest; if empty, `sweep()`, or the only generator there is.
+      seeds: combine all with seeds 0 … seeds-1, which change fastest of all.
+
+    Raises:
+      InputError: a generator is missing or fails; a point has a key or value that cannot be
+        written on a command line, or one that something else sets, too; two points are alike.
+    """
+    path, _, argument = reference.partition(":")
+    if seeds is not None and seeds < 1:
+        raise InputError(f"--seeds={seeds} must be at least 1")
+    generators = _choose(path, configs.run_file(Path(path)), names)
+    factors = [_points_of(path, generate, argument) for generate in generators]
+    if seeds is not None:
+        factors.append([{"seed": seed} for seed in range(seeds)])
+
+    points: dict[str, Point] = {}
+    for parts in itertools.product(*factors):
+        values: dict[str, Any] = {}
+        for part in parts:
+            twice = next((key for key in part if _setters(key) & values.keys()), None)
+            if twice is not None:
+                raise InputError(f"{path}: {twice} is set by two of the sweeps that are combined")
+            values.update(part)
+        point = make_point(values)
+        _check_conflicts(point, argument, overrides)
+        if point.name in points:
+            raise InputError(f"{path}: the point {point.name} comes twice in this sweep")
+        points[point.name] = point
+    if not points:
+        raise InputError(f"{path}: this sweep has no points")
+    return Sweep(path, argument, dict(overrides), tuple(points.values()))
+
+
+def make_point(values: dict[str, Any]) -> Point:
+    """The point with these values: overrides where the key is dotted or a field, else arguments."""
+    overrides = {key: value for key, value in values.items() if is_override(key)}
+    arguments = {key: value for key, value in values.items() if not is_override(key)}
+    return Point(name_of(values), overrides, arguments)
+
+
+def is_override(key: str) -> bool:
+    """Whether a key of a point is a field of the config, and no argument of its file."""
+    return "." in key or key in FIELDS
+
+
+def text_of(value: Any) -> str:
+    """The value as `--config.KEY=VALUE` takes it."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)
+
+
+def name_of(values: dict[str, Any]) -> str:
+    """`key=value,key=value`, with a digest where that could be the name of other values, too."""
+    texts = {key: text_of(value) for key, value in values.items()}
+    name = ",".join(f"{key}={text}" for key, text in texts.items()) or "default"
+    plain = all(re.fullmatch(r"[\w.+-]+", text, re.ASCII) for text in texts.values())
+    if plain and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
+    safe = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII)
+    return f"{safe[: LONGEST_NAME - 9]}-{digest}"
+
+
+def _choose(path: str, module: Any, names: str) -> list[Callable]:
+    found = {
+        name.removeprefix("sweep").removeprefix("_"): function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if name == "sweep" or name.startswith("sweep_")
+    }
+    listed = ", ".join(name for name in found if name)
+    if names:
+        chosen = names.split(",")
+        for name in chosen:
+            if not name or name not in found:
+                allowed = f"allowed: {listed}" if listed else "it defines no sweep_<name>()"
+                raise InputError(f"--sweep={names}: {path} has no sweep {name!r}; {allowed}")
+        if len(set(chosen)) < len(chosen):
+            raise InputError(f"--sweep={names}: a sweep cannot be combined with itself")
+        return [found[name] for name in chosen]
+    if "" in found:
+        return [found[""]]
+    if not found:
+        raise InputError(f"--sweep: {path} defines no sweep() or sweep_<name>()")
+    if len(found) > 1:
+        raise InputError(f"--sweep: {path} has several; choose with --sweep=NAME[,NAME…]: {listed}")
+    return list(found.values())
+
+
+def _points_of(path: str, generate: Callable, argument: str) -> list[dict[str, Any]]:
+    """What one generator yields, with every value made plain."""
+    with configs.mistakes_of(Path(path)):
+        takes_argument = bool(inspect.signature(generate).parameters)
+        yielded = list(generate(argument) if takes_argument else generate())
+    points = []
+    for i, values in enumerate(yielded):
+        where = f"{path}: {generate.__name__}(), point {i}"
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: {values!r} is no dict of values")
+        points.append({_key(where, key): _plain(where, key, v) for key, v in values.items()})
+    return points
+
+
+def _key(where: str, key: Any) -> str:
+    if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", key, re.ASCII):
+        raise InputError(f"{where}: {key!r} is neither a field nor an argument's name")
+    return key
+
+
+def _plain(where: str, key: str, value: Any) -> Any:
+    """The value in Python's own types; a list becomes a tuple."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (tuple, list)):
+        value = tuple(_plain(where, key, item) for item in value)
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise InputError(f"{where}: {key} is a {type(value).__name__}, which no field can be")
+    elif isinstance(value, str) and ("\n" in value or "\0" in value):
+        raise InputError(f"{where}: {key}={value!r} has a line break or a null byte")
+    if not is_override(key) and "," in text_of(value):
+        raise InputError(f"{where}: the argument {key}={text_of(value)} must not hold a comma")
+    return value
+
+
+def _setters(key: str) -> set[str]:
+    """The keys that set the same thing: itself, and for durations those in other units."""
+    return {key, *configs.other_units(key)}
+
+
+def _check_conflicts(point: Point, argument: str, overrides: dict[str, str]) -> None:
+    """Refuses what the command line gives for all points, and a point for itself."""
+    given = [item.partition("=") for item in argument.split(",") if item]
+    keys = {key if equals else "dataset" for key, equals, _ in given}
+    for key in point.arguments:
+        if key in keys:
+            raise InputError(f"--config: the argument {key} is swept ({point.name}); give it once")
+    for key in point.overrides:
+        for name in sorted(_setters(key) & overrides.keys()):
+            raise InputError(f"--config.{name}: {key} is swept ({point.name}); give it once")
+
+
+def distinct(points: Iterable[Point]) -> list[str]:
+    """The keys whose values are not the same in all points, in the order of the points."""
+    rows = [{**point.arguments, **point.overrides} for point in points]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if len({repr(row.get(key, ())) for row in rows}) > 1]

@@ -1,0 +1,105 @@
+"""A folder belongs to its sweep."""
+
+import json
+
+import pytest
+
+from cv_jax.errors import InputError, RunError
+from cv_jax.sweep import folder as folders
+from cv_jax.sweep.points import Sweep, make_point
+
+
+def sweep_of(*values, overrides=None, argument="digits", config="configs/mlp.py"):
+    return Sweep(config, argument, overrides or {}, tuple(make_point(v) for v in values))
+
+
+TWO = ({"seed": 0, "model.widths": (8, 8)}, {"seed": 1, "model.widths": (8, 8)})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    sweep = sweep_of(*TWO, overrides={"batch_size": "32"})
+    with folders.claimed(tmp_path / "s", sweep):
+        assert folders.read(tmp_path / "s") == sweep
+    stored = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert stored["points"][0]["overrides"] == {"seed": 0, "model.widths": [8, 8]}
+
+
+def test_one_process_at_a_time(tmp_path):
+    sweep = sweep_of(*TWO)
+    with (
+        folders.claimed(tmp_path / "s", sweep),
+        pytest.raises(InputError, match="--sweep_dir=.* is in use by process"),
+        folders.claimed(tmp_path / "s", sweep),
+    ):
+        pass
+
+
+def test_more_points_and_other_run_fields_are_the_same_sweep(tmp_path):
+    folder = tmp_path / "s"
+    with folders.claimed(folder, sweep_of(*TWO)):
+        pass
+    more = sweep_of(*TWO, {"seed": 2}, overrides={"log.every_steps": "5"})
+    with folders.claimed(folder, more):
+        pass
+    assert folders.read(folder) == more
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (sweep_of(*TWO, overrides={"batch_size": "8"}), "overrides: {} there"),
+        (sweep_of(*TWO, argument="cifar10"), "argument: 'digits' there, 'cifar10' now"),
+        (sweep_of(*TWO, config="configs/linear.py"), "config: 'mlp.py' there, 'linear.py' now"),
+        (sweep_of(TWO[0]), "no point seed=1,model.widths=_8,_8_-"),
+    ],
+)
+def test_another_sweep_is_refused_with_the_difference(tmp_path, other, said):
+    folder = tmp_path / "s"
+    with folders.claimed(folder, sweep_of(*TWO)):
+        pass
+    before = (folder / "sweep.json").read_bytes()
+    with pytest.raises(InputError, match="holds another sweep") as caught:
+        folders.check(folder, other)
+    assert said in str(caught.value)
+    assert (folder / "sweep.json").read_bytes() == before
+
+
+def test_files_of_something_else_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds files but no sweep"):
+        folders.check(tmp_path, sweep_of(*TWO))
+    with pytest.raises(InputError, match="is a file"):
+        folders.check(tmp_path / "thesis.txt", sweep_of(*TWO))
+    with pytest.raises(InputError, match="holds no sweep"):
+        folders.read(tmp_path)
+
+
+def test_the_newest_line_is_whole_and_of_its_split(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert folders.newest(file) is None
+    lines = [{"step": i, "split": "test" if i == 3 else "train"} for i in range(20000)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 99')
+    assert folders.newest(file) == lines[-1]
+    assert folders.newest(file, "knn") is None
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines[:9]))
+    assert folders.newest(file, "test") == lines[3]
+
+
+def test_finished_is_what_the_summary_says(tmp_path):
+    assert not folders.finished(tmp_path, 5)
+    (tmp_path / "summary.json").write_text('{"step": 5}')
+    assert folders.finished(tmp_path, 5)
+    assert not folders.finished(tmp_path, 6)
+    (tmp_path / "summary.json").write_text('{"st')
+    with pytest.raises(RunError, match="summary.json is damaged"):
+        folders.finished(tmp_path, 5)
+
+
+def test_the_default_folder_is_one_for_each_base(tmp_path):
+    one = folders.default_folder(sweep_of(*TWO), "depth,rate")
+    assert one.parent.name == "runs"
+    assert one.name.startswith("mlp-sweep-depth-rate-")
+    assert one == folders.default_folder(sweep_of(TWO[0]), "depth,rate")
+    run_field = sweep_of(*TWO, overrides={"log.every_steps": "1"})
+    assert one == folders.default_folder(run_field, "depth,rate")
+    assert one != folders.default_folder(sweep_of(*TWO, overrides={"seed": "3"}), "depth,rate")
