@@ -1,8 +1,9 @@
-"""Trains, continues or scores one run.
+"""Trains, continues or scores one run, or a sweep of runs.
 
 python launch.py --config configs/vit_b16.py
 python launch.py --config configs/vit_b16.py:cifar10 --config.optim.learning_rate=3e-4
 python launch.py --config configs/vit_b16.py --evaluate
+python launch.py --config configs/mlp.py --sweep=width --seeds 3 --slots 2
 """
 
 import argparse
@@ -75,17 +76,39 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
     mode.add_argument(
         "--dry_run", action="store_true", help="shapes, parameters, multiply-adds and memory"
     )
-    return parser.parse_args(rest), overrides
+    sweep = parser.add_argument_group("sweeps (see cv_jax/sweep/points.py)")
+    sweep.add_argument(
+        "--sweep",
+        nargs="?",
+        const="",
+        metavar="NAME,NAME",
+        help="run every point of the config file's sweep(), or of the product of sweep_NAME()s",
+    )
+    sweep.add_argument("--seeds", type=int, metavar="N", help="each point with seeds 0 … N-1")
+    sweep.add_argument("--sweep_dir", type=Path, help="folder of the trials; made from the config")
+    sweep.add_argument(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="trials at a time, over all devices; one for each GPU or TPU chip, and one on a CPU",
+    )
+    flags = parser.parse_args(rest)
+    if flags.sweep is None:
+        alone = [name for name in ("seeds", "sweep_dir", "slots") if getattr(flags, name)]
+        if alone:
+            raise InputError(f"--{alone[0]} is for sweeps; give --sweep, too")
+    elif flags.workdir or flags.evaluate:
+        flag = "--workdir" if flags.workdir else "--evaluate"
+        raise InputError(f"{flag} is for one run; a sweep takes --sweep_dir and --dry_run")
+    return flags, overrides
 
 
-def set_xla_flags(flags: str) -> None:
-    """Adds the config's compiler flags to the environment, before a device is touched.
+def check_xla_flags(flags: str) -> str:
+    """The environment's compiler flags and these, tried in a process of its own.
 
     Raises:
       InputError: XLA does not know them (it would end the process without a word about the config).
     """
-    if not flags:
-        return
     both = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     trial = subprocess.run(
         [sys.executable, "-c", "import jax; jax.devices()"],
@@ -96,14 +119,19 @@ def set_xla_flags(flags: str) -> None:
     if trial.returncode:
         reason = [line for line in trial.stderr.splitlines() if "flag" in line.lower()]
         raise InputError(f"config.xla_flags={flags!r}: {(reason or ['rejected by XLA'])[-1]}")
-    os.environ["XLA_FLAGS"] = both
+    return both
 
 
 def main(arguments: list[str]) -> int:
     """The program; returns its exit code."""
     flags, overrides = parse_arguments(arguments)
+    if flags.sweep is not None:
+        from cv_jax.sweep import command as sweeps
+
+        return sweeps.main(flags, overrides, [sys.executable, __file__], check_xla_flags)
     config = configs.load(flags.config, overrides)
-    set_xla_flags(config.xla_flags)
+    if config.xla_flags:
+        os.environ["XLA_FLAGS"] = check_xla_flags(config.xla_flags)
 
     # Imported only now: jax reads its flags when it first touches a device.
     from cv_jax import experiment, train, workdir

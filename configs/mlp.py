@@ -20,3 +20,15 @@ def get_config(arg=""):
     c.eval.every_epochs = 5.0
     c.checkpoint.every_epochs = 10.0
     return c
+
+
+def sweep_width():
+    """`--sweep=width`: one hidden layer instead of two, from narrow to wide."""
+    for width in (32, 128, 512):
+        yield {"model.widths": (width,)}
+
+
+def sweep_dropout():
+    """`--sweep=dropout`, or all combinations with `--sweep=width,dropout`."""
+    for rate in (0.0, 0.1, 0.5):
+        yield {"model.dropout_rate": rate}

@@ -11,12 +11,37 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cv_jax import workdir
-from cv_jax.errors import InputError, RunError
+from cv_jax.errors import InputError
 from cv_jax.fields import FIELDS
 from cv_jax.sweep.points import Point, Sweep
+
+
+class Trial(NamedTuple):
+    """A run that may be started, killed and started again.
+
+    Attributes:
+      name: of its point.
+      command: the words that train it, or go on with it.
+      workdir: its run directory.
+      log: file that its output is added to.
+      total_steps: updates of the whole run.
+      batch_size: examples in each.
+    """
+
+    name: str
+    command: list[str]
+    workdir: Path
+    log: Path
+    total_steps: int
+    batch_size: int
+
+    def finished(self) -> bool:
+        """Whether it is trained to its end: the summary is written when all else is."""
+        summary = summary_of(self.workdir)
+        return summary is not None and summary["step"] == self.total_steps
 
 
 def default_folder(sweep: Sweep, names: str) -> Path:
@@ -85,23 +110,18 @@ def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
         yield
 
 
-def finished(path: Path, total_steps: int) -> bool:
-    """Whether a run is trained to its end: the summary is written when all else is."""
-    summary = summary_of(path)
-    return summary is not None and summary["step"] == total_steps
-
-
 def summary_of(path: Path) -> dict[str, Any] | None:
-    """The summary of a run; none if it has not ended.
+    """The summary of a run; none if it has not ended, or if its file is damaged, of which the run
+    itself will tell."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads((path / "summary.json").read_text())
+    return None
 
-    Raises:
-      RunError: it is damaged.
-    """
-    file = path / "summary.json"
-    try:
-        return json.loads(file.read_text()) if file.is_file() else None
-    except ValueError as error:
-        raise RunError(f"{file} is damaged: {error}") from None
+
+def progress(path: Path) -> int:
+    """Updates that a run has made, as far as its files tell."""
+    line = summary_of(path) or newest(path / "metrics.jsonl")
+    return line["step"] if line else 0
 
 
 def newest(path: Path, split: str | None = None) -> dict[str, Any] | None:

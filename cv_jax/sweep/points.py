@@ -143,14 +143,20 @@ def text_of(value: Any) -> str:
         return value
     if value is None or isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and value and all(type(item) in (int, float) for item in value):
+        return ",".join(map(repr, value))
     return repr(value)
 
 
 def name_of(values: dict[str, Any]) -> str:
-    """`key=value,key=value`, with a digest where that could be the name of other values, too."""
+    """`key=value,key=3x4`, with a digest where that could be the name of other values, too."""
     texts = {key: text_of(value) for key, value in values.items()}
-    name = ",".join(f"{key}={text}" for key, text in texts.items()) or "default"
-    plain = all(re.fullmatch(r"[\w.+-]+", text, re.ASCII) for text in texts.values())
+    shown, plain = [], True
+    for key, text in texts.items():
+        numbers = re.fullmatch(r"[-+.\de]+(,[-+.\de]+)*", text, re.ASCII)
+        shown.append(f"{key}={text.replace(',', 'x') if numbers else text}")
+        plain &= bool(numbers or re.fullmatch(r"[A-Za-z_][\w.+-]*", text, re.ASCII))
+    name = ",".join(shown) or "default"
     if plain and len(name) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]

@@ -3,34 +3,15 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cv_jax import config as configs
 from cv_jax import experiment, train, workdir
 from cv_jax.errors import InputError, RunError
 from cv_jax.progress import counted
 from cv_jax.sweep import folder as folders
+from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.points import Point, Sweep, distinct, text_of
-
-
-class Trial(NamedTuple):
-    """A run that may be started, killed and started again.
-
-    Attributes:
-      name: of its point.
-      command: the words that train it, or go on with it.
-      workdir: its run directory.
-      log: file that its output is added to.
-      total_steps: updates of the whole run.
-      batch_size: examples in each.
-    """
-
-    name: str
-    command: list[str]
-    workdir: Path
-    log: Path
-    total_steps: int
-    batch_size: int
 
 
 def prepare(
@@ -78,7 +59,7 @@ def listing(sweep: Sweep, folder: Path) -> Iterator[str]:
         parameters, adds = train.sizes(parts)
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
-        step = progress(folder / point.name)
+        step = folders.progress(folder / point.name)
         sizes = [f"{number:,}" for number in (parameters, adds, parts.total_steps, step)]
         rows.append([*shown, *sizes])
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -86,13 +67,6 @@ def listing(sweep: Sweep, folder: Path) -> Iterator[str]:
         left = [text.ljust(width) for text, width in zip(row, widths, strict=True)][: len(keys)]
         right = [text.rjust(width) for text, width in zip(row, widths, strict=True)][len(keys) :]
         yield "  ".join([*left, *right])
-
-
-def progress(path: Path) -> int:
-    """Updates that a run has made, as far as its files tell."""
-    summary = folders.summary_of(path)
-    line = summary or folders.newest(path / "metrics.jsonl")
-    return line["step"] if line else 0
 
 
 @contextlib.contextmanager

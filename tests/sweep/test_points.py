@@ -132,6 +132,7 @@ POINTS = st.dictionaries(st.from_regex(r"[a-z]{1,9}(\.[a-z]{1,9})?", fullmatch=T
 
 @given(POINTS, POINTS)
 @example({"a": "1,b=2"}, {"a": 1, "b": 2})
+@example({"a": (3, 4)}, {"a": "3x4"})
 def test_names_are_safe_short_and_tell_points_apart(first, second):
     for values in (first, second):
         name = points.name_of(values)

@@ -1,0 +1,253 @@
+"""The scheduler, with trials that start in no time: nothing is lost, nothing is done twice."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from driver import trials_of  # noqa: E402
+
+from cv_jax.sweep import command, local  # noqa: E402
+from cv_jax.sweep.board import Board  # noqa: E402
+from cv_jax.sweep.slots import Slot  # noqa: E402
+
+DRIVER = Path(__file__).with_name("driver.py")
+ROOT = Path(__file__).resolve().parents[2]
+TWO = [Slot("a", {}, ()), Slot("b", {}, ())]
+
+
+def start(folder, kinds, steps=60, slots=2):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), str(folder), str(slots), str(steps), *kinds],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_here(folder, kinds, steps=20, slots=TWO, **options):
+    folder.mkdir(exist_ok=True)
+    trials = list(trials_of(folder, steps, kinds))
+    return local.run(iter(trials), slots, folder, Board(len(trials), len(slots)), **options)
+
+
+def ended(process, code):
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    return out, err
+
+
+def expected(name, steps):
+    value = name
+    for step in range(1, steps + 1):
+        value = hashlib.sha256(f"{value} {step}".encode()).hexdigest()
+    return value
+
+
+def assert_trained_once(folder, count, steps):
+    """Every trial ended once, with the numbers of an undisturbed one and every line once."""
+    for i in range(count):
+        path = folder / f"trial={i}"
+        assert json.loads((path / "summary.json").read_text())["value"] == expected(
+            path.name, steps
+        )
+        assert len((path / "ends").read_text().split()) == 1
+        lines = [json.loads(x)["step"] for x in (path / "metrics.jsonl").read_text().splitlines()]
+        assert lines == list(range(1, steps + 1))
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def count_done(folder):
+    return len(list(folder.glob("*/summary.json")))
+
+
+def test_kill_9_of_the_scheduler_and_then_of_its_trials_too_loses_nothing(tmp_path):
+    kinds = ["plain"] * 12
+    process = start(tmp_path, kinds)
+    wait_until(lambda: count_done(tmp_path) >= 2)
+    wait_until(lambda: len(psutil.Process(process.pid).children()) == 2)
+    children = psutil.Process(process.pid).children()
+    process.kill()  # alone: its trials are told by the kernel, and save
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() for child in children)
+    assert 2 <= count_done(tmp_path) < 12
+    process.communicate()
+
+    process = start(tmp_path, kinds)
+    done = count_done(tmp_path)
+    wait_until(lambda: count_done(tmp_path) >= done + 3)
+    family = [*psutil.Process(process.pid).children(), process]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+    assert count_done(tmp_path) < 12
+
+    out, _ = ended(start(tmp_path, kinds), 0)
+    assert "12 of 12 trials done" in out
+    assert_trained_once(tmp_path, 12, 60)
+    starts = [len(p.read_text().splitlines()) for p in tmp_path.glob("*/starts.jsonl")]
+    assert sum(starts) <= 12 + 4  # two trials were running at each kill
+    outcomes = run_here(tmp_path, kinds, steps=60)
+    assert [(outcome.state, outcome.code) for outcome in outcomes] == [("done", None)] * 12
+    assert starts == [len(p.read_text().splitlines()) for p in tmp_path.glob("*/starts.jsonl")]
+
+
+def test_one_that_fails_is_retried_and_reported_and_stops_nobody(tmp_path):
+    kinds = ["plain"] * 12
+    kinds[3] = "broken"
+    out, err = ended(start(tmp_path, kinds, steps=5), command.FAILED)
+    assert count_done(tmp_path) == 11
+    assert "11 of 12 trials done, 1 failed" in out
+    assert "trial=3 failed, exit code 1:\n  a first line\n  something broke\n" in err
+    assert len((tmp_path / "trial=3" / "starts.jsonl").read_text().splitlines()) == local.TRIES
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [line["code"] for line in lines if line["trial"] == "trial=3"] == [1] * local.TRIES
+    assert sum(line["code"] == 0 for line in lines) == 11
+
+
+def test_what_will_not_change_is_not_retried(tmp_path):
+    outcomes = run_here(tmp_path, ["nan", "plain"], steps=5)
+    states = {outcome.trial.name: (outcome.state, outcome.code) for outcome in outcomes}
+    assert states == {"trial=0": ("failed", 3), "trial=1": ("done", 0)}
+    assert len((tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()) == 1
+
+
+def test_one_that_gets_further_each_time_comes_to_its_end(tmp_path):
+    (outcome,) = run_here(tmp_path, ["shaky"], steps=50)
+    assert outcome.state == "done"
+    starts = (tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in starts] == [0, 10, 20, 30, 40, 50]
+    assert_trained_once(tmp_path, 1, 50)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_cleanly_and_the_next_start_continues(tmp_path, number):
+    kinds = ["plain"] * 4
+    process = start(tmp_path, kinds, steps=100)
+    wait_until(lambda: len(list(tmp_path.glob("*/saved"))) == 2)
+    process.send_signal(number)
+    out, _ = ended(process, 75)
+    assert "0 of 4 trials done, 4 not finished" in out
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [line["code"] for line in lines] == [75, 75]
+    run_here(tmp_path, kinds, steps=100)
+    assert_trained_once(tmp_path, 4, 100)
+    starts = (tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()
+    assert json.loads(starts[1])["step"] == lines[0]["step"]  # not one step was done again
+
+
+def test_a_second_ctrl_c_kills_those_that_do_not_answer(tmp_path):
+    process = start(tmp_path, ["deaf", "deaf"], steps=5000)
+    wait_until(lambda: len(list(tmp_path.glob("*/saved"))) == 2)
+    children = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    ended(process, command.KILLED)
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_run_that_somebody_else_trains_is_waited_for(tmp_path, capsys):
+    """And is not trained again if that one finishes it."""
+    for path in (tmp_path / "trial=0", tmp_path / "trial=1"):
+        path.mkdir()
+    locks = [(tmp_path / f"trial={i}" / "lock").open("a+") for i in (0, 1)]
+    for lock in locks:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def release(outcome):  # when the third one has ended
+        if outcome.trial.name == "trial=2":
+            summary = {"step": 20, "test_loss": 1.0}
+            (tmp_path / "trial=0" / "summary.json").write_text(json.dumps(summary))
+            for lock in locks:
+                lock.close()
+
+    outcomes = run_here(tmp_path, ["plain"] * 3, ended=release)
+    assert [outcome.state for outcome in outcomes] == ["done"] * 3
+    assert not (tmp_path / "trial=0" / "starts.jsonl").exists()
+    assert (tmp_path / "trial=1" / "ends").is_file()
+    assert capsys.readouterr().err.count("another process is training it") == 2
+
+
+def test_a_hopeless_one_is_stopped_and_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
+    outcomes = run_here(
+        tmp_path, ["plain"] * 3, steps=40, hopeless=lambda trial: trial.name == "trial=1"
+    )
+    states = {outcome.trial.name: outcome.state for outcome in outcomes}
+    assert states == {"trial=0": "done", "trial=1": "pruned", "trial=2": "done"}
+
+
+def test_each_trial_keeps_to_its_slot(tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    slots = [Slot("first", {"SHARE": "1"}, (cores[0],)), Slot("last", {"SHARE": "2"}, (cores[-1],))]
+    run_here(tmp_path, ["plain"] * 4, slots=slots)
+    used = set()
+    for file in tmp_path.glob("*/starts.jsonl"):
+        seen = json.loads(file.read_text())
+        used.add((tuple(seen["cores"]), seen["environment"]["SHARE"]))
+    assert used == {((cores[0],), "1"), ((cores[-1],), "2")}
+    assert sorted(os.sched_getaffinity(0)) == cores
+
+
+class Terminal:
+    """What stands on a screen that knows two escape sequences."""
+
+    def __init__(self):
+        self.lines, self.peak = [""], []
+
+    def write(self, text):
+        if text.startswith("\x1b["):
+            up = int(text[2:].partition("A")[0])
+            assert text.endswith("A\x1b[J")
+            self.lines = self.lines[: len(self.lines) - 1 - up] + [""]
+            return
+        for character in text:
+            if character == "\n":
+                self.lines.append("")
+            else:
+                self.lines[-1] += character
+        if len(self.lines) > len(self.peak):
+            self.peak = list(self.lines)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_running_trials_are_a_table_that_leaves_nothing_behind(tmp_path, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
+    run_here(tmp_path, ["plain"] * 3, steps=30)
+    head = next(line for line in screen.peak if line.startswith("trial"))
+    assert head.split() == ["trial", "on", "step", "accuracy", "left"]
+    assert any("/30" in line and "%" in line for line in screen.peak)
+    assert any("of 3 over, 2 running" in line for line in screen.peak)
+    assert [line.partition(",")[0] for line in screen.lines[:-1]] == [
+        f"[{i}/3] {line.split()[1]} done" for i, line in enumerate(screen.lines[:-1], 1)
+    ]
+    assert screen.lines[-1] == ""

@@ -1,0 +1,146 @@
+"""How a machine is divided, on machines that are described by their environment."""
+
+import importlib.metadata
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cv_jax.errors import InputError
+from cv_jax.sweep import slots
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(gpus=8, cores=16)`: what the functions under test see."""
+
+    def make(gpus=0, chips=0, cores=16, **environment):
+        for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_DEVICES"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+        plugin = importlib.metadata.EntryPoint("xla_cuda13", "x", "jax_plugins")
+        plugins = [plugin] if gpus else []
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+        listed = subprocess.CompletedProcess([], 0, "".join(f"{i}\n" for i in range(gpus)))
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: listed)
+        spec = object() if chips else None
+        monkeypatch.setattr(slots.importlib.util, "find_spec", lambda name: spec)
+        files = [f"/dev/accel{i}" for i in range(chips)]
+        monkeypatch.setattr(slots.glob, "glob", lambda pattern: files * ("accel" in pattern))
+
+    return make
+
+
+def test_gpus_one_each_several_each_or_shared(machine):
+    machine(gpus=8)
+    plan = slots.plan()
+    assert (plan.platform, plan.devices, len(plan.slots)) == ("gpu", 1, 8)
+    assert [slot.environment for slot in plan.slots] == [
+        {"CUDA_VISIBLE_DEVICES": str(i)} for i in range(8)
+    ]
+    assert plan.slots[1].cores == (2, 3)
+
+    plan = slots.plan(2)
+    assert plan.devices == 4
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in plan.slots] == [
+        "0,1,2,3",
+        "4,5,6,7",
+    ]
+    shared = slots.plan(24).slots
+    devices = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in shared]
+    assert devices == [str(i) for i in range(8) for _ in range(3)]
+    fractions = {slot.environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] for slot in shared}
+    assert fractions == {"0.250"}
+    assert {slot.cores for slot in shared} == {()}  # 16 cores do not divide by 24
+    assert len({slot.name for slot in shared}) == 24
+    for count in (3, 5, 12):
+        with pytest.raises(InputError, match="divide into 1, 2, 4, 8 slots, or a multiple of 8"):
+            slots.plan(count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16, 40])
+def test_every_device_is_in_equal_use_and_every_core_in_one_slot(machine, count):
+    machine(gpus=4, cores=61, XLA_PYTHON_CLIENT_MEM_FRACTION="0.9")
+    plan = slots.plan(count)
+    seen = [slot.environment["CUDA_VISIBLE_DEVICES"].split(",") for slot in plan.slots]
+    flat = sorted(sum(seen, []))
+    assert flat == sorted("0123" * (len(flat) // 4))
+    cores = [core for slot in plan.slots for core in slot.cores]
+    assert len(cores) == len(set(cores))
+    assert len({len(slot.cores) for slot in plan.slots}) == 1
+    if count > 4:
+        share = float(plan.slots[0].environment["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+        assert share * count / 4 <= 0.9
+        assert math.isclose(share * count / 4, 0.9, abs_tol=0.01)
+
+
+def test_only_what_the_environment_shows_is_used(machine):
+    machine(gpus=8, CUDA_VISIBLE_DEVICES="5,GPU-abc")
+    shown = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots.plan().slots]
+    assert shown == ["5", "GPU-abc"]
+    machine(gpus=8, CUDA_VISIBLE_DEVICES="")
+    assert slots.plan().platform == "cpu"
+    machine(gpus=8, JAX_PLATFORMS="cpu")
+    assert slots.plan().platform == "cpu"
+    machine(JAX_PLATFORMS="cuda")
+    with pytest.raises(InputError, match="there is no such device here"):
+        slots.plan()
+    machine(JAX_PLATFORMS="metal")
+    with pytest.raises(InputError, match="sweeps run on cpu, cuda or tpu"):
+        slots.plan()
+
+
+def test_tpu_chips(machine):
+    machine(chips=4)
+    plan = slots.plan(2)
+    assert (plan.platform, plan.devices) == ("tpu", 2)
+    first, second = (slot.environment for slot in plan.slots)
+    assert first["TPU_VISIBLE_DEVICES"] == "0,1"
+    assert second["TPU_VISIBLE_DEVICES"] == "2,3"
+    assert first["TPU_CHIPS_PER_PROCESS_BOUNDS"] == "1,2,1"
+    assert first["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    assert first["TPU_PROCESS_PORT"] != second["TPU_PROCESS_PORT"]
+    with pytest.raises(InputError, match="a TPU chip takes one process"):
+        slots.plan(8)
+
+
+def test_cores_are_divided_equally(machine):
+    machine(cores=7)
+    assert [slot.cores for slot in slots.plan().slots] == [tuple(range(7))]
+    assert [slot.cores for slot in slots.plan(2).slots] == [(0, 1, 2), (3, 4, 5)]
+    assert [slot.name for slot in slots.plan(2).slots] == ["cores 0-2", "cores 3-5"]
+    with pytest.raises(InputError, match="there are 7 cores"):
+        slots.plan(8)
+
+
+def test_a_system_that_cannot_pin_takes_the_number_as_it_is(machine, monkeypatch):
+    machine()
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert [(slot.name, slot.cores) for slot in slots.plan(3).slots] == [("cpu", ())] * 3
+
+
+def test_the_thread_pool_of_xla_follows_the_cores():
+    """What slots rely on: one thread of it for each core that the process may use."""
+    code = """
+import os, sys
+os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
+import jax.numpy as jnp
+(jnp.ones((512, 512)) @ jnp.ones((512, 512))).block_until_ready()
+tasks = os.listdir("/proc/self/task")
+print(sum("XLAEigen" in open(f"/proc/self/task/{t}/comm").read() for t in tasks))
+"""
+    cores = sorted(os.sched_getaffinity(0))
+    for own in (cores[:1], cores[:2]):
+        process = subprocess.run(
+            [sys.executable, "-c", code, ",".join(map(str, own))],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert int(process.stdout) == len(own)
