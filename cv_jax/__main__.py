@@ -9,6 +9,7 @@ from cv_jax.errors import InputError, RunError
 # Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
+    "receptive-field": "how much of the image each layer of a net can see",
     "convert": "weights from and to torchvision, timm and others",
     "prepare": "build a TFDS dataset, or re-encode one for speed",
     "augment": "draw what an augmentation string does to images",
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: python -m cv_jax COMMAND [arguments]\n")
         for name, summary in COMMANDS.items():
-            print(f"  {name:16}{summary}")
+            print(f"  {name:17}{summary}")
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:

@@ -13,14 +13,12 @@ Hub's layout.
 """
 
 import argparse
-import ast
 import pathlib
-import re
-from typing import Any
 
 import jax
 
 from cv_jax import interop, pretrained
+from cv_jax.commands import option_types
 from cv_jax.errors import InputError
 from cv_jax.interop import foreign, place, saved
 from cv_jax.interop.saved import Saved
@@ -49,10 +47,13 @@ def main(arguments: list[str]) -> int:
         help="layout of DEST (default: ours; for a file of ours, that of its source)",
     )
     parser.add_argument("--num-classes", type=int, help="another classifier; 0 for none")
-    parser.add_argument("--image-size", type=_image_size, help="224 or HEIGHTxWIDTH")
+    parser.add_argument("--image-size", type=option_types.image_size, help="224 or HEIGHTxWIDTH")
     parser.add_argument("--channels", type=int, help="input channels")
     parser.add_argument(
-        "--fields", type=_fields, default={}, help="of the model: groups=32,width_per_group=4"
+        "--fields",
+        type=option_types.fields,
+        default={},
+        help="of the model: groups=32,width_per_group=4",
     )
     parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
     options = parser.parse_args(arguments)
@@ -162,26 +163,3 @@ def _hub_config(weights: Saved, architecture: str, first_conv: str, classifier: 
 
 def _note(sentence: str) -> None:
     print(f"note: {sentence}")
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected 224 or HEIGHTxWIDTH, got {text!r}")
-    height, width = match.groups()
-    return int(height), int(width or height)
-
-
-def _fields(text: str) -> dict[str, Any]:
-    """`name=value,name=value`; a value is a Python literal, or else a string."""
-    fields = {}
-    # A comma inside a value is followed by no name.
-    for part in re.split(r",(?=\w+=)", text):
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"expected name=value,…, got {text!r}")
-        try:
-            fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            fields[name] = value
-    return fields

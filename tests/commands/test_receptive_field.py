@@ -1,0 +1,41 @@
+"""`python -m cv_jax receptive-field`."""
+
+import json
+
+import pytest
+
+from cv_jax.__main__ import main
+
+
+def test_table(capsys):
+    assert main(["receptive-field", "lenet5"]) == 0
+    head, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["layer", "shape", "size", "stride", "seen"]
+    assert rows[0] == ["c1", "28x28x6", "5", "1", "2.4%"]
+    assert rows[-1] == ["output", "10", "image", "-", "100.0%"]
+
+
+def test_json_and_fields(capsys):
+    arguments = ["vit_ti16", "--image-size", "8x16", "--fields", "patch_size=4,depth=1", "--json"]
+    assert main(["receptive-field", *arguments]) == 0
+    embed, *_, output = json.loads(capsys.readouterr().out)
+    assert embed["shape"] == [9, 192]
+    assert embed["size"] == [4, 4]
+    assert output["size"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19"], "did you mean resnet18"),
+        (["transformer_base"], "takes tokens, no image"),
+        (["lenet5", "--image-size", "8"], "at least 16x16"),
+        (["vit_ti16", "--image-size", "33"], "does not divide"),
+        (["lenet5", "--fields", "width=3"], "has no field 'width'"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    assert main(["receptive-field", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
