@@ -134,8 +134,9 @@ def main(arguments: list[str]) -> int:
         os.environ["XLA_FLAGS"] = check_xla_flags(config.xla_flags)
 
     # Imported only now: jax reads its flags when it first touches a device.
-    from cv_jax import experiment, train, workdir
+    from cv_jax import compile_cache, experiment, train, workdir
 
+    compile_cache.use(config.compile_cache)
     path = flags.workdir or workdir.default_workdir(flags.config, config)
     try:
         parts = experiment.build(config)

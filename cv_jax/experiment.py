@@ -18,6 +18,7 @@ from cv_jax import (
     models,
     optim,
     pretrained,
+    profiling,
     rules,
     schedules,
     sharding,
@@ -220,6 +221,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     num_classes = train_source.num_classes
     model, params = _model(config, num_classes, image_shape, bool(augmentation.batch))
     total_steps = configs.steps_of(config, "total", len(train_source))
+    profiling.check(config, total_steps)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
     optimiser = optim.make_optimiser(config, schedule, rules.treatments(config, model, params))
 

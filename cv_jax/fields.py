@@ -183,6 +183,11 @@ _GROUPS = [
          "checkpoints of the best test accuracy (or loss, where there is none) that are kept "
          "besides; each better one is saved"),
     _run("mesh.devices", int | None, None, "use only the first so many devices"),
+    _run("compile_cache", str, "auto", "folder where compiled programs are kept; auto is "
+         "cv_jax/programs in $XDG_CACHE_HOME or ~/.cache; none keeps none"),
+    _run("profile.start_step", int, 10, "updates of the run made before the trace starts"),
+    _run("profile.num_steps", int, 0,
+         "updates to trace with jax.profiler, into WORKDIR/profile; 0 is none"),
 ]
 # fmt: on
 

@@ -19,7 +19,7 @@ import jax
 import psutil
 
 from cv_jax import config as configs
-from cv_jax import losses, rules
+from cv_jax import losses, profiling, rules
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.errors import InputError
@@ -52,11 +52,19 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     records.check(workdir, experiment.config, experiment.fingerprint)
     # Read before anything is written; a run with a checkpoint does not need them any more.
     weights = None if finished(workdir / "checkpoints") else experiment.pretrained()
-    with records.claimed(workdir), _signals_caught() as stop:
-        return _loop(experiment, workdir, command, weights, stop)
+    traced = profiling.tracing(experiment.config, workdir)
+    with records.claimed(workdir), _signals_caught() as stop, traced as trace:
+        return _loop(experiment, workdir, command, weights, stop, trace)
 
 
-def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_Stop") -> int:
+def _loop(
+    experiment: Experiment,
+    workdir: Path,
+    command: str,
+    weights,
+    stop: "_Stop",
+    trace: profiling.Trace,
+) -> int:
     config, total_steps = experiment.config, experiment.total_steps
     started = time.monotonic()
     metrics_file = workdir / "metrics.jsonl"
@@ -81,6 +89,7 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
 
     # ---- Functions and durations
     train_step = experiment.train_step()
+    utilisation = profiling.utilisation(experiment)
     evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
     log_every = experiment.every("log.every")
     save_every = experiment.every("checkpoint.every")
@@ -114,8 +123,11 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
                 write(step, "norms", {name: x.item() for name, x in jax.device_get(norms).items()})
             speed = {"step": step, "seconds": round(time.monotonic() - started, 3)}
             speed["images_per_second"] = round(progress.images_per_second(), 2)
-            records.append_line(workdir / "timing.jsonl", speed)
             progress.note = f", loss {means['loss']:.4f}"
+            if utilisation is not None:
+                speed["utilisation"] = round(utilisation(speed["images_per_second"]), 4)
+                progress.note += f", {speed['utilisation']:.1%} of the peak"
+            records.append_line(workdir / "timing.jsonl", speed)
         return True
 
     def not_finite(step):
@@ -132,8 +144,17 @@ def _loop(experiment: Experiment, workdir: Path, command: str, weights, stop: "_
     batches = experiment.train_batches(start_step)
     while step < total_steps and not (stop.signal and saved_step == step):
         batch = next(batches)
-        state, metrics = train_step(state, batch)
+        state, metrics = trace.step(step, train_step, state, batch)
         step += 1
+        if step == start_step + 1:
+            told = profiling.first_step(metrics)
+            passed = round(time.monotonic() - started, 3)
+            records.append_line(workdir / "timing.jsonl", {"step": step, "seconds": passed, **told})
+            progress.line(
+                f"first step after {told['first_step_seconds']:.1f} s; compiling took "
+                f"{told['compile_seconds']:.1f} s, {told['programs_loaded']} of {told['programs']} "
+                "programs came from the cache"
+            )
         # The step before this one has ended by now or soon will: fetching it keeps this one queued.
         if pending is not None and not settle(*pending):
             return not_finite(pending[0])

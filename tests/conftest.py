@@ -9,7 +9,17 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     if "host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 
+import atexit  # noqa: E402
 import pathlib  # noqa: E402
+import shutil  # noqa: E402
+import tempfile  # noqa: E402
+
+# One cache of compiled programs for the session, which its workers and the commands that the tests
+# start share; nothing is read from or left in the user's own.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cv_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
