@@ -1,6 +1,6 @@
 """Seconds from the start of a process to the end of its first step, with and without a warm cache.
 
-    python benchmarks/start.py [--configs configs/vit_ti16.py configs/resnet20_cifar.py] [--rounds 5]
+    python benchmarks/start.py [--configs configs/vit_ti16.py …] [--rounds 5]
 
 Each round starts every config twice, with an empty cache of compiled programs and with what that
 start left there. Of each kind the fastest start counts: what else the machine does only slows one
