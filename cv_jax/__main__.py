@@ -10,6 +10,7 @@ from cv_jax.errors import InputError, RunError
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
     "receptive-field": "how much of the image each layer of a net can see",
+    "templates": "draw what a linear classifier has learned, beside the class averages",
     "convert": "weights from and to torchvision, timm and others",
     "prepare": "build a TFDS dataset, or re-encode one for speed",
     "augment": "draw what an augmentation string does to images",

@@ -127,6 +127,22 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
     return config
 
 
+def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The config that `flatten` made these values of, as a run directory's `config.json` has them.
+
+    Fields that were added since have their defaults; those that are gone are left out.
+
+    Raises:
+      InputError: its model is not known here, or a value is none of its field's type.
+    """
+    config = default(values["data.name"], values["model.name"])
+    for name in flatten(config).keys() & values.keys():
+        value = values[name]
+        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+        _set(config, name, check(value, _type_of(config, name), f"config.{name}"))
+    return config
+
+
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Dotted name → value."""
     flat: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""What a net is and has learned, seen from outside: receptive fields and class templates."""
+"""What a net can see, and what it has learned."""
