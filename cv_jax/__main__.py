@@ -9,6 +9,7 @@ from cv_jax.errors import InputError, RunError
 # Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
+    "report": "tables and figures of a sweep",
     "receptive-field": "how much of the image each layer of a net can see",
     "templates": "draw what a linear classifier has learned, beside the class averages",
     "convert": "weights from and to torchvision, timm and others",

@@ -200,7 +200,8 @@ def _loop(
             file=sys.stderr,
         )
         return STOPPED
-    summary = _summarise(config, records.read_lines(metrics_file), total_steps, parameters)
+    counts = sizes(experiment)
+    summary = _summarise(config, records.read_lines(metrics_file), total_steps, *counts)
     records.write_json(workdir / "summary.json", summary)
     print(
         f"done in {clock(time.monotonic() - started)}: {_result_line(summary, workdir)}; "
@@ -329,7 +330,7 @@ def _about(config, step: int) -> dict:
     }
 
 
-def _summarise(config, lines, step: int, parameters: int) -> dict:
+def _summarise(config, lines, step: int, parameters: int, multiply_adds: int) -> dict:
     """The last and the best metrics of a finished run; a function of its metric lines."""
     train_line = [line for line in lines if line["split"] == "train"][-1]
     tests = [line for line in lines if line["split"] == "test"]
@@ -338,6 +339,7 @@ def _summarise(config, lines, step: int, parameters: int) -> dict:
     return {
         **_about(config, step),
         "parameters": parameters,
+        "multiply_adds": multiply_adds,
         **{f"train_{name}": train_line[name] for name in kept["train"] if name in train_line},
         **{f"test_{name}": tests[-1][name] for name in kept["test"] if name in tests[-1]},
         **{f"best_test_{name}": best[name] for name in ("accuracy",) if name in best},

@@ -115,6 +115,7 @@ def test_a_run_leaves_its_records(trained):
     assert lines[1]["count"] == 359
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["test_accuracy"] == lines[1]["accuracy"]
+    assert (summary["parameters"], summary["multiply_adds"]) == (8290, 1024 * 8 + 8 * 10)
     assert [path.name for path in (trained / "checkpoints").iterdir()] == ["2"]
 
 

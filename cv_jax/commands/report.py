@@ -1,0 +1,89 @@
+"""`python -m cv_jax report SWEEP_DIR`: what a sweep has found so far.
+
+Prints a table of the settings (mean ± standard deviation over seeds), comparisons between settings
+that were run with the same seeds, and every trial that is not done. The same, with settings.csv,
+trials.csv and a figure chosen by what was swept, is written to SWEEP_DIR/report.
+"""
+
+import argparse
+from pathlib import Path
+
+from cv_jax.errors import InputError
+
+
+def main(arguments: list[str]) -> int:
+    """Prints and writes the report; what an earlier one wrote is replaced.
+
+    Raises:
+      InputError: SWEEP_DIR holds no sweep, no trial has this metric, or --out is no folder.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cv_jax report", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="SWEEP_DIR")
+    parser.add_argument("--metric", help="to compare by (default: test_accuracy, or else its loss)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: SWEEP_DIR/report)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.folder / "report"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out={out} is a file; give a folder")
+
+    from cv_jax.report import figures, results, settings, tables
+
+    sweep, found = results.read(options.folder)
+    groups = settings.group(found)
+    metric = _metric(options.metric, found)
+    text = "\n\n".join(_sections(sweep, found, groups, metric, tables))
+    print(text)
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(text + "\n")
+    (out / "settings.csv").write_text(tables.settings_csv(groups))
+    (out / "trials.csv").write_text(tables.trials_csv(sweep, found, options.folder))
+    figure = figures.figure(groups)
+    if figure is not None:
+        figure.savefig(out / "figure.png")
+    print(f"\nwritten to {out}")
+    return 0
+
+
+def _metric(asked: str | None, found) -> str | None:
+    """The metric to compare by; none if no trial is done."""
+    known = list(dict.fromkeys(name for result in found for name in result.metrics))
+    if asked is None or not known:
+        return next((name for name in ("test_accuracy", "test_loss") if name in known), None)
+    if asked not in known:
+        raise InputError(f"--metric={asked} was not measured; there are {', '.join(known)}")
+    return asked
+
+
+def _sections(sweep, found, groups, metric, tables):
+    """The parts of the report, in Markdown."""
+    done = [result for result in found if result.metrics]
+    seeds = sorted({result.seed for result in done})
+    yield f"# {Path(sweep.config).stem}: {len(done)} of {len(found)} trials done"
+    facts = [f"- config: `{sweep.reference(sweep.points[0]._replace(arguments={}))}`"]
+    if sweep.overrides:
+        flags = " ".join(f"--config.{name}={text}" for name, text in sweep.overrides.items())
+        facts.append(f"- for all: `{flags}`")
+    facts.append(f"- seeds: {', '.join(map(str, seeds))}")
+    for name, key in (("commit", "commit"), ("devices", "devices"), ("versions", "versions")):
+        values = {str(_short(result.start.get(key))) for result in done}
+        facts.append(f"- {name}: {'; '.join(sorted(values))}")
+    yield "\n".join(facts)
+    yield tables.of_settings(groups)
+    compared = metric and tables.of_comparisons(groups, metric)
+    if compared:
+        yield "Differences between settings with the same seeds (paired t test):"
+        yield compared
+    unfinished = tables.of_unfinished(found)
+    if unfinished:
+        yield "\n".join(["Not done:", *(f"- {line}" for line in unfinished)])
+
+
+def _short(value):
+    """What run.json says, in a few words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    if isinstance(value, list):
+        kinds = dict.fromkeys(value)
+        return ", ".join(f"{value.count(kind)} {kind}" for kind in kinds)
+    return value

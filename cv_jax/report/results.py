@@ -1,0 +1,126 @@
+"""The trials of a sweep as they are now: done, or what became of them, and what they measured."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cv_jax import workdir
+from cv_jax.errors import RunError
+from cv_jax.sweep import folder as folders
+from cv_jax.sweep.points import Sweep, distinct
+
+DONE = "done"
+
+
+class Result(NamedTuple):
+    """One trial.
+
+    Attributes:
+      name: of its point.
+      values: what is swept, without the seed: key → value; none where the point does not set it.
+      seed: of the run; none if it has not begun.
+      state: DONE, or in words how far it is.
+      metrics: of a finished trial: name → number.
+      config: the flat values of its config.json; empty if it has not begun.
+      start: the last entry of its run.json; empty likewise.
+    """
+
+    name: str
+    values: dict[str, Any]
+    seed: int | None
+    state: str
+    metrics: dict[str, float]
+    config: dict[str, Any]
+    start: dict[str, Any]
+
+
+def read(folder: Path) -> tuple[Sweep, list[Result]]:
+    """All trials of a sweep, in the order of its points.
+
+    Raises:
+      InputError: there is no sweep, or its file is damaged.
+      RunError: a trial's files are damaged.
+    """
+    sweep = folders.read(folder)
+    ended = {line["trial"]: line for line in workdir.read_lines(folder / "trials.jsonl")}
+    keys = [key for key in distinct(sweep.points) if key != "seed"]
+    results = []
+    for point in sweep.points:
+        path, own = folder / point.name, {**point.arguments, **point.overrides}
+        try:
+            config = _json(path / "config.json", {})
+            start = _json(path / "run.json", [{}])[-1]
+            summary = _json(path / "summary.json", None)
+            metrics = _metrics(path, config, summary) if summary else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged: {error}") from None
+        results.append(
+            Result(
+                name=point.name,
+                values={key: own.get(key) for key in keys},
+                seed=config.get("seed", own.get("seed")),
+                state=DONE if summary else _state(path, ended.get(point.name)),
+                metrics=metrics,
+                config=config,
+                start=start,
+            )
+        )
+    return sweep, results
+
+
+def _json(path: Path, absent: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else absent
+
+
+def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
+    """The last loss and accuracy of every split, sizes, and times."""
+    metrics = {}
+    for line in workdir.read_lines(path / "metrics.jsonl"):
+        for name in ("accuracy", "loss"):
+            if name in line and line["step"] == summary["step"]:
+                metrics[f"{line['split']}_{name}"] = line[name]
+    for name in ("parameters", "multiply_adds", "best_test_accuracy"):
+        if name in summary:
+            metrics[name] = summary[name]
+    times = workdir.read_lines(path / "timing.jsonl")
+    metrics["seconds"] = _seconds(times)
+    metrics["images_per_second"] = _speed(times, config["batch_size"])
+    return metrics
+
+
+def _seconds(times: list[dict]) -> float:
+    """Of all processes of a run: the clock of each starts anew."""
+    total, last = 0.0, 0.0
+    for line in times:
+        if line["seconds"] < last:
+            total += last
+        last = line["seconds"]
+    return total + last
+
+
+def _speed(times: list[dict], batch_size: int) -> float:
+    """Images a second between two lines, the median: most lines have no evaluation or save between
+    them, and the first of a process, which compiles, has none before it."""
+    speeds = [
+        (b["step"] - a["step"]) * batch_size / (b["seconds"] - a["seconds"])
+        for a, b in zip(times, times[1:], strict=False)
+        if b["step"] > a["step"] and b["seconds"] > a["seconds"]
+    ]
+    return statistics.median(speeds) if speeds else float("nan")
+
+
+def _state(path: Path, ended: dict | None) -> str:
+    """In words, what became of a trial that is not done."""
+    step = folders.progress(path)
+    if workdir.in_use(path):
+        return f"running, step {step}"
+    if ended is None:
+        return f"not finished, step {step}" if path.exists() else "not started"
+    code = ended["code"]
+    if code < 0:
+        return f"killed by signal {-code} at step {step}"
+    return {
+        75: f"stopped at step {step}",
+        3: f"the loss became infinite or not a number, step {step}",
+    }.get(code, f"failed with exit code {code} at step {step}")

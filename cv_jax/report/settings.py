@@ -1,0 +1,92 @@
+"""Trials grouped by setting: those that differ in nothing but the seed."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from cv_jax.report.results import DONE, Result
+from cv_jax.report.statistics import Comparison, Spread, compare, spread
+
+
+class Setting(NamedTuple):
+    """One setting.
+
+    Attributes:
+      values: key → value of what is swept, without the seed.
+      results: its finished trials.
+      unfinished: number of its other trials.
+    """
+
+    values: dict[str, Any]
+    results: tuple[Result, ...]
+    unfinished: int
+
+    def label(self) -> str:
+        """`key=value, …`."""
+        return ", ".join(f"{key}={show(value)}" for key, value in self.values.items())
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Seed → value, of the trials that have this metric."""
+        return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}
+
+    def spread(self, metric: str) -> Spread | None:
+        """Over the seeds; none if no trial has this metric."""
+        values = list(self.by_seed(metric).values())
+        return spread(values) if values else None
+
+
+def group(results: list[Result]) -> list[Setting]:
+    """The settings, in the order in which they first come."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.values.values()), []).append(result)
+    return [
+        Setting(
+            values=members[0].values,
+            results=tuple(r for r in members if r.state == DONE),
+            unfinished=sum(r.state != DONE for r in members),
+        )
+        for members in groups.values()
+    ]
+
+
+def metrics_of(settings: list[Setting], suffix: str) -> list[str]:
+    """The metrics that end so, those of the test split first, then in the order of the lines.
+
+    What a training step measured of its augmented images is left out where an evaluation scores
+    the training images themselves: one whose name holds "train".
+    """
+    found = dict.fromkeys(
+        name
+        for setting in settings
+        for result in setting.results
+        for name in result.metrics
+        if name.endswith(suffix) and not name.startswith("best_")
+    )
+    if any("train" in name and name != f"train{suffix}" for name in found):
+        found.pop(f"train{suffix}", None)
+    return sorted(found, key=lambda name: not name.startswith("test_"))
+
+
+def comparisons(
+    settings: list[Setting], metric: str
+) -> Iterator[tuple[str, Setting, Setting, Comparison]]:
+    """Along each key, every setting against the one with the key's first value and all else equal.
+
+    Yields:
+      The key, the setting, what it is compared with, and the differences.
+    """
+    by_values = {tuple(s.values.items()): s for s in settings}
+    for key in settings[0].values:
+        first = settings[0].values[key]
+        for setting in settings:
+            other = by_values.get(tuple({**setting.values, key: first}.items()))
+            if other is None or other is setting:
+                continue
+            found = compare(setting.by_seed(metric), other.by_seed(metric))
+            if found is not None:
+                yield key, setting, other, found
+
+
+def show(value: Any) -> str:
+    """A swept value, readable."""
+    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

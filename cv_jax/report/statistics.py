@@ -1,0 +1,63 @@
+"""Means over seeds, and differences between settings that were run with the same seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Spread(NamedTuple):
+    """Of some values: how many, their mean, and their sample standard deviation (of n − 1; none for
+    one value)."""
+
+    count: int
+    mean: float
+    deviation: float | None
+
+
+class Comparison(NamedTuple):
+    """Differences of one setting to another, seed by seed.
+
+    Attributes:
+      count: seeds that both were run with.
+      mean: of the differences.
+      deviation: sample standard deviation of the differences; none for one seed.
+      low, high: 95 % confidence interval of the mean, by Student's t; none for one seed.
+      p: two-sided p value of the paired t test; none for one seed, or if all differences are equal.
+    """
+
+    count: int
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Raises ValueError if there are no values."""
+    if not len(values):
+        raise ValueError("no values")
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(len(values), float(np.mean(values)), deviation)
+
+
+def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:
+    """First minus second over the seeds that both have; none if there is no such seed.
+
+    Args:
+      first: seed → value.
+      second: likewise.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    count, mean, deviation = spread([first[seed] - second[seed] for seed in seeds])
+    if deviation is None:
+        return Comparison(count, mean, None, None, None, None)
+    error = deviation / math.sqrt(count)
+    half = float(stats.t.ppf(0.975, count - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else None
+    return Comparison(count, mean, deviation, mean - half, mean + half, p)
