@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from cv_jax.report.results import DONE, Result
 from cv_jax.report.statistics import Comparison, Spread, compare, spread
+from cv_jax.sweep.points import text_of
 
 
 class Setting(NamedTuple):
@@ -89,4 +90,6 @@ def comparisons(
 
 def show(value: Any) -> str:
     """A swept value, readable."""
-    return "default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "default"
+    return f"{value:g}" if isinstance(value, float) else text_of(value)
