@@ -1,0 +1,191 @@
+"""A sweep that is killed twice against one that is left alone, and one with a trial that fails.
+
+    python benchmarks/sweep_faults.py --output benchmarks/results/sweep_faults.json
+
+Twelve small fully connected nets (four widths, three seeds) on two slots, three times over: in
+peace; with `kill -9` of the scheduler alone and later of the scheduler with its trials; and with one
+more point, whose learning rate lets its loss overflow, in place of the last. Every sweep is a plain
+`python launch.py --sweep` in a process of its own.
+
+It is an error if the killed sweep does not end with the metric lines, summaries and weights of the
+one in peace, byte for byte, if any trial was trained to its end more than once, or if the failing
+one costs more than its own result.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from cv_jax import checkpoint, workdir
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = (
+    (ROOT / "configs" / "mlp.py").read_text()
+    + '''
+
+def sweep():
+    """Twelve points."""
+    for width in (16, 32, 64, 128):
+        for seed in range(3):
+            yield {"model.widths": (width,), "seed": seed}
+
+
+def sweep_broken():
+    """The same, the last of which fails."""
+    *points, last = sweep()
+    yield from points
+    yield {**last, "optim.learning_rate": 1e30, "optim.name": "sgd"}
+'''
+)
+FLAGS = [
+    *["--slots", "2", "--config.total_steps=300", "--config.batch_size=64"],
+    *["--config.checkpoint.every_steps=25", "--config.eval.every_steps=100"],
+]
+
+
+def command(folder: Path, name: str, sweep: str = "--sweep=") -> list[str]:
+    """The sweep of that name."""
+    place = ["--sweep_dir", str(folder / name), *FLAGS]
+    launch = [sys.executable, str(ROOT / "launch.py")]
+    return [*launch, "--config", str(folder / "small.py"), sweep, *place]
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    """The scheduler, whose lines are not shown."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+
+def finish(process: subprocess.Popen, code: int) -> str:
+    """Everything that it said."""
+    out, err = process.communicate()
+    if process.returncode != code:
+        raise SystemExit(f"exit code {process.returncode} instead of {code}:\n{err}")
+    return err + out
+
+
+def wait_for_training(process: subprocess.Popen, folder: Path, done: int) -> list[psutil.Process]:
+    """Until so many trials are done and two others are past their first checkpoint."""
+    while True:
+        if process.poll() is not None:
+            raise SystemExit(f"the sweep ended before it was killed:\n{process.communicate()[1]}")
+        trials = psutil.Process(process.pid).children()
+        saved = [
+            path
+            for path in folder.glob("*/checkpoints")
+            if checkpoint.finished(path) and not (path.parent / "summary.json").is_file()
+        ]
+        if len(trials) == 2 and len(saved) == 2 and len(finished(folder)) >= done:
+            return trials
+        time.sleep(0.02)
+
+
+def finished(folder: Path) -> list[Path]:
+    """Run directories that are trained to their ends."""
+    return sorted(path.parent for path in folder.glob("*/summary.json"))
+
+
+def result(path: Path) -> dict[str, object]:
+    """What a run computed."""
+    weights, step = checkpoint.read_newest(path / "checkpoints", lambda name: True)
+    return {
+        **{name: (path / name).read_bytes() for name in ("metrics.jsonl", "summary.json")},
+        **{f"weights/{name}": (x.dtype.str, x.tobytes()) for name, x in weights.items()},
+        "step": step,
+    }
+
+
+def ends(path: Path) -> int:
+    """How often its processes said that the training is done."""
+    return path.with_name(f"{path.name}.log").read_text().count("\ndone in ")
+
+
+def starts(path: Path) -> list[int]:
+    """The step of each start."""
+    return [start["step"] for start in json.loads((path / "run.json").read_text())]
+
+
+def measure(folder: Path) -> dict:
+    """All three sweeps."""
+    (folder / "small.py").write_text(CONFIG)
+    seconds = {}
+
+    begun = time.monotonic()
+    finish(start(command(folder, "peace")), 0)
+    seconds["peace"] = round(time.monotonic() - begun, 1)
+    peace = finished(folder / "peace")
+    print(f"in peace: {len(peace)} trials in {seconds['peace']} s", flush=True)
+
+    begun, kills = time.monotonic(), []
+    for done, whole in ((2, False), (6, True)):
+        process = start(command(folder, "killed"))
+        trials = wait_for_training(process, folder / "killed", done)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        for trial in trials if whole else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                trial.kill()
+        process.communicate()
+        kills.append({"finished": len(finished(folder / "killed")), "with_trials": whole})
+        print(f"killed: {kills[-1]}", flush=True)
+    finish(start(command(folder, "killed")), 0)
+    seconds["killed"] = round(time.monotonic() - begun, 1)
+    killed = finished(folder / "killed")
+
+    differences = [
+        f"{a.name}: {key}"
+        for a, b in zip(peace, killed, strict=True)
+        for (key, one), (_, other) in zip(result(a).items(), result(b).items(), strict=True)
+        if one != other
+    ]
+    begun = time.monotonic()
+    said = finish(start(command(folder, "broken", "--sweep=broken")), 1)
+    seconds["broken"] = round(time.monotonic() - begun, 1)
+    report = said[said.index(" failed, exit code 3") :].splitlines()
+    return {
+        "trials": len(peace),
+        "kills": kills,
+        "starts": {path.name: starts(path) for path in killed},
+        "trained_to_the_end": {path.name: ends(path) for path in killed},
+        "differences": differences,
+        "broken": {"results": len(finished(folder / "broken")), "exit_code": 1, "report": report},
+        "seconds": seconds,
+    }
+
+
+def main():
+    """Measures, prints, and writes the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder))
+    wrong = found["differences"] or found["trials"] != 12 or found["broken"]["results"] != 11
+    wrong = wrong or set(found["trained_to_the_end"].values()) != {1}
+    found = {
+        "command": "python benchmarks/sweep_faults.py",
+        "sweep": shlex.join(["python", "launch.py", "--config", "small.py", "--sweep", *FLAGS]),
+        **found,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "commit": workdir.commit(),
+    }
+    print(json.dumps(found, indent=2))
+    if wrong:
+        sys.exit("error: the sweeps differ")
+    if flags.output:
+        workdir.write_json(flags.output, found)
+
+
+if __name__ == "__main__":
+    main()
