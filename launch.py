@@ -85,6 +85,14 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
         help="run every point of the config file's sweep(), or of the product of sweep_NAME()s",
     )
     sweep.add_argument("--seeds", type=int, metavar="N", help="each point with seeds 0 … N-1")
+    sweep.add_argument(
+        "--search",
+        nargs="?",
+        const="random",
+        metavar="METHOD",
+        help="draw points from the config file's search(): random, or optuna",
+    )
+    sweep.add_argument("--trials", type=int, metavar="N", help="points of a search; 20")
     sweep.add_argument("--sweep_dir", type=Path, help="folder of the trials; made from the config")
     sweep.add_argument(
         "--slots",
@@ -93,14 +101,25 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
         help="trials at a time, over all devices; one for each GPU or TPU chip, and one on a CPU",
     )
     flags = parser.parse_args(rest)
-    if flags.sweep is None:
-        alone = [name for name in ("seeds", "sweep_dir", "slots") if getattr(flags, name)]
-        if alone:
-            raise InputError(f"--{alone[0]} is for sweeps; give --sweep, too")
-    elif flags.workdir or flags.evaluate:
-        flag = "--workdir" if flags.workdir else "--evaluate"
-        raise InputError(f"{flag} is for one run; a sweep takes --sweep_dir and --dry_run")
+    _check_together(flags)
     return flags, overrides
+
+
+def _check_together(flags: argparse.Namespace) -> None:
+    """Raises an `InputError` for flags that make no sense with the others."""
+    given = {
+        name for name, value in vars(flags).items() if value is not None and value is not False
+    }
+    either = {"sweep", "search"}
+    if either <= given:
+        raise InputError("--sweep and --search do not go together")
+    needs = {"seeds": {"sweep"}, "trials": {"search"}, "sweep_dir": either, "slots": either}
+    for name, others in needs.items():
+        if name in given and not given & others:
+            raise InputError(f"--{name} needs --{' or --'.join(sorted(others))}")
+    for name in ("workdir", "evaluate"):
+        if name in given and given & either:
+            raise InputError(f"--{name} is for one run; a sweep takes --sweep_dir and --dry_run")
 
 
 def check_xla_flags(flags: str) -> str:
@@ -125,7 +144,7 @@ def check_xla_flags(flags: str) -> str:
 def main(arguments: list[str]) -> int:
     """The program; returns its exit code."""
     flags, overrides = parse_arguments(arguments)
-    if flags.sweep is not None:
+    if flags.sweep is not None or flags.search is not None:
         from cv_jax.sweep import command as sweeps
 
         return sweeps.main(flags, overrides, [sys.executable, __file__], check_xla_flags)

@@ -7,6 +7,7 @@ Test accuracy on digits: 99.4 %, the mean of seeds 0, 1 and 2, in seconds on two
 """
 
 from cv_jax import config
+from cv_jax.sweep.ranges import choice, log_uniform, uniform
 
 
 def get_config(arg=""):
@@ -32,3 +33,12 @@ def sweep_dropout():
     """`--sweep=dropout`, or all combinations with `--sweep=width,dropout`."""
     for rate in (0.0, 0.1, 0.5):
         yield {"model.dropout_rate": rate}
+
+
+def search():
+    """`--search`, or `--search=optuna`; judge by `data.eval_split` outside of the test split."""
+    return {
+        "optim.learning_rate": log_uniform(1e-4, 1e-1),
+        "model.dropout_rate": uniform(0.0, 0.5),
+        "model.widths": choice((512,), (512, 512), (256, 256, 256)),
+    }

@@ -1,8 +1,9 @@
 """The folder of a sweep: whose it is, and how far its trials are.
 
 `sweep.json` holds the config file, its argument, the overrides for all points, and `points`, a list
-of {name, overrides, arguments}. A sweep may come back with more points, such as more seeds; with
-other values, or without points that it had, it is another sweep and is refused.
+of {name, overrides, arguments}; of a search also `search`, its method and ranges. A sweep may come
+back with more points, such as more seeds; with other values, or without points that it had, it is
+another sweep and is refused.
 """
 
 import contextlib
@@ -43,6 +44,10 @@ class Trial(NamedTuple):
         summary = summary_of(self.workdir)
         return summary is not None and summary["step"] == self.total_steps
 
+    def pruned(self) -> bool:
+        """Whether a search has given it up."""
+        return (self.workdir / "pruned.json").is_file()
+
 
 def default_folder(sweep: Sweep, names: str) -> Path:
     """`runs/<config>-sweep[-<names>]-<digest of what all points share>`."""
@@ -62,8 +67,8 @@ def read(folder: Path) -> Sweep:
         raise InputError(f"{folder} holds no sweep: there is no sweep.json")
     try:
         stored = json.loads((folder / "sweep.json").read_text())
-        points = [Point(*map(_tuples, point.values())) for point in stored.pop("points")]
-        return Sweep(**stored, points=tuple(points))
+        points = [Point(**_tuples(point)) for point in stored.pop("points")]
+        return Sweep(**_tuples(stored), points=tuple(points))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'sweep.json'}: {error}") from None
 
@@ -85,7 +90,7 @@ def check(folder: Path, sweep: Sweep) -> None:
     then, now = _identity(read(folder)), _identity(sweep)
     lines = [
         f"{key}: {then[key]!r} there, {now[key]!r} now"
-        for key in ("config", "argument", "overrides")
+        for key in ("config", "argument", "overrides", "search")
         if then[key] != now[key]
     ]
     lines += [f"no point {name} now" for name in then["points"] if name not in now["points"]]
@@ -105,9 +110,14 @@ def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
     """
     with workdir.claimed(folder, "--sweep_dir"):
         check(folder, sweep)
-        stored = {**sweep._asdict(), "points": [point._asdict() for point in sweep.points]}
-        workdir.write_json(folder / "sweep.json", stored)
+        write(folder, sweep)
         yield
+
+
+def write(folder: Path, sweep: Sweep) -> None:
+    """Writes `sweep.json`, for the holder of the folder."""
+    stored = {**sweep._asdict(), "points": [point._asdict() for point in sweep.points]}
+    workdir.write_json(folder / "sweep.json", stored)
 
 
 def summary_of(path: Path) -> dict[str, Any] | None:
@@ -161,5 +171,6 @@ def _identity(sweep: Sweep) -> dict[str, Any]:
         "config": Path(sweep.config).name,
         "argument": sweep.argument,
         "overrides": _lasting(sweep.overrides),
+        "search": sweep.search,
         "points": [point.name for point in sweep.points],
     }

@@ -77,7 +77,7 @@ def run(
     folder: Path,
     board,
     ended: Callable[[Outcome], None] = lambda outcome: None,
-    hopeless: Callable[[Trial], bool] = lambda trial: False,
+    hopeless: Callable[[Trial], dict | None] = lambda trial: None,
 ) -> list[Outcome]:
     """Trains all trials to their ends, as far as that is possible.
 
@@ -87,7 +87,8 @@ def run(
       folder: of the sweep, where `trials.jsonl` is written.
       board: shows what happens; see `board.Board`.
       ended: called with each outcome.
-      hopeless: asked from time to time whether a running trial shall be stopped for good.
+      hopeless: asked from time to time why a running trial shall be stopped for good, if it shall;
+        its `pruned.json` keeps the answer.
 
     Returns:
       The outcomes in the order in which they came. SIGTERM and Ctrl-C let all trials save and stop;
@@ -100,7 +101,6 @@ def run(
     failures: collections.Counter[str] = collections.Counter()
     seconds: collections.Counter[str] = collections.Counter()
     outcomes: list[Outcome] = []
-    pruned: set[str] = set()
     told_to_stop = False
     looked = time.monotonic()
 
@@ -114,6 +114,8 @@ def run(
         while trial := next(trials, None) or (again.popleft() if again else None):
             if trial.finished():
                 end(trial, DONE)
+            elif trial.pruned():
+                end(trial, PRUNED)
             elif workdir.in_use(trial.workdir):
                 board.line(f"{trial.name}: another process is training it; waiting for that")
                 held.append(trial)
@@ -130,7 +132,7 @@ def run(
         failures[trial.name] = 1 if step > past.step else failures[trial.name] + 1
         if trial.finished():
             end(trial, DONE, code)
-        elif trial.name in pruned:
+        elif trial.pruned():
             end(trial, PRUNED, code)
         elif stop.signal:
             end(trial, STOPPED, code)
@@ -166,8 +168,9 @@ def run(
                     held = [trial for trial in held if trial not in released]
                     again.extend(released)
                     for one in running:
-                        if one.trial.name not in pruned and hopeless(one.trial):
-                            pruned.add(one.trial.name)
+                        reason = None if one.trial.pruned() else hopeless(one.trial)
+                        if reason is not None:
+                            workdir.write_json(one.trial.workdir / "pruned.json", reason)
                             one.process.terminate()
                     board.look(running, len(again) + len(held))
                 time.sleep(POLL_SECONDS)

@@ -56,12 +56,14 @@ class Sweep(NamedTuple):
       argument: for all points, as typed after the colon.
       overrides: for all points: dotted field name → value as typed.
       points: no two alike.
+      search: what they are drawn from; none if they are listed. See `search`.
     """
 
     config: str
     argument: str
     overrides: dict[str, str]
     points: tuple[Point, ...]
+    search: dict[str, Any] | None = None
 
     def reference(self, point: Point) -> str:
         """`FILE[:DATASET[,KEY=VALUE…]]` of that point."""
@@ -116,7 +118,7 @@ def read(
                 raise InputError(f"{path}: {twice} is set by two of the sweeps that are combined")
             values.update(part)
         point = make_point(values)
-        _check_conflicts(point, argument, overrides)
+        check_conflicts(point, argument, overrides)
         if point.name in points:
             raise InputError(f"{path}: the point {point.name} comes twice in this sweep")
         points[point.name] = point
@@ -130,6 +132,18 @@ def make_point(values: dict[str, Any]) -> Point:
     overrides = {key: value for key, value in values.items() if is_override(key)}
     arguments = {key: value for key, value in values.items() if not is_override(key)}
     return Point(name_of(values), overrides, arguments)
+
+
+def check_conflicts(point: Point, argument: str, overrides: dict[str, str]) -> None:
+    """Refuses what the command line gives for all points, and a point for itself."""
+    given = [item.partition("=") for item in argument.split(",") if item]
+    keys = {key if equals else "dataset" for key, equals, _ in given}
+    for key in point.arguments:
+        if key in keys:
+            raise InputError(f"--config: the argument {key} is swept ({point.name}); give it once")
+    for key in point.overrides:
+        for name in sorted(_setters(key) & overrides.keys()):
+            raise InputError(f"--config.{name}: {key} is swept ({point.name}); give it once")
 
 
 def is_override(key: str) -> bool:
@@ -190,17 +204,22 @@ def _choose(path: str, module: Any, names: str) -> list[Callable]:
 
 
 def _points_of(path: str, generate: Callable, argument: str) -> list[dict[str, Any]]:
-    """What one generator yields, with every value made plain."""
     with configs.mistakes_of(Path(path)):
         takes_argument = bool(inspect.signature(generate).parameters)
         yielded = list(generate(argument) if takes_argument else generate())
-    points = []
-    for i, values in enumerate(yielded):
-        where = f"{path}: {generate.__name__}(), point {i}"
-        if not isinstance(values, dict):
-            raise InputError(f"{where}: {values!r} is no dict of values")
-        points.append({_key(where, key): _plain(where, key, v) for key, v in values.items()})
-    return points
+    where = f"{path}: {generate.__name__}()"
+    return [plain(f"{where}, point {i}", values) for i, values in enumerate(yielded)]
+
+
+def plain(where: str, values: Any) -> dict[str, Any]:
+    """Values of a point in Python's own types.
+
+    Raises:
+      InputError: something is no key, or cannot be written on a command line.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {values!r} is no dict of values")
+    return {_key(where, key): _plain(where, key, value) for key, value in values.items()}
 
 
 def _key(where: str, key: Any) -> str:
@@ -227,18 +246,6 @@ def _plain(where: str, key: str, value: Any) -> Any:
 def _setters(key: str) -> set[str]:
     """The keys that set the same thing: itself, and for durations those in other units."""
     return {key, *configs.other_units(key)}
-
-
-def _check_conflicts(point: Point, argument: str, overrides: dict[str, str]) -> None:
-    """Refuses what the command line gives for all points, and a point for itself."""
-    given = [item.partition("=") for item in argument.split(",") if item]
-    keys = {key if equals else "dataset" for key, equals, _ in given}
-    for key in point.arguments:
-        if key in keys:
-            raise InputError(f"--config: the argument {key} is swept ({point.name}); give it once")
-    for key in point.overrides:
-        for name in sorted(_setters(key) & overrides.keys()):
-            raise InputError(f"--config.{name}: {key} is swept ({point.name}); give it once")
 
 
 def distinct(points: Iterable[Point]) -> list[str]:

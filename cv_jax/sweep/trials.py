@@ -28,7 +28,6 @@ def prepare(
     Raises:
       InputError: a point is refused, as its run would be, by its name.
     """
-    folders.check(folder, sweep)
     trials = []
     checked = {""}
     for point in counted(sweep.points, "checking points"):

@@ -88,8 +88,12 @@ def call(tmp_path, data_dir):
         (["--sweep=rate", "--seeds=0"], "at least 1"),
         (["--sweep=rate", "--evaluate"], "--evaluate is for one run"),
         (["--sweep=rate", "--workdir=x"], "--workdir is for one run"),
-        (["--seeds=2"], "--seeds is for sweeps"),
-        ([], "--sweep_dir is for sweeps"),
+        (["--seeds=2"], "--seeds needs --sweep"),
+        ([], "--sweep_dir needs --search or --sweep"),
+        (["--search", "--seeds=2"], "--seeds needs --sweep"),
+        (["--sweep=rate", "--trials=2"], "--trials needs --search"),
+        (["--sweep=rate", "--search"], "do not go together"),
+        (["--search"], "defines no search"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(call, tmp_path, arguments, said):

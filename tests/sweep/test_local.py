@@ -152,8 +152,9 @@ def test_a_signal_stops_all_cleanly_and_the_next_start_continues(tmp_path, numbe
     assert [line["code"] for line in lines] == [75, 75]
     run_here(tmp_path, kinds, steps=100)
     assert_trained_once(tmp_path, 4, 100)
-    starts = (tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()
-    assert json.loads(starts[1])["step"] == lines[0]["step"]  # not one step was done again
+    for line in lines:  # not one step was done again
+        starts = (tmp_path / line["trial"] / "starts.jsonl").read_text().splitlines()
+        assert json.loads(starts[1])["step"] == line["step"]
 
 
 def test_a_second_ctrl_c_kills_those_that_do_not_answer(tmp_path):
@@ -190,13 +191,18 @@ def test_a_run_that_somebody_else_trains_is_waited_for(tmp_path, capsys):
     assert capsys.readouterr().err.count("another process is training it") == 2
 
 
-def test_a_hopeless_one_is_stopped_and_marked(tmp_path, monkeypatch):
+def test_a_hopeless_one_is_stopped_and_stays_so(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
-    outcomes = run_here(
-        tmp_path, ["plain"] * 3, steps=40, hopeless=lambda trial: trial.name == "trial=1"
-    )
-    states = {outcome.trial.name: outcome.state for outcome in outcomes}
-    assert states == {"trial=0": "done", "trial=1": "pruned", "trial=2": "done"}
+
+    def hopeless(trial):
+        return {"because": "it is"} if trial.name == "trial=1" else None
+
+    for again in (False, True):
+        outcomes = run_here(tmp_path, ["plain"] * 3, steps=40, hopeless=hopeless)
+        states = {outcome.trial.name: outcome.state for outcome in outcomes}
+        assert states == {"trial=0": "done", "trial=1": "pruned", "trial=2": "done"}
+        assert all((outcome.code is None) == again for outcome in outcomes)
+    assert json.loads((tmp_path / "trial=1" / "pruned.json").read_text()) == {"because": "it is"}
 
 
 def test_each_trial_keeps_to_its_slot(tmp_path):
