@@ -195,7 +195,8 @@ def test_a_hopeless_one_is_stopped_and_stays_so(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
 
     def hopeless(trial):
-        return {"because": "it is"} if trial.name == "trial=1" else None
+        begun = (trial.workdir / "metrics.jsonl").is_file()
+        return {"because": "it is"} if begun and trial.name == "trial=1" else None
 
     for again in (False, True):
         outcomes = run_here(tmp_path, ["plain"] * 3, steps=40, hopeless=hopeless)
