@@ -47,14 +47,17 @@ class Board:
         """Shows how far the running trials are."""
         now = time.monotonic()
         if not self._live:
-            if now - self._said >= LINE_SECONDS:
+            if now - self._said >= LINE_SECONDS and running:
                 self._said = now
-                self.line("; ".join(map(" ".join, map(self._row, running))))
+                self.line("; ".join(" ".join(filter(None, self._row(one))) for one in running))
             return
+        columns, height = shutil.get_terminal_size()
         rows = [("trial", "on", "step", "accuracy", "left"), *map(self._row, running)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        # Names give way to what changes.
+        widths[0] = max(10, min(widths[0], columns - 1 - sum(w + 2 for w in widths[1:])))
+        rows = [(_shortened(name, widths[0]), *rest) for name, *rest in rows]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        columns, height = shutil.get_terminal_size()
         self._clear()
         drawn = [*lines, self._summary(len(running), waiting, now)][: height - 1]
         sys.stderr.write("".join(line[: columns - 1] + "\n" for line in drawn))
@@ -97,6 +100,14 @@ class Board:
         test = folders.newest(trial.workdir / "metrics.jsonl", "test") or {}
         accuracy = f"{test['accuracy']:.2%}" if "accuracy" in test else ""
         return trial.name, one.slot.name, f"{step}/{trial.total_steps}", accuracy, left
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name with its middle left out: points differ at their ends."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
 def _reached(trial) -> str:

@@ -50,11 +50,17 @@ class Trial(NamedTuple):
 
 
 def default_folder(sweep: Sweep, names: str) -> Path:
-    """`runs/<config>-sweep[-<names>]-<digest of what all points share>`."""
+    """`runs/<config>-<kind>[-<names>]-<digest of what all points share>`.
+
+    Args:
+      sweep: a sweep or search.
+      names: of its generators, comma-separated.
+    """
+    kind = f"search-{sweep.search['method']}" if sweep.search else "sweep"
     shared = json.dumps([sweep.argument, _lasting(sweep.overrides)], sort_keys=True)
     digest = hashlib.sha256(shared.encode()).hexdigest()[:8]
     chosen = [name for name in names.split(",") if name]
-    return Path("runs") / "-".join([Path(sweep.config).stem, "sweep", *chosen, digest])
+    return Path("runs") / "-".join([Path(sweep.config).stem, kind, *chosen, digest])
 
 
 def read(folder: Path) -> Sweep:

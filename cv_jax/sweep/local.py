@@ -148,6 +148,7 @@ def run(
         try:
             while True:
                 for past in [one for one in running if one.process.poll() is not None]:
+                    _kill(past)  # loader processes that it may have left, with its lock
                     running.remove(past)
                     free.append(past.slot)
                     settle(past)

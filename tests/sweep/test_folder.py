@@ -103,3 +103,5 @@ def test_the_default_folder_is_one_for_each_base(tmp_path):
     run_field = sweep_of(*TWO, overrides={"log.every_steps": "1"})
     assert one == folders.default_folder(run_field, "depth,rate")
     assert one != folders.default_folder(sweep_of(*TWO, overrides={"seed": "3"}), "depth,rate")
+    search = sweep_of(*TWO)._replace(search={"method": "random"})
+    assert folders.default_folder(search, "").name.startswith("mlp-search-random-")

@@ -20,6 +20,7 @@ from driver import trials_of  # noqa: E402
 
 from cv_jax.sweep import command, local  # noqa: E402
 from cv_jax.sweep.board import Board  # noqa: E402
+from cv_jax.sweep.folder import Trial  # noqa: E402
 from cv_jax.sweep.slots import Slot  # noqa: E402
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -243,6 +244,24 @@ class Terminal:
 
     def isatty(self):
         return True
+
+
+def test_a_narrow_terminal_costs_names_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "optim.learning_rate=0.001,model.dropout_rate=0.1,seed=3"
+    trial = Trial(name, [], tmp_path, tmp_path / "log", 300, 8)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7, "split": "test", "accuracy": 0.5}\n')
+    (tmp_path / "timing.jsonl").write_text('{"step": 7, "images_per_second": 8.0}\n')
+    board = Board(1, 1)
+    board.look([local.Running(trial, TWO[0], None, 0.0, 0, 0)], 0)
+    row = screen.lines[1]
+    assert len(row) < 40
+    assert row.split() == [row.split()[0], "a", "7/300", "50.00%", "4:53"]
+    start, _, end = row.split()[0].partition("…")
+    assert name.startswith(start)
+    assert name.endswith(end)
+    assert len(end) > 2
 
 
 def test_on_a_terminal_running_trials_are_a_table_that_leaves_nothing_behind(tmp_path, monkeypatch):
