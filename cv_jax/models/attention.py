@@ -11,6 +11,7 @@ wants an NVIDIA GPU and half precision, and can not return the weights.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -103,6 +104,40 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-2], -1)
 
 
+class FusedDense(nn.Module):
+    """Several dense layers of the input's width, side by side in one kernel.
+
+    Parameters are those of one `nn.Dense(count · D)`, as published weights have them. The outputs
+    get an axis of their own: where the channels of each are split over devices, as heads are in
+    tensor parallelism, only the kernel has to be rearranged and never what depends on the batch.
+
+    Attributes:
+      count: layers.
+      use_bias: whether they have biases.
+      kernel_init: initialiser of the kernel [D, count · D].
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    count: int
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] → [..., count, D]."""
+        dim = x.shape[-1]
+        shape = dim, self.count * dim
+        kernel, bias = self.param("kernel", self.kernel_init, shape, self.param_dtype), None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jnp.einsum("...i,ico->...co", x, kernel.reshape(dim, self.count, dim))
+        return y if bias is None else y + bias.reshape(self.count, dim)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection to queries, keys and values.
 
@@ -129,8 +164,8 @@ class Attention(nn.Module):
         dim = x.shape[-1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = dict(kernel_init=nn.initializers.xavier_uniform(), **types)
-        qkv = nn.Dense(3 * dim, **dense, name="qkv")(x)
-        q, k, v = (split_heads(y, self.num_heads) for y in jnp.split(qkv, 3, axis=-1))
+        qkv = FusedDense(3, **dense, name="qkv")(x)
+        q, k, v = (split_heads(qkv[..., i, :], self.num_heads) for i in range(3))
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=1e-6, **types, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=1e-6, **types, name="k_norm")(k)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from cv_jax.models import checks
-from cv_jax.models.attention import attend, merge_heads, split_heads
+from cv_jax.models.attention import FusedDense, attend, merge_heads, split_heads
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
@@ -68,8 +68,9 @@ class AttentionPool(nn.Module):
         query = self.param("query", nn.initializers.xavier_uniform(), (1, dim), self.param_dtype)
         q = nn.Dense(dim, **dense, name="q")(query.astype(self.dtype))
         q = jnp.broadcast_to(q, (batch, 1, dim))
-        k, v = jnp.split(nn.Dense(2 * dim, **dense, name="kv")(x), 2, axis=-1)
-        y, _ = attend(*(split_heads(y, self.num_heads) for y in (q, k, v)))
+        kv = FusedDense(2, **dense, name="kv")(x)
+        heads = (split_heads(y, self.num_heads) for y in (q, kv[..., 0, :], kv[..., 1, :]))
+        y, _ = attend(*heads)
         y = nn.Dense(dim, **dense, name="proj")(merge_heads(y)[:, 0])
         z = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(y)
         return y + Mlp(int(dim * self.mlp_ratio), self.act, **types, name="mlp")(z, train=train)

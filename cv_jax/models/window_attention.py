@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cv_jax.models.attention import attend, merge_heads, split_heads
+from cv_jax.models.attention import FusedDense, attend, merge_heads, split_heads
 from cv_jax.models.windows import Size, log_spaced_coordinates, relative_index
 
 # torch's trunc_normal_ cuts at ±2, a hundred standard deviations away: a plain normal.
@@ -50,14 +50,12 @@ class WindowAttention(nn.Module):
         dim, tokens = x.shape[-1], self.window[0] * self.window[1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         dense = dict(kernel_init=INIT, **types)
-        if self.version == 1:
-            qkv = nn.Dense(3 * dim, **dense, name="qkv")(x)
-        else:
-            qkv = nn.Dense(3 * dim, use_bias=False, **dense, name="qkv")(x)
+        qkv = FusedDense(3, use_bias=self.version == 1, **dense, name="qkv")(x)
+        if self.version == 2:
             q_bias = self.param("q_bias", ZEROS, (dim,), self.param_dtype)
             v_bias = self.param("v_bias", ZEROS, (dim,), self.param_dtype)
-            qkv += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
-        q, k, v = (split_heads(y, self.num_heads) for y in jnp.split(qkv, 3, axis=-1))
+            qkv += jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
+        q, k, v = (split_heads(qkv[..., i, :], self.num_heads) for i in range(3))
 
         if self.version == 1:
             scale = 1 / math.sqrt(q.shape[-1])
