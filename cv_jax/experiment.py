@@ -17,6 +17,7 @@ from cv_jax import (
     losses,
     models,
     optim,
+    partition,
     pretrained,
     profiling,
     rules,
@@ -29,6 +30,7 @@ from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.data import pipeline, resident, splits
 from cv_jax.errors import InputError
+from cv_jax.gradient import make_gradient
 from cv_jax.progress import counted
 from cv_jax.teacher import Teacher, read_teacher
 
@@ -79,32 +81,46 @@ class Experiment(NamedTuple):
 
     def train_step(self) -> Callable:
         """The jitted `(state, batch) → (state, metrics)`; the state is donated."""
+        state, teach, variables = self.abstract_state(), None, ()
+        if self.teacher is not None:
+            # Arguments, not constants of the program, which would hold them a second time.
+            gather = partition.gathering(self.config, self.mesh, self.teacher.variables)
+            places = partition.stored(self.config, self.mesh, self.teacher.variables)
+            variables = (sharding.put(self.teacher.variables, places),)
+
+            def teach(variables, images):
+                return self.teacher.apply(gather(variables), images)
+
+        objective = losses.objective(self.config, self.model)
+        gather_params = partition.gathering(self.config, self.mesh, state.params)
         function = step.make_train_step(
             self.config,
-            losses.objective(self.config, self.model),
+            make_gradient(
+                self.config,
+                self.mesh,
+                lambda params, *rest: objective(gather_params(params), *rest),
+                self.optimiser,
+                teach,
+            ),
             self.optimiser,
             self.augmentation,
             self.num_classes,
             max(1, self.every("log.every")),
-            self.teacher and self.teacher.apply,
         )
-        place = sharding.replicated(self.mesh)
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=place)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(self.mesh)
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=places)
         if self.teacher is None:
             return jitted
-        # Arguments, not constants of the program, which would hold them a second time.
-        variables = jax.device_put(self.teacher.variables, place)
 
         def taught(state, batch):
-            return jitted(state, batch, variables)
+            return jitted(state, batch, *variables)
 
-        taught.lower = lambda state, batch: jitted.lower(state, batch, variables)
+        taught.lower = lambda state, batch: jitted.lower(state, batch, *variables)
         return taught
 
     def eval_step(self, average: str = "probabilities") -> Callable:
         """The jitted `(variables, batch) → answers`; see `step.make_eval_step`."""
-        function = step.make_eval_step(self.config, self.model, average)
-        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+        return self._of_variables(step.make_eval_step(self.config, self.model, average))
 
     def feature_step(self, name: str) -> Callable:
         """The jitted `(variables, batch) → {position, label, feature float32 [B, D]}`."""
@@ -114,17 +130,36 @@ class Experiment(NamedTuple):
             known = {key: batch[key] for key in ("position", "label")}
             return {**known, "feature": features(variables, batch)[name]}
 
-        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+        return self._of_variables(function)
+
+    def _of_variables(self, function):
+        """`(variables as stored, batch) → answers`, jitted; the answers are whole everywhere."""
+        gather = partition.gathering(self.config, self.mesh, self.abstract_state().eval_variables)
+        return jax.jit(
+            lambda variables, batch: function(gather(variables), batch),
+            out_shardings=sharding.replicated(self.mesh),
+        )
 
     def init(self) -> Callable:
-        """The jitted `(variables=None) → state`; see `step.init_state`."""
+        """`(variables=None) → state`, computed where it is stored: no device ever holds more of it
+        than its part; see `step.init_state`."""
 
         def function(variables=None):
             return step.init_state(
                 self.model, self.optimiser, self.config, self.image_shape, variables
             )
 
-        return jax.jit(function, out_shardings=sharding.replicated(self.mesh))
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        jitted = jax.jit(function, out_shardings=places)
+
+        def init(variables=None):
+            if variables is None:
+                return jitted()
+            places = partition.stored(self.config, self.mesh, variables)
+            return jitted(sharding.put(variables, places))
+
+        init.lower = jitted.lower
+        return init
 
     def pretrained(self) -> dict[str, Any] | None:
         """The variables in `config.init_from`, fitted to the model; none if it is not set.
@@ -138,10 +173,13 @@ class Experiment(NamedTuple):
 
     def abstract_state(self) -> step.TrainState:
         """Shapes, dtypes and shardings of the state; nothing is computed."""
-        place = sharding.replicated(self.mesh)
+        state = jax.eval_shape(
+            lambda: step.init_state(self.model, self.optimiser, self.config, self.image_shape)
+        )
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            jax.eval_shape(self.init()),
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            partition.stored(self.config, self.mesh, state),
         )
 
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
@@ -234,13 +272,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         teacher = read_teacher(config, num_classes, image_shape)
         fingerprint["teacher"] = teacher.fingerprint
 
-    mesh = sharding.make_mesh(config.mesh.devices)
+    mesh = sharding.make_mesh(config.mesh.devices, config.mesh.model)
+    partition.check(config, mesh, params)
     sharding.check_batch("config.batch_size", config.batch_size, mesh)
     parts = config.optim.accumulate_steps
-    if config.batch_size // mesh.size % parts:
+    share = config.batch_size // mesh.shape["data"]
+    if share % parts:
         raise InputError(
-            f"config.optim.accumulate_steps={parts} does not divide the "
-            f"{config.batch_size // mesh.size} examples of a batch on each of {mesh.size} devices"
+            f"config.optim.accumulate_steps={parts} does not divide the {share} examples of a "
+            f"batch on each of {mesh.shape['data']} devices"
         )
     sharding.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
 

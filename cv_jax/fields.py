@@ -188,6 +188,13 @@ _GROUPS = [
     _run("profile.start_step", int, 10, "updates of the run made before the trace starts"),
     _run("profile.num_steps", int, 0,
          "updates to trace with jax.profiler, into WORKDIR/profile; 0 is none"),
+    _run("mesh.params", str, "replicated", "replicated, or fsdp: every device holds a part of each "
+         "large array of the state; see cv_jax/partition.py"),
+    _run("mesh.fsdp_min_size", int, 4096, "fsdp: arrays of fewer elements stay whole"),
+    _run("mesh.model", int, 1,
+         "Transformers: heads and hidden units are split over so many devices"),
+    _result("mesh.step", str, "jit", "jit: what is computed does not depend on the devices; pmap: "
+            "each device normalises its part of the batch for itself and draws its own dropout"),
 ]
 # fmt: on
 

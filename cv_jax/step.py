@@ -149,69 +149,31 @@ def _augment_view(config, augmentation, num_classes, step, images, labels, view=
 
 def make_train_step(
     config: ml_collections.ConfigDict,
-    objective: Callable,
+    gradient: Callable,
     optimiser: Optimiser,
     augmentation: Augmentation,
     num_classes: int,
     log_every: int,
-    teacher: Callable | None = None,
 ) -> Callable:
     """`(state, batch, teacher_variables=None) → (state, metrics)`, pure.
 
     `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
     multiple of `log_every`; with `config.log.norms` also `norms`, those of this step's gradient and
-    of the parameters after it. `teacher` is `(its variables, images) → logits`; see teacher.py.
-
-    With `optim.accumulate_steps` of n the batch is augmented and mixed as a whole and then cut into
-    n parts, whose gradients are averaged: the update is that of the whole batch. What cannot be
-    equal is what a part sees of itself only: batch normalisation (the statistics of each part, and
-    n updates of the running ones, as in PyTorch), and masks of dropout and stochastic depth, which
-    are drawn anew for each part. Part k is every n-th example from k on, so that on sharded batches
-    each device cuts its own rows. The parts are a loop, of which one turn is in memory at a time.
-    On CPUs the loop is unrolled, for there XLA's convolutions are many times slower inside one;
-    parts in one program save next to no memory, though.
+    of the parameters after it. The batch is augmented and mixed as a whole, whatever `gradient`
+    makes of it; see `gradient.make_gradient`.
     """
-    parts = config.optim.accumulate_steps
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
         batch = augment_batch(config, augmentation, num_classes, state.step, batch)
         batch["position"] = jnp.arange(len(batch["image"]))
-        dropout = stream(config.seed, "dropout", state.step, config.dropout_rng)
-        mask = stream(config.seed, "mask", state.step)
+        rngs = {
+            "dropout": stream(config.seed, "dropout", state.step, config.dropout_rng),
+            "mask": stream(config.seed, "mask", state.step),
+        }
         trained, frozen = optimiser.split(state.params)
-
-        def gradient(model_state, batch, rngs):
-            if teacher is not None:
-                batch = losses.fold_views(batch)
-                batch = {**batch, "teacher": teacher(teacher_variables, batch["image"])}
-
-            def loss_of(trained):
-                return objective(optimiser.join(trained, frozen), model_state, batch, rngs)
-
-            return jax.value_and_grad(loss_of, has_aux=True)(trained)
-
-        if parts == 1:
-            rngs = {"dropout": dropout, "mask": mask}
-            (loss, (sums, model_state)), grads = gradient(state.model_state, batch, rngs)
-        else:
-
-            def accumulate(carry, part):
-                model_state, grads, loss, sums = carry
-                index, rows = part
-                rngs = {"dropout": jax.random.fold_in(dropout, index), "mask": mask}
-                (new_loss, (new_sums, model_state)), new = gradient(model_state, rows, rngs)
-                grads = jax.tree.map(lambda old, g: old + g / parts, grads, new)
-                loss, sums = loss + new_loss / parts, jax.tree.map(jnp.add, sums, new_sums)
-                return (model_state, grads, loss, sums), None
-
-            rows = jax.tree.map(lambda x: _every(x, parts), batch)
-            zeros = jax.tree.map(jnp.zeros_like, (trained, jnp.float32(0), state.sums))
-            (model_state, grads, loss, sums), _ = jax.lax.scan(
-                accumulate,
-                (state.model_state, *zeros),
-                (jnp.arange(parts), rows),
-                unroll=parts if jax.default_backend() == "cpu" else 1,
-            )
+        (loss, (sums, model_state)), grads = gradient(
+            batch, (trained, frozen), state.model_state, state.sums, rngs, teacher_variables
+        )
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
         params = optimiser.join(optax.apply_updates(trained, updates), frozen)
         ema = state.ema
@@ -232,11 +194,6 @@ def make_train_step(
         return state, metrics
 
     return train_step
-
-
-def _every(x: jax.Array, n: int) -> jax.Array:
-    """[B, …] → [n, B/n, …]: part k holds rows k, k + n, k + 2n, …"""
-    return x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1)
 
 
 def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:
