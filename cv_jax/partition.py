@@ -8,9 +8,9 @@ one device, to rounding.
   along its largest divisible dimension over the axis `data` (Rajbhandari et al., 2020,
   arXiv:1910.02054; Zhao et al., 2023, arXiv:2304.11277). A step gathers the parameters that it
   computes with; of their gradients each device keeps its own part, which is all it updates.
-- `mesh.model=N`: tensor parallelism for Transformers (Shoeybi et al., 2019, arXiv:1909.08053): heads
-  and hidden units are split over the axis `model` of N devices, and so are the parameters that
-  belong to them. It goes together with either of the others.
+- `mesh.model=N`: tensor parallelism for Transformers (Shoeybi et al., 2019, arXiv:1909.08053).
+  Heads and hidden units are split over the axis `model` of N devices, and so are the parameters
+  that belong to them. It goes together with either of the others.
 """
 
 import re
