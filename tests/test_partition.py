@@ -14,7 +14,8 @@ STEPS = 20
 NETS = {
     "vit_ti16": {
         "image_size": 16,
-        "augment": "resize(16)|flip|mixup(0.3)",
+        "augment": "resize(16)|flip",
+        "optim.learning_rate": 3e-3,
         "eval_preprocess": "resize(16)",
         "model.patch_size": 4,
         "model.width": 64,
