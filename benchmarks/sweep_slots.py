@@ -5,7 +5,9 @@
 Twenty-four linear classifiers on two slots, a plain `python launch.py --sweep`. The time of a slot
 is from the first start of a trial to the last end of one; it is used while a trial's process lives
 (start and imports included: those are the trial's, not the scheduler's). What is idle is the gaps
-between trials and, at the end, the slot that has nothing left to do.
+between trials and, at the end, the slot that has nothing left to do. The time from the start of a
+trial's process to the end of its first step is recorded beside it, for those whose programs the
+trials before them had compiled.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,8 +38,18 @@ def main():
         words = [sys.executable, str(ROOT / "launch.py"), *FLAGS, "--sweep_dir", "sweep"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(words, check=True, cwd=folder, env=environment)
-        lines = (Path(folder) / "sweep" / "trials.jsonl").read_text().splitlines()
-    trials = [json.loads(line) for line in lines]
+        trials = workdir.read_lines(Path(folder) / "sweep" / "trials.jsonl")
+        timings = [
+            workdir.read_lines(Path(folder) / "sweep" / trial["trial"] / "timing.jsonl")
+            for trial in trials
+        ]
+    # The first two on their slots may have compiled what the others find in the cache.
+    first_steps = [
+        line["first_step_seconds"]
+        for lines in timings[2:]
+        for line in lines
+        if "first_step_seconds" in line
+    ]
     slots: dict[str, list] = {}
     for trial in sorted(trials, key=lambda trial: trial["started"]):
         slots.setdefault(trial["slot"], []).append(trial)
@@ -59,6 +72,10 @@ def main():
         "idle_share": round(1 - used / whole, 4),
         "idle_share_between_trials": round(sum(gaps) / whole, 4),
         "mean_trial_seconds": round(used / len(trials), 2),
+        "first_step_seconds": {
+            "median": round(statistics.median(first_steps), 2),
+            "longest": max(first_steps),
+        },
         "longest_gap_seconds": round(max(gaps), 3),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "commit": workdir.commit(),

@@ -2,7 +2,7 @@
 
     SWEEP_DIR/sweep.json     the config, the overrides and the points; see `folder`
     SWEEP_DIR/<trial>/       the run directory of a point, like any other
-    SWEEP_DIR/<trial>.log    what its processes printed, over all starts
+    SWEEP_DIR/<trial>.log    each start of it: the command, and what it printed
     SWEEP_DIR/trials.jsonl   one line for each process that ended; see `local`
     SWEEP_DIR/lock           held by the process that runs the sweep
 

@@ -12,6 +12,7 @@ seconds, exit code (negative: the signal) and the updates that the run has made 
 import collections
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -193,6 +194,8 @@ def _start(trial: Trial, slot: Slot) -> Running:
     cores = ",".join(map(str, slot.cores))
     bootstrap = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), cores]
     with trial.log.open("ab") as log:
+        log.write(f"$ {shlex.join(trial.command)}\n".encode())
+        log.flush()
         start = log.tell()
         process = subprocess.Popen(
             [*bootstrap, *trial.command],

@@ -121,6 +121,9 @@ def test_one_that_fails_is_retried_and_reported_and_stops_nobody(tmp_path):
     assert "11 of 12 trials done, 1 failed" in out
     assert "trial=3 failed, exit code 1:\n  a first line\n  something broke\n" in err
     assert len((tmp_path / "trial=3" / "starts.jsonl").read_text().splitlines()) == local.TRIES
+    log = (tmp_path / "trial=3.log").read_text().splitlines()
+    assert log.count("something broke") == local.TRIES
+    assert sum(line.startswith("$ ") and line.endswith(" broken") for line in log) == local.TRIES
     lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
     assert [line["code"] for line in lines if line["trial"] == "trial=3"] == [1] * local.TRIES
     assert sum(line["code"] == 0 for line in lines) == 11
