@@ -103,6 +103,28 @@ def central_crop(size: int | tuple[int, int]):
     return apply
 
 
+def mirror():
+    """The image with left and right exchanged."""
+    return lambda generator, image: np.asarray(image)[:, ::-1]
+
+
+def shift(down: int, right: int):
+    """Moves the image by whole pixels, up and left where negative; what comes in is black."""
+
+    def apply(generator, image):
+        image = np.asarray(image)
+        moved = np.zeros_like(image)
+        height, width = image.shape[:2]
+        rows, columns = max(0, height - abs(down)), max(0, width - abs(right))
+        top, left = max(0, down), max(0, right)
+        moved[top : top + rows, left : left + columns] = image[
+            max(0, -down) : max(0, -down) + rows, max(0, -right) : max(0, -right) + columns
+        ]
+        return moved
+
+    return apply
+
+
 def random_crop(size: int | tuple[int, int]):
     """A window at a uniformly drawn place; sides shorter than `size` are padded with zeros."""
     height, width = _pair(size)
@@ -168,6 +190,8 @@ DETERMINISTIC = {
     "resize": resize,
     "resize_small": resize_small,
     "central_crop": central_crop,
+    "mirror": mirror,
+    "shift": shift,
 }
 RANDOM = {
     "random_resize_small": random_resize_small,

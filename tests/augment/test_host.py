@@ -60,6 +60,31 @@ def test_a_jpeg_that_is_decoded_in_windows_gives_the_same_pixels(text):
         np.testing.assert_array_equal(got, expected)
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(-10, 10), st.integers(-10, 10))
+@settings(max_examples=60, deadline=None)
+def test_shift_moves_every_pixel_and_fills_with_black(height, width, down, right):
+    image = picture(height, width, 2)
+    got = host.shift(down, right)(None, image)
+    for y in range(height):
+        for x in range(width):
+            inside = 0 <= y - down < height and 0 <= x - right < width
+            assert (got[y, x] == (image[y - down, x - right] if inside else 0)).all()
+
+
+def test_mirror_and_shift_are_for_tests_too():
+    """Both draw nothing, so that they may stand in the preprocessing of an evaluation."""
+    image = picture(6, 8, 3)
+    parsed = augment.parse("resize(12)|mirror|shift(-2, 3)")
+    assert len(parsed.fixed) == 3
+    flipped = Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    np.testing.assert_array_equal(host.mirror()(None, image), np.asarray(flipped))
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG")
+    for operation in (host.mirror(), host.shift(1, 1)):
+        opened = decode.open_image(jpeg.getvalue(), 3, str)
+        assert operation(None, opened).shape == image.shape
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))
 @settings(max_examples=30, deadline=None)
 def test_resize_small_makes_the_short_side_exact_and_keeps_the_aspect(height, width, size):
