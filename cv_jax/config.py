@@ -115,7 +115,7 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
       InputError: no such file, a mistake inside it, an unknown field, a value of the wrong type.
     """
     path, _, argument = reference.partition(":")
-    config = _config_of(Path(path), argument)
+    config = from_file(Path(path), argument)
     for name, text in (overrides or {}).items():
         value = check(text, _type_of(config, name), f"config.{name}={text}", parsing=True)
         for sibling in other_units(name):
@@ -253,7 +253,12 @@ def mistakes_of(path: Path) -> Iterator[None]:
         raise InputError(f"{where}: {type(error).__name__}: {message}") from None
 
 
-def _config_of(path: Path, argument: str) -> ml_collections.ConfigDict:
+def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
+    """The config that a file's `get_config(argument)` makes; its values are not yet checked.
+
+    Raises:
+      InputError: no such file, or a mistake inside it.
+    """
     module = run_file(path)
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {path} defines no function get_config(arg)")

@@ -1,0 +1,130 @@
+"""The sweeps of configs/experiments: every point resolves, and some of each kind are built."""
+
+from pathlib import Path
+
+import pytest
+from test_configs import SHAPES, Blank
+
+from cv_jax import augment, experiment, models
+from cv_jax import config as configs
+from cv_jax.data import pipeline, sources
+from cv_jax.sweep import points
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs" / "experiments"
+DATASETS = ("digits", "cifar10", "imagenet2012")
+
+
+def sweep(name, dataset, seeds=None):
+    return points.read(f"{FOLDER / name}.py:{dataset}", {}, seeds=seeds)
+
+
+def configs_of(name, dataset):
+    """The resolved config of every point."""
+    found = sweep(name, dataset)
+    return {p.name: configs.load(found.reference(p), found.texts(p)) for p in found.points}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize(("name", "least"), [("depth", 4), ("patch_size", 3), ("augmentation", 14)])
+def test_points(name, least, dataset):
+    found = configs_of(name, dataset)
+    assert len(found) >= least
+    assert len({configs.digest(config) for config in found.values()}) == len(found)
+    for config in found.values():
+        assert config.data.name == dataset
+        assert config.image_size in (16, 32, 224)
+
+
+def test_every_experiment_says_how_to_run_it():
+    for file in FOLDER.glob("*.py"):
+        docstring = file.read_text().split('"""')[1]
+        for argument in ("", ":cifar10", ":imagenet2012"):
+            command = f"python launch.py --config configs/experiments/{file.name}{argument} --sweep"
+            assert command in docstring
+
+
+def test_depth_counts_the_layers():
+    """Plain and residual nets of 8 … 56 layers; without their shortcuts they are the same nets."""
+    found = configs_of("depth", "cifar10")
+    assert len(found) == 10
+    for depth in (8, 20, 32, 44, 56):
+        plain = found[f"net=plain,depth={depth}"]
+        residual = found[f"net=residual,depth={depth}"]
+        assert plain.model.shortcut == "none"
+        assert 6 * plain.model.stage_sizes[0] + 2 == depth
+        residual.model.shortcut, residual.model.name = "none", plain.model.name
+        assert residual == plain
+    # The paper's 64,000 steps, or the epochs that are asked for.
+    assert plain.total_steps == 64000
+    short = configs.load(f"{FOLDER / 'depth.py'}:cifar10,net=plain,depth=20,epochs=20")
+    assert (short.total_steps, short.total_epochs) == (None, 20.0)
+    with pytest.raises(configs.InputError, match="did you mean"):
+        configs.load(f"{FOLDER / 'depth.py'}:cifar10,net=plain,depth=21")
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_augmentation_adds_one_thing_after_the_other(dataset):
+    found = configs_of("augmentation", dataset)
+    strings = [c.augment for name, c in found.items() if name.startswith("net=vit")]
+    assert len(strings) == 7
+    counts = [sum(map(len, augment.parse(string)[1:])) for string in strings]
+    # CutMix takes its turn with mixup; all others are one more; the first two count as one step.
+    assert [b - a for a, b in zip(counts[1:], counts[2:], strict=False)] == [1, 1, 1, 0, 1]
+    assert not any(augment.parse(strings[0])[3:])
+    for net in ("resnet", "linear") if dataset != "imagenet2012" else ("resnet",):
+        assert strings == [c.augment for n, c in found.items() if n.startswith(f"net={net}")]
+    assert len({c.total_epochs for c in found.values()}) == 1
+
+
+def test_lineage_holds_the_line_in_the_order_of_its_years():
+    for dataset in DATASETS:
+        found = configs_of("lineage", dataset)
+        years = [models.MODELS[config.model.name].year for config in found.values()]
+        assert years == sorted(years)
+    modules = {
+        models.MODELS[config.model.name].module
+        for config in configs_of("lineage", "digits").values()
+    }
+    assert len(modules) == 9  # DeiT is a ViT
+    with pytest.raises(configs.InputError, match="none of linear, mlp"):
+        configs.load(f"{FOLDER / 'lineage.py'}:digits,model=resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "point"),
+    [
+        ("depth", "digits", 1),
+        ("patch_size", "digits", 0),
+        ("augmentation", "digits", 20),
+        ("lineage", "digits", 9),
+        ("depth", "imagenet2012", 0),
+        ("patch_size", "imagenet2012", 0),
+        ("patch_size", "cifar10", 3),
+        ("augmentation", "cifar10", 6),
+        ("augmentation", "imagenet2012", 13),
+        ("lineage", "cifar10", 3),
+        ("lineage", "imagenet2012", 4),
+    ],
+)
+def test_it_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
+    shape, classes, size = SHAPES[dataset]
+
+    def open_blank(name, split, folder, seed=0):
+        blank = Blank(shape, size)
+        return sources.Source(name, blank, classes, shape[-1], {"splits": {split: size}})
+
+    monkeypatch.setattr(sources, "open_source", open_blank)
+    monkeypatch.setattr(
+        pipeline, "prepare", lambda source, fixed, *_: pipeline.Images(source, fixed)
+    )
+    found = sweep(name, dataset)
+    chosen = found.points[point]
+    config = configs.load(found.reference(chosen), found.texts(chosen))
+    parts = experiment.build(config)
+    assert parts.num_classes == classes
+    assert parts.total_steps > 300
+    evaluations = {evaluation.name: evaluation for evaluation in parts.evaluations}
+    extra = {"depth": "train_eval", "lineage": "train_eval", "augmentation": "mirrored"}.get(name)
+    if extra is not None:
+        image, _ = evaluations[extra].images.get(0)
+        assert image.shape == parts.image_shape
