@@ -115,6 +115,8 @@ def _state(path: Path, ended: dict | None) -> str:
     step = folders.progress(path)
     if workdir.in_use(path):
         return f"running, step {step}"
+    if (path / "pruned.json").is_file():
+        return f"given up at step {step}"
     if ended is None:
         return f"not finished, step {step}" if path.exists() else "not started"
     code = ended["code"]

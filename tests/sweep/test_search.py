@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cv_jax.errors import InputError
+from cv_jax.report import results
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import search
 from cv_jax.sweep.folder import Trial
@@ -182,6 +183,16 @@ def test_what_became_of_a_point_is_read_from_its_folder(tmp_path):
     assert search.remember(tmp_path / "run", point).state == "pruned"
     (tmp_path / "run" / "summary.json").write_text("{}")
     assert search.remember(tmp_path / "run", point).state == "finished"
+
+
+def test_the_report_tells_of_what_was_given_up(tmp_path):
+    sweep = swept({"depth": 1})
+    folder = tmp_path / "search"
+    with folders.claimed(folder, sweep):
+        write_run(folder / "depth=1", [0.4, 0.5], finished=False)
+        (folder / "depth=1" / "pruned.json").write_text("{}")
+    _, (result,) = results.read(folder)
+    assert result.state == "given up at step 20"
 
 
 # ---- The command
