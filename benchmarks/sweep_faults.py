@@ -152,7 +152,7 @@ def measure(folder: Path) -> dict:
     begun = time.monotonic()
     said = finish(start(command(folder, "broken", "--sweep=broken")), 1)
     seconds["broken"] = round(time.monotonic() - begun, 1)
-    report = said[said.index(" failed, exit code 3") :].splitlines()
+    report = said.replace(f"{folder}/", "").rpartition("\n\n")[2].splitlines()
     return {
         "trials": len(peace),
         "kills": kills,
