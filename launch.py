@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> int:
         os.environ["XLA_FLAGS"] = check_xla_flags(config.xla_flags)
 
     # Imported only now: jax reads its flags when it first touches a device.
-    from cv_jax import compile_cache, experiment, train, workdir
+    from cv_jax import compile_cache, describe, experiment, train, workdir
 
     compile_cache.use(config.compile_cache)
     path = flags.workdir or workdir.default_workdir(flags.config, config)
@@ -162,7 +162,8 @@ def main(arguments: list[str]) -> int:
     except RunError as error:  # nothing has begun: the input is at fault
         raise InputError(str(error)) from None
     if flags.dry_run:
-        return train.describe(parts)
+        describe.describe(parts)
+        return train.DONE
     if flags.evaluate:
         return train.score(parts, path)
     command = shlex.join(["python", "launch.py", *arguments])

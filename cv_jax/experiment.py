@@ -274,6 +274,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     mesh = sharding.make_mesh(config.mesh.devices, config.mesh.model)
     partition.check(config, mesh, params)
+    if config.mesh.step == "pmap":  # what is drawn and normalised depends on how many there are
+        fingerprint["mesh"] = {"devices": mesh.size}
     sharding.check_batch("config.batch_size", config.batch_size, mesh)
     parts = config.optim.accumulate_steps
     share = config.batch_size // mesh.shape["data"]

@@ -19,9 +19,10 @@ import jax
 import psutil
 
 from cv_jax import config as configs
-from cv_jax import losses, profiling, rules
+from cv_jax import profiling
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
+from cv_jax.describe import sizes
 from cv_jax.errors import InputError
 from cv_jax.evaluate import make_evaluator, record, table
 from cv_jax.experiment import Experiment
@@ -239,42 +240,6 @@ def score(experiment: Experiment, workdir: Path) -> int:
         accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
     print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}")
     return DONE
-
-
-def describe(experiment: Experiment) -> int:
-    """Prints shapes, parameters, multiply-adds and memory of a run; trains nothing."""
-    config, state = experiment.config, experiment.abstract_state()
-    treatments = rules.treatments(config, experiment.model, state.params)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        said = rules.describe(treatments[name])
-        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}  {said}".rstrip())
-    parameters, adds = sizes(experiment)
-    print(f"parameters           {parameters:,}")
-    print(f"multiply-adds/image  {adds:,}")
-    print(f"steps                {experiment.total_steps:,} of {config.batch_size} examples")
-    print(f"devices              {experiment.mesh.size} {jax.devices()[0].platform}")
-    batch = next(experiment.train_batches(0))
-    compiled = experiment.train_step().lower(state, batch).compile()
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        print(f"memory/device        {size / 2**20:,.0f} MiB for state, batch and activations")
-    return DONE
-
-
-def sizes(experiment: Experiment) -> tuple[int, int]:
-    """Parameters, and multiply-adds of an image on its way through the model."""
-    from cv_jax.models.count import count_multiply_adds
-
-    state = experiment.abstract_state()
-    task, blank = experiment.task(), losses.blank_batch(experiment.image_shape)
-    adds, _ = count_multiply_adds(
-        lambda v, *x: experiment.model.apply(v, *x, train=False)[0],
-        {"params": state.params, **state.model_state},
-        *task.inputs(blank, {"mask": jax.random.key(0)}),
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds
 
 
 class _Stop:

@@ -77,15 +77,16 @@ def check(
                 f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"
             )
         before = starts[-1]["data"] if starts else fingerprint
-        if before != fingerprint:
-            changed = [
-                f"{split}.{key}: {before[split].get(key)!r} there, {value!r} now"
-                for split in fingerprint
-                for key, value in fingerprint[split].items()
-                if before[split].get(key) != value
-            ]
+        changed = [
+            f"{part}.{key}: {before[part].get(key)!r} there, {value!r} now"
+            for part in fingerprint
+            for key, value in fingerprint[part].items()
+            if before[part].get(key) != value and not (evaluating and part == "mesh")
+        ]
+        if changed:
+            what = "other data" if not changed[0].startswith("mesh.") else "other devices"
             raise InputError(
-                f"--workdir={path} was started on other data; {ways_out}: {'; '.join(changed)}"
+                f"--workdir={path} was started on {what}; {ways_out}: {'; '.join(changed)}"
             )
     elif path.is_dir() and any(child.name != "lock" for child in path.iterdir()):
         raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cv_jax import config as configs
-from cv_jax import experiment, train, workdir
+from cv_jax import describe, experiment, workdir
 from cv_jax.errors import InputError, RunError
 from cv_jax.progress import counted
 from cv_jax.sweep import folder as folders
@@ -55,7 +55,7 @@ def listing(sweep: Sweep, folder: Path) -> Iterator[str]:
     for point in counted(sweep.points, "counting"):
         with _named(point):
             parts = _build(sweep, point)
-        parameters, adds = train.sizes(parts)
+        parameters, adds = describe.sizes(parts)
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
         step = folders.progress(folder / point.name)
