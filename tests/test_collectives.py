@@ -10,7 +10,6 @@ from jax.sharding import PartitionSpec as P
 from cv_jax import experiment, sharding
 from cv_jax.collectives import Collective, collectives
 
-
 ROWS = P("data")
 
 
