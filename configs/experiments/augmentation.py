@@ -23,7 +23,7 @@ from cv_jax import config
 RECIPES = Path(__file__).resolve().parent.parent
 POLICIES = ("none", "flip_crop", "colour", "randaugment", "mixup", "cutmix", "erasing")
 OPTIONS = dict(net=("resnet", "vit", "linear"), policy=POLICIES, epochs=0.0)
-EPOCHS = {"digits": 100.0, "cifar10": 100.0, "imagenet2012": 90.0}
+EPOCHS = {"digits": 50.0, "cifar10": 100.0, "imagenet2012": 90.0}
 
 
 def get_config(arg=""):
