@@ -12,11 +12,16 @@ import os
 import shlex
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from cv_jax import config as configs
+from cv_jax import distributed
 from cv_jax.errors import InputError, RunError
 from cv_jax.fields import FIELDS
+
+# May differ between the processes of a run: where and how each loads the same data.
+LOCAL = ("data.dir", "data.workers", "data.threads", "data.prefetch", "compile_cache")
 
 FAILED, MISTAKE = 1, 2
 
@@ -76,6 +81,10 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
     mode.add_argument(
         "--dry_run", action="store_true", help="shapes, parameters, multiply-adds and memory"
     )
+    group = parser.add_argument_group("several processes, where no cluster tells them")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num_processes", type=int, help="how many there are")
+    group.add_argument("--process_id", type=int, help="which one this is, from 0")
     sweep = parser.add_argument_group("sweeps (see cv_jax/sweep/points.py)")
     sweep.add_argument(
         "--sweep",
@@ -133,7 +142,7 @@ def check_xla_flags(flags: str) -> str:
         [sys.executable, "-c", "import jax; jax.devices()"],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": both},
+        env={**os.environ, "XLA_FLAGS": both, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     )
     if trial.returncode:
         reason = [line for line in trial.stderr.splitlines() if "flag" in line.lower()]
@@ -155,12 +164,17 @@ def main(arguments: list[str]) -> int:
     # Imported only now: jax reads its flags when it first touches a device.
     from cv_jax import compile_cache, describe, experiment, train, workdir
 
+    stated = distributed.stated(flags.coordinator, flags.num_processes, flags.process_id)
+    distributed.start(stated or distributed.found(), config.mesh.heartbeat_seconds)
+    values = {k: v for k, v in configs.flatten(config).items() if k not in LOCAL}
+    distributed.require_same("config", {**values, "evaluate": flags.evaluate})
     compile_cache.use(config.compile_cache)
     path = flags.workdir or workdir.default_workdir(flags.config, config)
     try:
         parts = experiment.build(config)
     except RunError as error:  # nothing has begun: the input is at fault
         raise InputError(str(error)) from None
+    distributed.require_same("data", parts.fingerprint)
     if flags.dry_run:
         describe.describe(parts)
         return train.DONE
@@ -169,22 +183,28 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["python", "launch.py", *arguments])
     code = train.train(parts, path, command)
     for split, data in parts.fingerprint.items():
-        if "broken" in data:
+        if "broken" in data and distributed.is_main():
             print(f"{len(data['broken'])} broken {split} examples were left out", file=sys.stderr)
     return code
 
 
 def run(arguments: list[str]) -> int:
-    """`main`, with what goes wrong told in one line."""
+    """`main`, with what goes wrong told in one line; of several processes all return the same."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return main(arguments)
+        return distributed.finish(main(arguments))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return distributed.fail(MISTAKE, str(error))
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        return distributed.fail(FAILED, str(error))
+    except (Exception, KeyboardInterrupt) as error:
+        if not distributed.several():
+            raise
+        message = distributed.lost(error)
+        if message is None:
+            traceback.print_exc()
+            message = f"{type(error).__name__}: {error}"
+        return distributed.fail(FAILED, message)
 
 
 if __name__ == "__main__":

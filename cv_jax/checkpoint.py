@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cv_jax.distributed import barrier, decided, is_main
 from cv_jax.errors import RunError
 from cv_jax.metrics import quality
 
@@ -69,13 +70,16 @@ class Checkpoints:
           CheckpointError: this or the previous save failed; finished checkpoints are untouched.
         """
         self.wait()
+        barrier()  # the other processes wait here, not in a collective, for process 0 to finish
         writing = self.folder / f"{step}{WRITING}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(writing, ignore_errors=True)
-            writing.mkdir()
-            meta = {"step": step, "metrics": metrics}
-            (writing / "meta.json").write_text(json.dumps(meta))
+            if is_main():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(writing, ignore_errors=True)
+                writing.mkdir()
+                meta = {"step": step, "metrics": metrics}
+                (writing / "meta.json").write_text(json.dumps(meta))
+            # Every process writes its part, once process 0 has made the folder for it.
             self._orbax.save((writing / "state").absolute(), args=ocp.args.PyTreeSave(_flat(state)))
         except Exception as error:
             raise self._failed(step, error) from error
@@ -112,13 +116,17 @@ class Checkpoints:
           CheckpointError: checkpoints are there, and none of them is sound, or the sound one is of
             another structure.
         """
+        step = decided(lambda: self._newest_sound(repair))
+        return None if step is None else (self._load(step, target), step)
+
+    def _newest_sound(self, repair):
         if repair:
             self._clear_unfinished()
         steps = self.steps()
         for step in reversed(steps):
             reason = damage(self.folder / str(step))
             if reason is None:
-                return self._load(step, target), step
+                return step
             if repair:
                 self._set_aside(self.folder / str(step), reason)
             else:
@@ -149,7 +157,7 @@ class Checkpoints:
     def _finish(self, step, writing):
         try:
             self._orbax.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_main():
                 _write_synced(writing / "digests.json", json.dumps(digests(writing), indent=0))
                 self._replace(writing, self.folder / str(step))
                 self._prune()
@@ -185,7 +193,7 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def _clear_unfinished(self):
-        if jax.process_index() == 0 and self.folder.is_dir():
+        if self.folder.is_dir():
             for path in self.folder.glob(f"*{DELETING}"):
                 shutil.rmtree(path, ignore_errors=True)
             for path in self.folder.glob(f"*{WRITING}"):
@@ -193,19 +201,18 @@ class Checkpoints:
 
     def _set_aside(self, path, reason):
         logger.warning("checkpoint %s is moved aside: %s", path, reason)
-        if jax.process_index() == 0:
-            goal = self.folder / "damaged" / path.name.removesuffix(WRITING)
-            if path.name.endswith(WRITING):
-                # Nobody can use half a state: one of them is kept, so that kills do not fill disks.
-                goal = self.folder / "damaged" / "unfinished"
-                shutil.rmtree(goal, ignore_errors=True)
-            count = 1
-            while goal.exists():
-                count += 1
-                goal = goal.with_name(f"{path.name}-{count}")
-            goal.parent.mkdir(exist_ok=True)
-            os.rename(path, goal)
-            (goal / "REASON.txt").write_text(f"{path.name}: {reason}\n")
+        goal = self.folder / "damaged" / path.name.removesuffix(WRITING)
+        if path.name.endswith(WRITING):
+            # Nobody can use half a state: one of them is kept, so that kills do not fill disks.
+            goal = self.folder / "damaged" / "unfinished"
+            shutil.rmtree(goal, ignore_errors=True)
+        count = 1
+        while goal.exists():
+            count += 1
+            goal = goal.with_name(f"{path.name}-{count}")
+        goal.parent.mkdir(exist_ok=True)
+        os.rename(path, goal)
+        (goal / "REASON.txt").write_text(f"{path.name}: {reason}\n")
 
 
 def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], int]:

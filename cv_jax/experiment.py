@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from cv_jax import (
     augment,
+    distributed,
     evaluators,
     losses,
     models,
@@ -301,7 +302,12 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         augmentation=augmentation,
         train_images=train_images,
         evaluations=evaluations,
-        resident=resident.chosen(config.data.cache, train_images, augmentation.host),
+        resident=all(
+            # By what is free there, which need not be the same for all processes.
+            distributed.gathered(
+                resident.chosen(config.data.cache, train_images, augmentation.host)
+            )
+        ),
         total_steps=total_steps,
         schedule=schedule,
         optimiser=optimiser,

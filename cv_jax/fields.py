@@ -183,6 +183,8 @@ _GROUPS = [
          "checkpoints of the best test accuracy (or loss, where there is none) that are kept "
          "besides; each better one is saved"),
     _run("mesh.devices", int | None, None, "use only the first so many devices"),
+    _run("mesh.heartbeat_seconds", int, 100,
+         "of several processes, one that was silent for so long is taken for dead"),
     _run("compile_cache", str, "auto", "folder where compiled programs are kept; auto is "
          "cv_jax/programs in $XDG_CACHE_HOME or ~/.cache; none keeps none"),
     _run("profile.start_step", int, 10, "updates of the run made before the trace starts"),

@@ -1,10 +1,15 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, with the time left."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, with the time left.
+
+Of several processes only the first shows any.
+"""
 
 import sys
 import time
 from collections.abc import Iterable, Sized
 
 from tqdm import tqdm
+
+from cv_jax.distributed import is_main
 
 
 class Progress:
@@ -20,7 +25,7 @@ class Progress:
         self._started, self._last = None, 0.0
         self._first = start
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_main():
             layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
             self.bar = tqdm(total=total, initial=start, bar_format=layout, dynamic_ncols=True)
 
@@ -53,7 +58,7 @@ class Progress:
         """Prints a line without disturbing the bar."""
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
-        else:
+        elif is_main():
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -65,6 +70,9 @@ class Progress:
 def counted(loop: Sized, what: str) -> Iterable:
     """Iterates over `loop` with a bar that shows on a terminal if it takes more than two seconds,
     and with a line elsewhere."""
+    if not is_main():
+        yield from loop
+        return
     if sys.stderr.isatty():
         yield from tqdm(loop, desc=what, delay=2.0, leave=False)
         return

@@ -27,6 +27,11 @@ def make_mesh(devices: int | None = None, model: int = 1) -> Mesh:
         raise InputError(
             f"config.mesh.devices={count} is not possible here: there are {len(available)} devices"
         )
+    if jax.process_count() > 1 and count != len(available):
+        raise InputError(
+            f"config.mesh.devices={count}: {jax.process_count()} processes use all of their "
+            f"{len(available)} devices; leave it out"
+        )
     if model < 1 or count % model:
         raise InputError(f"config.mesh.model={model} does not divide {count} devices")
     shape, types = (count // model, model), (AxisType.Auto,) * 2

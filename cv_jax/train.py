@@ -19,7 +19,7 @@ import jax
 import psutil
 
 from cv_jax import config as configs
-from cv_jax import profiling
+from cv_jax import distributed, profiling
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.describe import sizes
@@ -50,11 +50,15 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
       InputError: `workdir` belongs to another run.
       CheckpointError: a checkpoint could not be written, or none is sound.
     """
-    records.check(workdir, experiment.config, experiment.fingerprint)
+
+    def goes_on():
+        records.check(workdir, experiment.config, experiment.fingerprint)
+        return bool(finished(workdir / "checkpoints"))
+
     # Read before anything is written; a run with a checkpoint does not need them any more.
-    weights = None if finished(workdir / "checkpoints") else experiment.pretrained()
+    weights = None if distributed.decided(goes_on) else experiment.pretrained()
     traced = profiling.tracing(experiment.config, workdir)
-    with records.claimed(workdir), _signals_caught() as stop, traced as trace:
+    with records.shared(workdir), _signals_caught() as stop, traced as trace:
         return _loop(experiment, workdir, command, weights, stop, trace)
 
 
@@ -69,6 +73,7 @@ def _loop(
     config, total_steps = experiment.config, experiment.total_steps
     started = time.monotonic()
     metrics_file = workdir / "metrics.jsonl"
+    main = distributed.is_main()  # of several processes, the one that reads and writes records
 
     # ---- State: restored, or made
     checkpoints = Checkpoints(
@@ -76,17 +81,23 @@ def _loop(
     )
     restored = checkpoints.restore(experiment.abstract_state())
     state, start_step = restored or (experiment.init()(weights), 0)
-    records.cut_after(metrics_file, start_step)
-    summary = _read_summary(workdir)
-    if summary and summary["step"] == start_step == total_steps:
+    loaded = None if restored or weights is None else digest(weights)
+    distributed.require_same("config.init_from", {"sha256": loaded})
+
+    def begin():
+        """Brings the records to this step; the summary, if all is done."""
+        records.cut_after(metrics_file, start_step)
+        summary = _read_summary(workdir)
+        if summary and summary["step"] == start_step == total_steps:
+            return summary
+        records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
+        return None
+
+    if summary := distributed.decided(begin):
         print(f"finished already: {_result_line(summary, workdir)}")
         return DONE
-    loaded = None if restored or weights is None else digest(weights)
-    records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
-    best = max(
-        (quality(line) for line in records.read_lines(metrics_file) if line["split"] == "test"),
-        default=-math.inf,
-    )
+    kept = records.read_lines(metrics_file) if main else []
+    best = max((quality(line) for line in kept if line["split"] == "test"), default=-math.inf)
 
     # ---- Functions and durations
     train_step = experiment.train_step()
@@ -102,13 +113,17 @@ def _loop(
     )
     progress.line(f"training on {experiment.train_images.place(experiment.resident)}")
 
-    kept = records.read_lines(metrics_file)
     writers = open_writers(config, workdir, kept, progress.line)
 
+    def write_timing(line):
+        if main:
+            records.append_line(workdir / "timing.jsonl", line)
+
     def write(step, split, metrics):
-        line = {"step": step, "split": split, **metrics}
-        records.append_line(metrics_file, line)
-        writers.write(line)
+        if main:
+            line = {"step": step, "split": split, **metrics}
+            records.append_line(metrics_file, line)
+            writers.write(line)
 
     def settle(step, metrics):
         """Fetches a step's metrics and writes its line if one is due; whether all is finite."""
@@ -128,7 +143,7 @@ def _loop(
             if utilisation is not None:
                 speed["utilisation"] = round(utilisation(speed["images_per_second"]), 4)
                 progress.note += f", {speed['utilisation']:.1%} of the peak"
-            records.append_line(workdir / "timing.jsonl", speed)
+            write_timing(speed)
         return True
 
     def not_finite(step):
@@ -137,20 +152,23 @@ def _loop(
         saved = checkpoints.steps()
         good = f"the last good checkpoint is {saved[-1]}" if saved else "nothing was saved before"
         progress.close()
-        print(f"error: the loss is not finite at step {step}; {good} in {workdir}", file=sys.stderr)
+        if main:
+            text = f"error: the loss is not finite at step {step}; {good} in {workdir}"
+            print(text, file=sys.stderr)
         return NOT_FINITE
 
     # ---- The loop
     step, saved_step, saved_time, pending = start_step, start_step, time.monotonic(), None
     batches = experiment.train_batches(start_step)
-    while step < total_steps and not (stop.signal and saved_step == step):
+    agreement = distributed.Agreement(start_step, lambda: stop.signal)
+    while step < total_steps and not (agreement.signal and saved_step == step):
         batch = next(batches)
         state, metrics = trace.step(step, train_step, state, batch)
         step += 1
         if step == start_step + 1:
             told = profiling.first_step(metrics)
             passed = round(time.monotonic() - started, 3)
-            records.append_line(workdir / "timing.jsonl", {"step": step, "seconds": passed, **told})
+            write_timing({"step": step, "seconds": passed, **told})
             progress.line(
                 f"first step after {told['first_step_seconds']:.1f} s; compiling took "
                 f"{told['compile_seconds']:.1f} s, {told['programs_loaded']} of {told['programs']} "
@@ -166,7 +184,8 @@ def _loop(
         due = [(e, score) for e, score in evaluators if _due(step, e.every) or last]
         seconds = config.checkpoint.every_seconds
         timed = seconds is not None and time.monotonic() - saved_time >= seconds
-        saves = _due(step, save_every) or timed or last or bool(stop.signal)
+        timed = agreement.reach(step, timed)
+        saves = _due(step, save_every) or timed or last or bool(agreement.signal)
         if not due and not saves:
             continue
 
@@ -183,6 +202,7 @@ def _loop(
                 scores = found
                 improved, best = quality(scores) > best, max(best, quality(scores))
                 saves = saves or (improved and config.checkpoint.keep_best > 0)
+        saves = distributed.agreed(saves)  # process 0 knows what was best before
         if saves:
             # The loss tells of the parameters before this update: look at those after it, too.
             if not all_finite(state.params):
@@ -194,10 +214,12 @@ def _loop(
     checkpoints.close()
     progress.close()
     writers.close(STOPPED if step < total_steps else DONE)
+    if not main:
+        return STOPPED if step < total_steps else DONE
     if step < total_steps:
         print(
-            f"stopped by {signal.Signals(stop.signal).name} at step {step} of {total_steps}, all "
-            f"saved in {workdir}; continue with: {command}",
+            f"stopped by {signal.Signals(agreement.signal).name} at step {step} of {total_steps}, "
+            f"all saved in {workdir}; continue with: {command}",
             file=sys.stderr,
         )
         return STOPPED
@@ -221,14 +243,20 @@ def score(experiment: Experiment, workdir: Path) -> int:
       InputError: there is no checkpoint, or `workdir` belongs to another run.
     """
     checkpoints = Checkpoints(workdir / "checkpoints")
-    if not checkpoints.steps():
-        raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
-    records.check(workdir, experiment.config, experiment.fingerprint, evaluating=True)
+
+    def check():
+        if not checkpoints.steps():
+            raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
+        records.check(workdir, experiment.config, experiment.fingerprint, evaluating=True)
+
+    distributed.decided(check)
     state, step = checkpoints.restore(experiment.abstract_state(), repair=False)
     found = {
         evaluation.name: make_evaluator(experiment, evaluation)(state.eval_variables)
         for evaluation in experiment.evaluations
     }
+    if not distributed.is_main():
+        return DONE
     file = records.evaluation_file(workdir, experiment.config)
     about = _about(experiment.config, step)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}

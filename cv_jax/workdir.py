@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
+from cv_jax import distributed
 from cv_jax.errors import InputError, RunError
 from cv_jax.fields import FIELDS
 
@@ -111,9 +113,31 @@ def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
         except OSError:
             owner = (path / "lock").read_text().strip() or "another process"
             raise InputError(f"{flag}={path} is in use by {owner}") from None
+        text = f"process {os.getpid()} on {socket.gethostname()}\n"
         file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
+        file.write(text)
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """`claimed` by the first of several processes, for all; they see to it that they share it.
+
+    Raises:
+      InputError: another process is running there, or the directory is not the same for all.
+    """
+    lock, main = path / "lock", distributed.is_main()
+    with claimed(path) if main else contextlib.nullcontext():
+        text = distributed.decided(lock.read_text)
+        end = time.monotonic() + 20  # a network file system may be so late
+        while not (lock.is_file() and lock.read_text() == text):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"--workdir={path} of process {jax.process_index()} is not that of process 0: "
+                    f"all processes need one that they share"
+                )
+            time.sleep(0.1)
         yield
 
 

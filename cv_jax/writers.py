@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from cv_jax import config as configs
+from cv_jax import distributed
 from cv_jax import workdir as records
 from cv_jax.errors import InputError
 
@@ -132,7 +133,7 @@ def open_writers(
     lines: list[Line],
     say: Callable[[str], None],
 ) -> Writer:
-    """One writer for all of `config.log.writers`.
+    """One writer for all of `config.log.writers`; of several processes only the first has any.
 
     Args:
       config: the run's config.
@@ -151,7 +152,7 @@ def open_writers(
             say(f"log.writers: {name} is left out from here on, metrics.jsonl goes on; {reason}")
             return None
 
-    for name in config.log.writers:
+    for name in config.log.writers if distributed.is_main() else ():
         writer = attempt(name, WRITERS[name][1], config, workdir, lines)
         if writer is not None:
             opened[name] = writer

@@ -51,7 +51,7 @@ def iterate(mesh: Mesh, batches: TrainBatches, start_step: int) -> Iterator[dict
       batches: their images must be cached, without host operations that draw.
       start_step: the first one.
     """
-    pixels, labels = jax.device_put(batches.images.cached, sharding.replicated(mesh))
+    pixels, labels = sharding.put(batches.images.cached, (sharding.replicated(mesh),) * 2)
 
     @functools.partial(jax.jit, out_shardings=sharding.over_batch(mesh))
     def gather(pixels, labels, plan, row):

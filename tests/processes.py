@@ -1,0 +1,30 @@
+"""Run by `test_processes.py` on each of several processes: trains or scores one run after another.
+
+    processes.py COORDINATOR COUNT INDEX JOBS
+
+JOBS is a JSON list of [train or score, config file, overrides, workdir].
+"""
+
+import json
+import pathlib
+import sys
+
+from cv_jax import config as configs
+from cv_jax import distributed, experiment, train
+
+
+def run(what, reference, overrides, workdir):
+    """One job, in this process."""
+    texts = {key: str(value) for key, value in overrides.items()}
+    parts = experiment.build(configs.load(reference, texts))
+    if what == "score":
+        return train.score(parts, pathlib.Path(workdir))
+    return train.train(parts, pathlib.Path(workdir), "")
+
+
+if __name__ == "__main__":
+    coordinator, count, index, jobs = sys.argv[1:]
+    distributed.start(distributed.stated(coordinator, int(count), int(index)), 60)
+    for job in json.loads(jobs):
+        assert run(*job) == 0
+    distributed.finish(0)
