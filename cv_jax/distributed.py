@@ -132,11 +132,11 @@ def found() -> Cluster | None:
     """
     try:
         for kind in clusters.ClusterEnv._cluster_types:
-            outside = kind.name == "k8s" and "JOB_COMPLETION_INDEX" not in os.environ
+            outside = kind is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ
             if kind.opt_in_only_method or outside or not kind.is_env_present():
                 continue
             count = kind.get_process_count()
-            if kind.name == "slurm":  # of a step within the allocation
+            if kind is clusters.SlurmCluster:  # of a step within the allocation
                 count = int(os.environ.get("SLURM_STEP_NUM_TASKS", count))
             if count == 1:
                 return None
@@ -147,14 +147,14 @@ def found() -> Cluster | None:
             return Cluster(address, count, kind.get_process_id(), _local_devices(kind))
     except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the {kind.name} cluster cannot be read: {reason}") from None
+        raise InputError(f"{kind.__name__} cannot be read: {reason}") from None
     return None
 
 
 def _local_devices(kind: type) -> list[int] | None:
     """Where tasks share a host and each sees all of its GPUs, each takes one."""
     local = kind.get_local_process_id()
-    if kind.name == "slurm":
+    if kind is clusters.SlurmCluster:
         counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as 2(x3),1
         tasks = [
             int(n)
@@ -256,7 +256,7 @@ class Agreement:
         """
         self._step, self._time, self._next = step, time.monotonic(), step + 1
         self._own, self._agreed, self._told = own, None, False
-        self._answers: list[str] = []
+        self._name, self._answers = _next_key(), []
 
     @property
     def signal(self) -> int | None:
@@ -278,12 +278,14 @@ class Agreement:
         client = global_state.client
         if self._own() and not self._told:
             self._told = True
-            client.key_value_set(f"cv_jax/signal/{global_state.process_id}", str(int(self._own())))
+            client.key_value_set(
+                f"{self._name}/signal/{global_state.process_id}", str(int(self._own()))
+            )
         if step < self._next:
             return False
-        key = f"cv_jax/step/{step}"
+        key = f"{self._name}/step/{step}"
         if is_main():
-            signals = [int(text) for _, text in client.key_value_dir_get("cv_jax/signal/")]
+            signals = [int(text) for _, text in client.key_value_dir_get(f"{self._name}/signal/")]
             now = time.monotonic()
             made = step - self._step
             steps = int(EXCHANGE_SECONDS * made / max(now - self._time, 1e-9))

@@ -25,6 +25,9 @@ def run(what, reference, overrides, workdir):
 if __name__ == "__main__":
     coordinator, count, index, jobs = sys.argv[1:]
     distributed.start(distributed.stated(coordinator, int(count), int(index)), 60)
-    for job in json.loads(jobs):
-        assert run(*job) == 0
+    try:
+        for job in json.loads(jobs):
+            assert run(*job) == 0
+    except Exception as error:
+        distributed.fail(1, repr(error))
     distributed.finish(0)
