@@ -76,7 +76,7 @@ def main() -> None:
 
     from cv_jax import workdir
 
-    record = {"load": os.getloadavg()[0], **found, **workdir.environment()}
+    record = {**workdir.environment(), "load": os.getloadavg()[0], **found}
     print(json.dumps(record, indent=2))
     if flags.output:
         flags.output.write_text(json.dumps(record, indent=2) + "\n")

@@ -3,8 +3,8 @@
 Every process runs the same program on its own devices. What must be the same on all of them but
 depends on files, clocks or signals is decided by process 0, which alone writes files and speaks.
 The words go through the coordination service of `jax.distributed`, a key-value store in process 0,
-and not through the devices: 0.3 ms for a message on loopback, where a collective took 1 to 3 ms
-and a program of its own.
+and not through the devices: a word costs a tenth of a collective over loopback, which would be
+another program, too (`benchmarks/agreement.py`, `benchmarks/results/agreement.json`).
 
 A plain single process needs none of this: each function then does what its name says at once.
 """
