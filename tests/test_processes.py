@@ -181,9 +181,10 @@ def test_the_dead_are_noticed_and_a_restart_continues_bit_for_bit(tmp_path, doub
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data_dir):
-    """Four processes, one of which got SIGTERM in mid-run."""
+    """Four processes with a part of the state each, one of which got SIGTERM in mid-run."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
-    started = start(4, workdir, data_dir)
+    split = {"mesh.params": "fsdp", "mesh.fsdp_min_size": 64}
+    started = start(4, workdir, data_dir, **split)
     wait_for_save(started, workdir)
     started[1].send_signal(signal.SIGTERM)
     return workdir, finish(started, code=75)
