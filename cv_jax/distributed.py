@@ -3,8 +3,9 @@
 Every process runs the same program on its own devices. What must be the same on all of them but
 depends on files, clocks or signals is decided by process 0, which alone writes files and speaks.
 The words go through the coordination service of `jax.distributed`, a key-value store in process 0,
-and not through the devices: a word costs a tenth of a collective over loopback, which would be
-another program, too (`benchmarks/agreement.py`, `benchmarks/results/agreement.json`).
+and not through the devices: over loopback a word costs no more than a collective
+(`benchmarks/agreement.py`, `benchmarks/results/agreement.json`), needs no program of its own, and
+waits for as long as it must, where a collective gives up.
 
 A plain single process needs none of this: each function then does what its name says at once.
 """
