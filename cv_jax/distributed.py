@@ -4,8 +4,8 @@ Every process runs the same program on its own devices. What must be the same on
 depends on files, clocks or signals is decided by process 0, which alone writes files and speaks.
 The words go through the coordination service of `jax.distributed`, a key-value store in process 0,
 and not through the devices: over loopback a word costs no more than a collective
-(`benchmarks/agreement.py`, `benchmarks/results/agreement.json`), needs no program of its own, and
-waits for as long as it must, where a collective gives up.
+(`benchmarks/agreement.py`, `benchmarks/results/agreement.json`), and it takes neither a program of
+its own nor a place in the devices' queue.
 
 A plain single process needs none of this: each function then does what its name says at once.
 """
@@ -211,8 +211,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Returns when all processes have come here. Unlike a collective it waits for as long as that
-    takes."""
+    """Returns when all processes have come here, however long that takes."""
     if several():
         global_state.client.wait_at_barrier("cv_jax", FOREVER_MS)
 
