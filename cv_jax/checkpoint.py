@@ -104,25 +104,28 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
 
-    def restore(self, target: Any, repair: bool = True) -> tuple[Any, int] | None:
+    def restore(
+        self, target: Any, repair: bool = True, newest: int | None = None
+    ) -> tuple[Any, int] | None:
         """The newest checkpoint that verifies, and its step; none if nothing was ever finished.
 
         Args:
           target: a tree of `jax.ShapeDtypeStruct` with shardings, of the state's structure.
           repair: move unfinished and damaged checkpoints aside on the way, each with its reason in
             the log; otherwise they are only passed over.
+          newest: leave out those of later steps.
 
         Raises:
           CheckpointError: checkpoints are there, and none of them is sound, or the sound one is of
             another structure.
         """
-        step = decided(lambda: self._newest_sound(repair))
+        step = decided(lambda: self._newest_sound(repair, newest))
         return None if step is None else (self._load(step, target), step)
 
-    def _newest_sound(self, repair):
+    def _newest_sound(self, repair, newest):
         if repair:
             self._clear_unfinished()
-        steps = self.steps()
+        steps = [step for step in self.steps() if newest is None or step <= newest]
         for step in reversed(steps):
             reason = damage(self.folder / str(step))
             if reason is None:

@@ -67,7 +67,7 @@ def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.C
             tree.model[name] = value
     tree.data.name = dataset
     for name, value in PRESETS.get(dataset.partition(":")[0], {}).items():
-        _set(tree, name, value)
+        set_value(tree, name, value)
     return tree.lock()
 
 
@@ -119,10 +119,10 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
     for name, text in (overrides or {}).items():
         value = check(text, _type_of(config, name), f"config.{name}={text}", parsing=True)
         for sibling in other_units(name):
-            _set(config, sibling, None)
-        _set(config, name, value)
+            set_value(config, sibling, None)
+        set_value(config, name, value)
     for name, value in flatten(config).items():
-        _set(config, name, check(value, _type_of(config, name), f"config.{name}"))
+        set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
     _check_durations(config)
     return config
 
@@ -139,7 +139,7 @@ def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
     for name in flatten(config).keys() & values.keys():
         value = values[name]
         value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-        _set(config, name, check(value, _type_of(config, name), f"config.{name}"))
+        set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
     return config
 
 
@@ -286,7 +286,7 @@ def _type_of(config: ml_collections.ConfigDict, name: str) -> Any:
     return typing.get_type_hints(module)[name.removeprefix("model.")]
 
 
-def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
     *parents, leaf = name.split(".")
     for parent in parents:
         config = config[parent]

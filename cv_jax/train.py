@@ -58,7 +58,7 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     # Read before anything is written; a run with a checkpoint does not need them any more.
     weights = None if distributed.decided(goes_on) else experiment.pretrained()
     traced = profiling.tracing(experiment.config, workdir)
-    with records.shared(workdir), _signals_caught() as stop, traced as trace:
+    with records.shared(workdir), signals_caught() as stop, traced as trace:
         return _loop(experiment, workdir, command, weights, stop, trace)
 
 
@@ -87,7 +87,7 @@ def _loop(
     def begin():
         """Brings the records to this step; the summary, if all is done."""
         records.cut_after(metrics_file, start_step)
-        summary = _read_summary(workdir)
+        summary = read_summary(workdir)
         if summary and summary["step"] == start_step == total_steps:
             return summary
         records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
@@ -131,7 +131,7 @@ def _loop(
         metrics = jax.device_get(metrics)
         if not math.isfinite(metrics["loss"]):
             return False
-        if _due(step, log_every) or step == total_steps:
+        if is_due(step, log_every) or step == total_steps:
             means = metrics_of(metrics["sums"])
             rate = float(experiment.schedule(step - 1))
             write(step, "train", {**means, "learning_rate": rate})
@@ -181,11 +181,11 @@ def _loop(
         progress.update(step)
 
         last = step == total_steps
-        due = [(e, score) for e, score in evaluators if _due(step, e.every) or last]
+        due = [(e, score) for e, score in evaluators if is_due(step, e.every) or last]
         seconds = config.checkpoint.every_seconds
         timed = seconds is not None and time.monotonic() - saved_time >= seconds
         timed = agreement.reach(step, timed)
-        saves = _due(step, save_every) or timed or last or bool(agreement.signal)
+        saves = is_due(step, save_every) or timed or last or bool(agreement.signal)
         if not due and not saves:
             continue
 
@@ -224,7 +224,7 @@ def _loop(
         )
         return STOPPED
     counts = sizes(experiment)
-    summary = _summarise(config, records.read_lines(metrics_file), total_steps, *counts)
+    summary = summarise(config, records.read_lines(metrics_file), total_steps, *counts)
     records.write_json(workdir / "summary.json", summary)
     print(
         f"done in {clock(time.monotonic() - started)}: {_result_line(summary, workdir)}; "
@@ -277,7 +277,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _signals_caught() -> Iterator[_Stop]:
+def signals_caught() -> Iterator[_Stop]:
     """SIGTERM and SIGINT ask the loop to stop after its step; a second SIGINT ends at once."""
     stop = _Stop()
 
@@ -298,7 +298,8 @@ def _signals_caught() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _due(step: int, every: int) -> bool:
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens at an interval, 0 if never, happens after this update."""
     return every > 0 and step % every == 0
 
 
@@ -308,7 +309,8 @@ def _reached(metrics: dict) -> str:
     return ", ".join(filter(None, (accuracy, loss)))
 
 
-def _read_summary(workdir: Path) -> dict | None:
+def read_summary(workdir: Path) -> dict | None:
+    """The summary that a run left at its end; none if it has not come there."""
     file = workdir / "summary.json"
     return json.loads(file.read_text()) if file.is_file() else None
 
@@ -323,7 +325,7 @@ def _about(config, step: int) -> dict:
     }
 
 
-def _summarise(config, lines, step: int, parameters: int, multiply_adds: int) -> dict:
+def summarise(config, lines, step: int, parameters: int, multiply_adds: int) -> dict:
     """The last and the best metrics of a finished run; a function of its metric lines."""
     train_line = [line for line in lines if line["split"] == "train"][-1]
     tests = [line for line in lines if line["split"] == "test"]

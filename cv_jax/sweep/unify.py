@@ -167,7 +167,8 @@ def _run(place, jaxpr, consts, arguments, own, places) -> list:
     for i, equation in enumerate(jaxpr.eqns):
         here = f"{place}/{i} {equation.primitive.name}"
         operands = read(here, equation.invars)
-        if any(
+        # Jitted programs are always opened: they name the devices that they were traced for.
+        if equation.primitive.name in ("jit", "pjit") or any(
             f"{here}/{name} {k}" in places
             for name, value in equation.params.items()
             for k, _ in enumerate(_programs(value))

@@ -67,6 +67,10 @@ def leaf(c):
     return lambda x: {"x": x, "c": jnp.float32(c), "same": jnp.float32(7)}
 
 
+def assert_close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), got, expected)
+
+
 @pytest.mark.parametrize(
     "make", [loop, both_loops, branches, gradient, drawn, table, leaf], ids=lambda f: f.__name__
 )
@@ -80,9 +84,8 @@ def test_it_is_what_each_computes(make):
     for i, function in enumerate(functions):
         expected = jax.jit(function)(x)
         assert jax.tree.structure(expected) == jax.tree.structure(together)
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)  # noqa: E731
-        jax.tree.map(close, jax.jit(program)(own[i], x), expected)
-        jax.tree.map(lambda a, b, i=i: close(a[i], b), together, expected)
+        assert_close(jax.jit(program)(own[i], x), expected)
+        assert_close(jax.tree.map(lambda a, i=i: a[i], together), expected)
 
 
 def test_equal_programs_have_no_numbers():

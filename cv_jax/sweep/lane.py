@@ -1,0 +1,70 @@
+"""One of the trials that are trained together: what it leaves on disk."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+
+from cv_jax import train
+from cv_jax import workdir as records
+from cv_jax.checkpoint import Checkpoints
+from cv_jax.experiment import Experiment
+from cv_jax.metrics import quality
+from cv_jax.writers import open_writers
+
+
+class Lane:
+    """One trial, and what it leaves on disk.
+
+    Attributes:
+      workdir: its run directory.
+      config: its own.
+      parts: its experiment, on one device.
+      code: how it ended; until then none.
+      best: quality of its best evaluation.
+    """
+
+    def __init__(self, workdir: Path, config: ml_collections.ConfigDict, parts: Experiment):
+        self.workdir, self.config, self.parts = workdir, config, parts
+        self.code, self.best = None, -math.inf
+        keep = config.checkpoint
+        # Two, so that after a kill among the saves of a step there is one that all trials have.
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints", max(2, keep.keep_last), keep.keep_best
+        )
+
+    def finished(self) -> bool:
+        """Whether it was trained to its end before; its code then says so."""
+        summary = train.read_summary(self.workdir)
+        if summary and summary["step"] == self.parts.total_steps:
+            self.code = train.DONE
+        return self.code == train.DONE
+
+    def start(self, step: int, weights: str | None, say: Callable[[str], None]) -> None:
+        """Begins, or goes on, after so many updates."""
+        self.metrics = self.workdir / "metrics.jsonl"
+        records.cut_after(self.metrics, step)
+        records.record_start(self.workdir, self.config, self.parts.fingerprint, step, weights)
+        kept = records.read_lines(self.metrics)
+        tests = (quality(line) for line in kept if line["split"] == "test")
+        self.best = max(tests, default=-math.inf)
+        self.writers = open_writers(self.config, self.workdir, kept, say)
+
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Adds a line to its metrics."""
+        line = {"step": step, "split": split, **metrics}
+        records.append_line(self.metrics, line)
+        self.writers.write(line)
+
+    def close(self, code: int) -> None:
+        """Ends it with that code."""
+        self.code = code
+        self.checkpoints.close()
+        self.writers.close(code)
+
+    def summarise(self, sizes: tuple[int, int]) -> None:
+        """Writes its summary; see `train.sizes`."""
+        lines, steps = records.read_lines(self.metrics), self.parts.total_steps
+        summary = train.summarise(self.config, lines, steps, *sizes)
+        records.write_json(self.workdir / "summary.json", summary)

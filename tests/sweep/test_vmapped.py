@@ -1,0 +1,245 @@
+"""Trials trained together leave what their separate runs leave, through kills and failures."""
+
+import copy
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cv_jax import compile_cache, experiment, train
+from cv_jax.checkpoint import Checkpoints, finished, read_newest
+from cv_jax.errors import InputError
+from cv_jax.progress import Progress
+from cv_jax.sweep import vmapped
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+# Shuffling, host and device augmentation, mixing, dropout, averages and a probe.
+MLP = {
+    "model.widths": 16,
+    "model.dropout_rate": 0.1,
+    "image_size": 16,
+    "augment": "resize(20)|random_crop(16)|pad_crop(2)|mixup(0.2)",
+    "eval_preprocess": "resize(20)|central_crop(16)",
+    "batch_size": 16,
+    "total_steps": 12,
+    "eval.every_steps": 6,
+    "checkpoint.every_steps": 4,
+    "log.every_steps": 3,
+    "log.norms": True,
+    "ema.decay": 0.9,
+    "loss.label_smoothing": 0.1,
+    "optim.weight_decay": 0.01,
+    "eval.extra": "knn(k=3, feature='pre_logits', train_examples=50)",
+}
+POINTS = [
+    {"seed": 0, "optim.learning_rate": 3e-3},
+    {"seed": 3, "optim.learning_rate": 1e-3, "model.dropout_rate": 0.3},
+    {"seed": 0, "loss.label_smoothing": 0.2, "augment": MLP["augment"].replace("0.2", "0.7")},
+]
+NO_WARMUP = {"schedule.warmup_epochs": None, "schedule.warmup_steps": 2}
+
+
+def configs_of(load_config, points, base=MLP, name="mlp", **more):
+    return [load_config(name, {**base, **more, **NO_WARMUP, **point}) for point in points]
+
+
+def run(folder, configs):
+    return vmapped.run({folder / f"trial{i}": config for i, config in enumerate(configs)}, print)
+
+
+def lines(workdir, file="metrics.jsonl"):
+    return [json.loads(line) for line in (workdir / file).read_text().splitlines()]
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def separate(folder, configs):
+    for i, config in enumerate(configs):
+        config = copy.deepcopy(config)
+        config.mesh.devices = 1
+        assert train.train(experiment.build(config), folder / f"trial{i}", "") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, load_config):
+    """The points' separate runs."""
+    compile_cache.use("auto")
+    return separate(tmp_path_factory.mktemp("separate"), configs_of(load_config, POINTS))
+
+
+def assert_equal_runs(got, expected, tolerance=1e-4):
+    """To rounding; what holds no rounded number, exactly."""
+    ours, theirs = lines(got), lines(expected)
+    assert [(x["step"], x["split"], [*x]) for x in ours] == [
+        (x["step"], x["split"], [*x]) for x in theirs
+    ]
+    for a, b in zip(ours, theirs, strict=True):
+        values = [[x[k] for k in x if k != "split"] for x in (a, b)]
+        np.testing.assert_allclose(*values, rtol=tolerance, atol=tolerance, err_msg=str((a, b)))
+    assert (
+        json.loads((got / "config.json").read_text())["seed"]
+        == (json.loads((expected / "config.json").read_text())["seed"])
+    )
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (got, expected)]
+    assert summaries[0].keys() == summaries[1].keys()
+    assert summaries[0]["digest"] == summaries[1]["digest"]
+    (a, step), (b, last) = (read_newest(w / "checkpoints", lambda n: True) for w in (got, expected))
+    assert step == last
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_each_is_its_separate_run(tmp_path, load_config, reference, devices):
+    """On two devices the third trial has a copy beside it, which is dropped."""
+    configs = configs_of(load_config, POINTS, **{"mesh.devices": devices})
+    assert run(tmp_path, configs) == [0, 0, 0]
+    for i in range(3):
+        assert_equal_runs(tmp_path / f"trial{i}", reference / f"trial{i}")
+
+
+def bits(workdir):
+    state, step = read_newest(workdir / "checkpoints", lambda name: True)
+    texts = [(workdir / file).read_text() for file in ("metrics.jsonl", "summary.json")]
+    return step, {name: value.tobytes() for name, value in state.items()}, texts
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, load_config):
+    """The points trained together, undisturbed."""
+    folder = tmp_path_factory.mktemp("together")
+    assert run(folder, configs_of(load_config, POINTS)) == [0, 0, 0]
+    return folder
+
+
+def test_a_kill_among_the_saves_of_a_step_changes_nothing(
+    tmp_path, load_config, together, monkeypatch
+):
+    save = Checkpoints.save
+
+    def killed(self, step, state, scores):
+        if step == 8 and "trial1" in str(self.folder):
+            raise KeyboardInterrupt
+        save(self, step, state, scores)
+        self.wait()
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    configs = configs_of(load_config, POINTS)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, configs)
+    monkeypatch.undo()
+    saved = [finished(tmp_path / f"trial{i}" / "checkpoints") for i in range(3)]
+    assert saved == [[4, 8], [4], [4]]
+    assert run(tmp_path, configs) == [0, 0, 0]
+    for i in range(3):
+        name = f"trial{i}"
+        assert [start["step"] for start in read(tmp_path / name / "run.json")] == [0, 4]
+        assert bits(tmp_path / name) == bits(together / name)
+
+
+def test_a_signal_saves_all_and_the_next_start_goes_on(
+    tmp_path, load_config, together, monkeypatch
+):
+    update = Progress.update
+
+    def signalled(self, step):
+        update(self, step)
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "update", signalled)
+    configs = configs_of(load_config, POINTS)
+    assert run(tmp_path, configs) == [75, 75, 75]
+    assert not list(tmp_path.rglob("summary.json"))
+    monkeypatch.undo()
+    # The first goes on by itself, as a plain run; the others together; then none is left.
+    separate(tmp_path, configs[:1])
+    assert_equal_runs(tmp_path / "trial0", together / "trial0")
+    before = bits(tmp_path / "trial0")
+    assert run(tmp_path, configs) == [0, 0, 0]
+    assert bits(tmp_path / "trial0") == before
+    assert [start["step"] for start in read(tmp_path / "trial1" / "run.json")] == [0, 5]
+    for i in (1, 2):  # two together are another program than three
+        assert_equal_runs(tmp_path / f"trial{i}", together / f"trial{i}")
+    assert run(tmp_path, configs) == [0, 0, 0]
+    assert train.score(experiment.build(configs[1]), tmp_path / "trial1") == 0
+
+
+def test_a_loss_that_is_not_finite_ends_its_trial_only(tmp_path, load_config, reference):
+    points = [POINTS[0], {**POINTS[1], "optim.learning_rate": 1e38}, POINTS[2]]
+    assert run(tmp_path, configs_of(load_config, points)) == [0, 3, 0]
+    assert not (tmp_path / "trial1" / "summary.json").exists()
+    for i in (0, 2):
+        assert_equal_runs(tmp_path / f"trial{i}", reference / f"trial{i}")
+
+
+VIT = {
+    "model.width": 24,
+    "model.depth": 2,
+    "model.drop_path_rate": 0.1,
+    "batch_size": 8,
+    "total_steps": 6,
+    "eval.every_steps": 3,
+    "eval.batch_size": 120,
+    "log.every_steps": 2,
+    "optim.layer_decay": 0.8,
+    "optim.accumulate_steps": 2,
+}
+
+
+def test_a_transformer(tmp_path, load_config):
+    """Each of eight devices has a trial of its own."""
+    points = [{"seed": i, "optim.weight_decay": 0.1 * (i % 3 + 1)} for i in range(8)]
+    points[5] = {"seed": 5, "model.drop_path_rate": 0.4, "optim.layer_decay": 0.7}
+    configs = configs_of(load_config, points, VIT, "vit_ti16")
+    assert run(tmp_path / "together", configs) == [0] * 8
+    for i in (0, 5):
+        (alone,) = configs_of(load_config, points[i : i + 1], VIT, "vit_ti16")
+        separate(tmp_path / str(i), [alone])
+        assert_equal_runs(tmp_path / "together" / f"trial{i}", tmp_path / str(i) / "trial0")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        (
+            {"batch_size": 32},
+            {},
+            "must share config.batch_size, which is 32 in trial0 and 16",
+        ),
+        ({"total_steps": 9}, {}, "config.total_steps"),
+        ({}, {"data.fraction": 0.5}, "config.data.fraction"),
+        ({}, {"eval.every_steps": 5}, "config.eval.every_steps"),
+        (
+            {},
+            {"model.widths": 8},
+            "config.model.widths=(16,) in trial0 and (8,) in trial1 make",
+        ),
+        ({}, {"optim.name": "sgd"}, "config.optim.name='adamw' in trial0 and 'sgd' in trial1"),
+        (
+            {"seed": 4},
+            {"loss.label_smoothing": 0.0},
+            "config.loss.label_smoothing=0.1 in trial0",
+        ),
+        ({}, {"augment": "resize(16)|flip"}, "config.augment="),
+        ({"dropout_rng": "rbg"}, {"dropout_rng": "rbg"}, "config.dropout_rng=rbg draws other"),
+        ({"log.writers": "wandb"}, {"log.writers": "wandb"}, "wandb takes one run in a process"),
+    ],
+)
+def test_other_trials_are_refused_with_the_field(tmp_path, load_config, a, b, said):
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, configs_of(load_config, [a, b]))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("config.json"))
