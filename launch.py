@@ -109,6 +109,12 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
         metavar="N",
         help="trials at a time, over all devices; one for each GPU or TPU chip, and one on a CPU",
     )
+    sweep.add_argument(
+        "--sweep_executor",
+        choices=("slots", "vmap"),
+        help="slots: each trial in a process of its own; vmap: trials that differ in numbers only, "
+        "all in one program over all devices; default: slots",
+    )
     flags = parser.parse_args(rest)
     _check_together(flags)
     return flags, overrides
@@ -123,9 +129,12 @@ def _check_together(flags: argparse.Namespace) -> None:
     if either <= given:
         raise InputError("--sweep and --search do not go together")
     needs = {"seeds": {"sweep"}, "trials": {"search"}, "sweep_dir": either, "slots": either}
+    needs["sweep_executor"] = {"sweep"}
     for name, others in needs.items():
         if name in given and not given & others:
             raise InputError(f"--{name} needs --{' or --'.join(sorted(others))}")
+    if flags.sweep_executor == "vmap" and "slots" in given:
+        raise InputError("--slots and --sweep_executor=vmap do not go together")
     for name in ("workdir", "evaluate"):
         if name in given and given & either:
             raise InputError(f"--{name} is for one run; a sweep takes --sweep_dir and --dry_run")

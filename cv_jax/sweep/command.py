@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 
-from cv_jax import train
+from cv_jax import compile_cache, train
+from cv_jax import config as configs
 from cv_jax.errors import InputError, RunError
 from cv_jax.metrics import quality
 from cv_jax.sweep import folder as folders
-from cv_jax.sweep import local, points, search, slots, trials
+from cv_jax.sweep import local, points, search, slots, trials, vmapped
 from cv_jax.sweep.board import Board
 
 FAILED, KILLED = 1, 130
@@ -51,8 +52,9 @@ def main(
     else:
         sweep = points.read(flags.config, overrides, flags.sweep, flags.seeds)
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
+    together = flags.sweep_executor == "vmap"
     plan = slots.plan(flags.slots)
-    if plan.platform != "cpu":
+    if plan.platform != "cpu" and not together:
         # Points are tried on as many simulated devices: the real ones are left to the trials.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", plan.devices)
@@ -78,6 +80,8 @@ def main(
         return train.DONE
 
     # ---- The trials
+    if together:
+        return _together(sweep, todo, folder)
     with folders.claimed(folder, sweep):
         board, source, rule = Board(total, len(plan.slots)), iter(todo), {}
         board.line(f"{total} trials on {len(plan.slots)} slots, {folder}")
@@ -96,6 +100,26 @@ def main(
     if searching:
         _tell_best(outcomes)
     return code
+
+
+def _together(sweep: points.Sweep, todo: list[local.Trial], folder: Path) -> int:
+    """Runs the trials in this process, in one program; returns the exit code."""
+
+    def say(text):
+        print(text, file=sys.stderr, flush=True)
+
+    loaded = [configs.load(sweep.reference(p), sweep.texts(p)) for p in sweep.points]
+    compile_cache.use(loaded[0].compile_cache)
+    runs = {trial.workdir: config for trial, config in zip(todo, loaded, strict=True)}
+    vmapped.check({trial.name: runs[trial.workdir] for trial in todo})
+    with folders.claimed(folder, sweep):
+        codes = vmapped.run(runs, say)
+    states = {train.DONE: local.DONE, train.STOPPED: local.STOPPED}
+    outcomes = [
+        local.Outcome(trial, states.get(code, local.FAILED), code)
+        for trial, code in zip(todo, codes, strict=True)
+    ]
+    return report(outcomes, len(todo), folder)
 
 
 def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:

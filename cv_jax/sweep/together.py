@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from cv_jax.data import pipeline
 from cv_jax.evaluate import make_evaluator
 from cv_jax.experiment import Experiment
-from cv_jax.sweep.unify import unify
+from cv_jax.sweep.unify import Different, unify
 
 
 class Together:
@@ -80,7 +80,10 @@ class Together:
         Raises:
           Different: their programs differ in more than numbers.
         """
-        state = shapes(self._parts[0].abstract_state())
+        states = [shapes(parts.abstract_state()) for parts in self._parts]
+        state = states[0]
+        if any(other != state for other in states):
+            raise Different("their states have other shapes")
         functions = [parts.train_step() for parts in self._parts]
         return self.function(*unify(functions, state, shapes(batch)), donate=(0,))
 
@@ -144,6 +147,17 @@ class Batches:
                 )
         self._sources = sources
         self._keys += self._keys[-1:] * (count - len(parts))
+
+    def example(self) -> dict[str, np.ndarray]:
+        """The first batch of one trial.
+
+        Raises:
+          Different: those of others have other shapes.
+        """
+        first, *others = [source[0] for source in self._sources.values()]
+        if any(shapes(other) != shapes(first) for other in others):
+            raise Different("their images have other shapes")
+        return first
 
     def __len__(self) -> int:
         return self._total

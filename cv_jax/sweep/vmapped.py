@@ -33,12 +33,14 @@ from cv_jax.pretrained import digest
 from cv_jax.progress import Progress
 from cv_jax.step import all_finite
 from cv_jax.sweep.lane import Lane
-from cv_jax.sweep.together import Batches, Together, shapes
-from cv_jax.sweep.unify import Different, unify
+from cv_jax.sweep.together import Batches, Together
+from cv_jax.sweep.unify import Different
 from cv_jax.train import is_due
 
 # Result fields that the loop, the loader or the compiler read: one value for all trials.
-SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.")
+SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.") + (
+    "distill.teacher",
+)
 OWN = ("data.mean", "data.std")
 
 
@@ -65,6 +67,10 @@ def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
         raise InputError(
             f"--sweep_executor=vmap: config.dropout_rng={first.dropout_rng} draws other numbers "
             "where trials are mapped; threefry2x32 does not"
+        )
+    if first.xla_flags:
+        raise InputError(
+            "--sweep_executor=vmap: config.xla_flags: give them to this process, in XLA_FLAGS"
         )
     if "wandb" in first.log.writers:
         raise InputError(
@@ -114,12 +120,11 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
     weights = first.pretrained() if states is None else None
     loaded = None if weights is None else digest(weights)
     source = Batches(parts, together.count)
-    example = {name: array[0] for name, array in source[0].items()}
     try:
-        train_step = together.train_step(example)
+        train_step = together.train_step(source.example())
         state = together.init(weights) if states is None else together.stack(states)
     except Different as error:
-        raise InputError(_reason(lanes, example, str(error))) from None
+        raise InputError(_reason(lanes, str(error))) from None
     del states
 
     # ---- Functions and durations
@@ -245,7 +250,7 @@ def _placed(batches, place):
         yield from ahead
 
 
-def _reason(lanes: list[Lane], batch: Any, where: str) -> str:
+def _reason(lanes: list[Lane], where: str) -> str:
     """Which field makes the trials' programs different, as one line."""
     first = lanes[0]
     flat = configs.flatten(first.config)
@@ -260,10 +265,9 @@ def _reason(lanes: list[Lane], batch: Any, where: str) -> str:
             config = copy.deepcopy(first.parts.config)
             configs.set_value(config, field, value)
             try:
-                parts = first.parts, experiment.build(config)
-                state = shapes(parts[0].abstract_state())
-                unify([one.train_step() for one in parts], state, shapes(batch))
-            except (Different, InputError, TypeError) as error:
+                parts = [first.parts, experiment.build(config)]
+                Together(parts, 1).train_step(Batches(parts, 2).example())
+            except (Different, InputError) as error:
                 return (
                     f"--sweep_executor=vmap: config.{field}={flat[field]!r} in "
                     f"{first.workdir.name} and {value!r} in {lane.workdir.name} make different "
@@ -279,9 +283,13 @@ def _build(all_configs: list[ml_collections.ConfigDict]) -> list[Experiment]:
         parts = experiment.build(_varied(config, everything))
         if everything:
             first = everything[0]
+            evaluations = tuple(
+                own._replace(images=shared.images)  # what a probe learns from, the seed draws
+                for own, shared in zip(parts.evaluations, first.evaluations, strict=True)
+            )
             parts = parts._replace(
                 train_images=first.train_images,
-                evaluations=first.evaluations,
+                evaluations=evaluations,
                 teacher=first.teacher,
             )
         everything.append(parts)
