@@ -64,7 +64,7 @@ class Lane:
         self.writers.close(code)
 
     def summarise(self, sizes: tuple[int, int]) -> None:
-        """Writes its summary; see `train.sizes`."""
+        """Writes its summary; see `describe.sizes`."""
         lines, steps = records.read_lines(self.metrics), self.parts.total_steps
         summary = train.summarise(self.config, lines, steps, *sizes)
         records.write_json(self.workdir / "summary.json", summary)

@@ -26,6 +26,7 @@ from cv_jax import config as configs
 from cv_jax import experiment, profiling, train
 from cv_jax import workdir as records
 from cv_jax.data import pipeline
+from cv_jax.describe import sizes as sizes_of
 from cv_jax.errors import InputError
 from cv_jax.experiment import Experiment
 from cv_jax.metrics import metrics_of, quality
@@ -38,9 +39,8 @@ from cv_jax.sweep.unify import Different
 from cv_jax.train import is_due
 
 # Result fields that the loop, the loader or the compiler read: one value for all trials.
-SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.") + (
-    "distill.teacher",
-)
+SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.")
+SHARED += ("distill.teacher",)
 OWN = ("data.mean", "data.std")
 
 
@@ -133,7 +133,7 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
     evaluators = [together.evaluators(i) for i in range(len(lanes))]
     log_every, save_every = first.every("log.every"), first.every("checkpoint.every")
     progress = Progress(total_steps, start_step, config.batch_size * len(lanes))
-    sizes = train.sizes(first)
+    sizes = sizes_of(first)
     progress.line(
         f"{config.model.name}, {sizes[0]:,} parameters, {len(lanes)} times on {config.data.name}:"
         f" step {start_step} of {total_steps}, {together.place.mesh.size} "
