@@ -35,6 +35,12 @@ def sweep_dropout():
         yield {"model.dropout_rate": rate}
 
 
+def sweep_rate():
+    """`--sweep=rate`; with `--sweep_executor=vmap` all in one program, also with seeds."""
+    for rate in (3e-4, 1e-3, 3e-3):
+        yield {"optim.learning_rate": rate}
+
+
 def search():
     """`--search`, or `--search=optuna`; judge by `data.eval_split` outside of the test split."""
     return {

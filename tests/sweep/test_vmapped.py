@@ -247,24 +247,19 @@ def test_other_trials_are_refused_with_the_field(tmp_path, load_config, a, b, sa
 
 
 def test_the_command_line(tmp_path, data_dir, capsys):
-    (tmp_path / "rates.py").write_text(
-        (ROOT / "configs" / "mlp.py").read_text()
-        + "\ndef sweep_rate():\n    yield {'optim.learning_rate': 1e-3}\n"
-        "    yield {'optim.learning_rate': 3e-3}\n"
-    )
-    sweep = ["--config", f"{tmp_path}/rates.py", "--sweep=rate", "--seeds", "2"]
+    sweep = ["--config", f"{ROOT}/configs/mlp.py", "--sweep=rate", "--seeds", "2"]
     sweep += ["--sweep_dir", str(tmp_path / "sweep"), "--config.model.widths=8"]
     sweep += [f"--config.data.dir={data_dir}", "--config.total_steps=3"]
     vmap = [*sweep, "--sweep_executor=vmap"]
     assert launch.main(vmap) == 0
-    assert "4 of 4 trials done" in capsys.readouterr().out
+    assert "6 of 6 trials done" in capsys.readouterr().out
     folders = sorted(path.parent for path in (tmp_path / "sweep").rglob("summary.json"))
     assert len({read(folder / "config.json")["seed"] for folder in folders}) == 2
     before = [bits(folder) for folder in folders]
     assert launch.main(vmap) == 0
     said = capsys.readouterr()
-    assert "0 of 4 trials to train, together" in said.err
-    assert "4 of 4 trials done" in said.out
+    assert "0 of 6 trials to train, together" in said.err
+    assert "6 of 6 trials done" in said.out
     assert [bits(folder) for folder in folders] == before
 
     differing = ["--sweep=width", *[word for word in vmap if word != "--sweep=rate"]]
