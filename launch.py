@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cv_jax import config as configs
 from cv_jax import distributed
-from cv_jax.errors import InputError, RunError
+from cv_jax.errors import InputError, RunError, one_line
 from cv_jax.fields import FIELDS
 
 # May differ between the processes of a run: where and how each loads the same data.
@@ -203,9 +203,9 @@ def run(arguments: list[str]) -> int:
     try:
         return distributed.finish(main(arguments))
     except InputError as error:
-        return distributed.fail(MISTAKE, str(error))
-    except RunError as error:
-        return distributed.fail(FAILED, str(error))
+        return distributed.fail(MISTAKE, one_line(error))
+    except (RunError, OSError) as error:
+        return distributed.fail(FAILED, one_line(error))
     except (Exception, KeyboardInterrupt) as error:
         if not distributed.several():
             raise
@@ -218,4 +218,8 @@ def run(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.exit(run(sys.argv[1:]))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+    code = run(sys.argv[1:])
+    if code == FAILED:
+        distributed.end_at_once(code)  # threads that were still writing have nothing to add
+    sys.exit(code)

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from cv_jax.errors import InputError, RunError
+from cv_jax.errors import InputError, RunError, one_line
 
 # Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
 COMMANDS = {
@@ -34,15 +34,15 @@ def main(arguments: list[str]) -> int:
     try:
         return module.main(rest)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         # The reader (head, less) has gone; let the interpreter's own flush at exit find nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (RunError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

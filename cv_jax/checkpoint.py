@@ -2,6 +2,7 @@
 
     checkpoints/<step>/state/        the arrays, written by orbax
     checkpoints/<step>/meta.json     step, and metrics of the evaluation at that step
+    checkpoints/<step>/metrics.jsonl the run's metric lines up to that step
     checkpoints/<step>/digests.json  SHA-256 of every other file
     checkpoints/damaged/<step>…/     what failed verification, with REASON.txt
 
@@ -29,6 +30,8 @@ from cv_jax.errors import RunError
 from cv_jax.metrics import quality
 
 logger = logging.getLogger(__name__)
+# Orbax logs every failure with a page of frames; it also raises it, and here it becomes one line.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 WRITING, DELETING = ".writing", ".deleting"
 
@@ -58,13 +61,14 @@ class Checkpoints:
         """Steps of the finished checkpoints, ascending."""
         return finished(self.folder)
 
-    def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+    def save(self, step: int, state: Any, metrics: dict[str, float], lines: str = "") -> None:
         """Starts saving and returns when the arrays are copied out of the devices.
 
         Args:
           step: updates made.
           state: any tree of arrays.
           metrics: of the evaluation at this step, if there was one.
+          lines: the run's metric lines up to this step.
 
         Raises:
           CheckpointError: this or the previous save failed; finished checkpoints are untouched.
@@ -79,6 +83,7 @@ class Checkpoints:
                 writing.mkdir()
                 meta = {"step": step, "metrics": metrics}
                 (writing / "meta.json").write_text(json.dumps(meta))
+                (writing / "metrics.jsonl").write_text(lines)
             # Every process writes its part, once process 0 has made the folder for it.
             self._orbax.save((writing / "state").absolute(), args=ocp.args.PyTreeSave(_flat(state)))
         except Exception as error:
@@ -140,6 +145,10 @@ class Checkpoints:
                 f"; start anew with another --workdir"
             )
         return None
+
+    def lines(self, step: int) -> str:
+        """The metric lines that lie in the checkpoint of that step."""
+        return read_lines(self.folder / str(step))
 
     def _load(self, step, target):
         flat = _flat(target)
@@ -268,6 +277,11 @@ def read_metrics(checkpoint: Path) -> dict[str, float]:
         return {}  # what is wrong with it, restoring will say
 
 
+def read_lines(checkpoint: Path) -> str:
+    """The run's metric lines up to that checkpoint's step."""
+    return (checkpoint / "metrics.jsonl").read_text()
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Relative path → SHA-256, of every file below a folder except `digests.json` itself."""
     found = {}
@@ -289,7 +303,7 @@ def damage(checkpoint: Path) -> str | None:
         return f"unreadable: {' '.join(str(error).split())}"
     if not isinstance(written, dict):
         return "digests.json does not hold an object"
-    for name in sorted({*written, *present}):
+    for name in sorted({*written, *present, "meta.json", "metrics.jsonl"}):
         if name not in present:
             return f"{name} is missing"
         if name not in written:

@@ -24,6 +24,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import math
 import traceback
 import types
 import typing
@@ -38,6 +39,8 @@ from cv_jax.data.presets import PRESETS
 from cv_jax.errors import InputError
 from cv_jax.fields import FIELDS, UNITS
 from cv_jax.values import check
+
+FOREVER = 2**31  # steps: more than a device can count
 
 
 def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.ConfigDict:
@@ -122,7 +125,8 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
             set_value(config, sibling, None)
         set_value(config, name, value)
     for name, value in flatten(config).items():
-        set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
+        if name != "model.name":
+            set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
     _check_durations(config)
     return config
 
@@ -139,7 +143,8 @@ def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
     for name in flatten(config).keys() & values.keys():
         value = values[name]
         value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
-        set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
+        if name != "model.name":
+            set_value(config, name, check(value, _type_of(config, name), f"config.{name}"))
     return config
 
 
@@ -204,7 +209,7 @@ def steps_of(
 def in_steps(
     values: dict[str, float | None], batch_size: int, examples: int, total_steps: int | None
 ) -> int | None:
-    """`steps_of`, of a duration given as unit → value."""
+    """`steps_of`, of a duration given as unit → value; at most `FOREVER`."""
     for unit in UNITS:
         value = values[unit]
         if value is None:
@@ -215,7 +220,7 @@ def in_steps(
             value = value * examples / batch_size
         elif unit == "examples":
             value = value / batch_size
-        return max(1, round(value)) if value > 0 else 0
+        return max(1, round(min(value, FOREVER))) if value > 0 else 0
     return None
 
 
@@ -245,7 +250,7 @@ def mistakes_of(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = f"{path}:{getattr(error, 'lineno', None) or (lines or [1])[-1]}"
@@ -266,14 +271,36 @@ def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
         config = module.get_config(argument)
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"{path}: get_config(arg) must return a config, got {type(config)}")
+    _check_names(config, path)
     return config
+
+
+def _check_names(config: ml_collections.ConfigDict, path: Path) -> None:
+    """Raises an `InputError` unless the fields are those of `default`: groups and values may be
+    exchanged for one another even in a locked config."""
+    try:
+        name = config.model.name
+        known, flat = flatten(default(model=name)), flatten(config)
+    except (AttributeError, TypeError):
+        raise InputError(f"{path}: config.model is not what config.default made") from None
+    for field in flat:
+        if field not in known:
+            raise InputError(
+                f"{path}: config.{field} is no field{_nearest(field, known, 'config.')}"
+            )
+    for field in known:
+        if field not in flat:
+            raise InputError(f"{path}: config.{field} is not set; begin with config.default(…)")
 
 
 def _type_of(config: ml_collections.ConfigDict, name: str) -> Any:
     if name in FIELDS:
         return FIELDS[name].type
     if name == "model.name":
-        return str
+        raise InputError(
+            "config.model.name: the fields of config.model follow from it, so that it is given "
+            "before them: --config FILE:DATASET,model=NAME"
+        )
     known = flatten(config)
     if name not in known:
         group = [field for field in known if field.startswith(f"{name}.")]
@@ -308,6 +335,8 @@ def _check_durations(config: ml_collections.ConfigDict) -> None:
             continue
         if value < 0:
             raise InputError(f"config.{name}: {value!r} is negative")
+        if value == math.inf:
+            raise InputError(f"config.{name}: {value!r} is not finite")
         for other in other_units(name):
             if flat[other] is not None:
                 raise InputError(f"config.{name} and config.{other} are both set; keep one")

@@ -10,3 +10,9 @@ class InputError(Exception):
 
 class RunError(Exception):
     """Something outside the input failed, such as a full disk; exit code 1."""
+
+
+def one_line(error: object, longest: int = 1000) -> str:
+    """A message without line ends, not too long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[:longest]} …"

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from flax.errors import FlaxError
 
-from cv_jax import augment, losses, step
+from cv_jax import augment, limits, losses, step
 from cv_jax import config as configs
 from cv_jax.augment.stream import ONCE
 from cv_jax.augment.views import apply_views
@@ -272,6 +272,8 @@ def _try(config, model, kind, options, operations, source, train_source, field) 
     """Traces the evaluation on the shapes of its images, where they are not those of training."""
     image = augment.apply_host(operations.fixed, None, source.example(0)[0])
     images = apply_views(operations.test, image) if operations.test else image
+    values, batch_size = sum(x.size for x in jax.tree.leaves(images)), config.eval.batch_size
+    limits.check_images_memory(config, f"{field('preprocess')}: a batch", batch_size, values)
     sizes = sorted({x.shape[-3:-1] for x in jax.tree.leaves(images)})
     size = config.image_size
     stated = (size, size) if isinstance(size, int) else tuple(size)

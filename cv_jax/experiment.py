@@ -15,6 +15,7 @@ from cv_jax import (
     augment,
     distributed,
     evaluators,
+    limits,
     losses,
     models,
     optim,
@@ -229,15 +230,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
       InputError: anything about the config that cannot work, in one line.
     """
-    for name in ("batch_size", "eval.batch_size", "data.threads", "data.prefetch"):
-        if configs.flatten(config)[name] < 1:
-            raise InputError(f"config.{name}={configs.flatten(config)[name]} must be at least 1")
+    limits.check_ranges(config)
     _check_choice("config.data.cache", config.data.cache, pipeline.CACHES)
     _check_choice("config.dropout_rng", config.dropout_rng, ("threefry2x32", "rbg"))
     if config.ema.decay is not None and not 0 <= config.ema.decay < 1:
         raise InputError(f"config.ema.decay={config.ema.decay} is not in 0…1")
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"config.seed={config.seed} is not in 0…2^32-1")
     writers.check(config)
     losses.loss_function(config)
     augmentation = augment.parse(config.augment, image_size=config.image_size)
@@ -256,10 +253,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if min(config.data.std) <= 0:
         raise InputError(f"config.data.std={config.data.std} must be positive")
 
+    limits.check_batch_memory(config, image_shape, augmentation.stream.views)
     _try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
     model, params = _model(config, num_classes, image_shape, bool(augmentation.batch))
     total_steps = configs.steps_of(config, "total", len(train_source))
+    limits.check_steps(total_steps)
+    limits.check_state_memory(params)
     profiling.check(config, total_steps)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
     optimiser = optim.make_optimiser(config, schedule, rules.treatments(config, model, params))

@@ -1,7 +1,6 @@
 """Trained weights: those that a run starts from (`config.init_from`), and those of another run."""
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.models import mae, vit
+from cv_jax.workdir import Damaged, read_record
 
 
 def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
@@ -137,10 +137,12 @@ def read_run(path: pathlib.Path) -> Run:
         here; in one line.
     """
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = read_record(path / "config.json")
         name, size = config["model.name"], config["image_size"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, KeyError):
         raise InputError(f"{path} is no run directory: it has no config.json of a run") from None
+    except Damaged as error:
+        raise InputError(f"{path}: its config.json is damaged or of no run: {error}") from None
     groups = ("params/", "model_state/", "ema/")
     try:
         arrays, step = read_newest(path / "checkpoints", lambda name: name.startswith(groups))

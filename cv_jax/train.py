@@ -1,12 +1,11 @@
 """The training loop, readable from top to bottom.
 
 The order of writing is: step, evaluation, metric lines, checkpoint. A run that is killed anywhere
-finds its newest sound checkpoint, drops the metric lines that came after it, and goes on; since
+finds its newest sound checkpoint, takes the metric lines from there as well, and goes on; since
 every draw is a function of (seed, step, position), it then does what it would have done anyway.
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -72,10 +71,11 @@ def _loop(
 ) -> int:
     config, total_steps = experiment.config, experiment.total_steps
     started = time.monotonic()
-    metrics_file = workdir / "metrics.jsonl"
     main = distributed.is_main()  # of several processes, the one that reads and writes records
 
     # ---- State: restored, or made
+    if main:
+        records.repair(workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
     )
@@ -83,12 +83,14 @@ def _loop(
     state, start_step = restored or (experiment.init()(weights), 0)
     loaded = None if restored or weights is None else digest(weights)
     distributed.require_same("config.init_from", {"sha256": loaded})
+    kept = checkpoints.lines(start_step) if main and restored else ""
+    lines = records.Lines(workdir / "metrics.jsonl", kept) if main else None
 
     def begin():
         """Brings the records to this step; the summary, if all is done."""
-        records.cut_after(metrics_file, start_step)
-        summary = read_summary(workdir)
-        if summary and summary["step"] == start_step == total_steps:
+        if start_step == total_steps and (workdir / "summary.json").exists():
+            summary = summarise(config, lines.values(), total_steps, *sizes(experiment))
+            records.restore_record(workdir / "summary.json", summary)
             return summary
         records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
         return None
@@ -96,7 +98,7 @@ def _loop(
     if summary := distributed.decided(begin):
         print(f"finished already: {_result_line(summary, workdir)}")
         return DONE
-    kept = records.read_lines(metrics_file) if main else []
+    kept = lines.values() if main else []
     best = max((quality(line) for line in kept if line["split"] == "test"), default=-math.inf)
 
     # ---- Functions and durations
@@ -122,7 +124,7 @@ def _loop(
     def write(step, split, metrics):
         if main:
             line = {"step": step, "split": split, **metrics}
-            records.append_line(metrics_file, line)
+            lines.append(line)
             writers.write(line)
 
     def settle(step, metrics):
@@ -207,7 +209,7 @@ def _loop(
             # The loss tells of the parameters before this update: look at those after it, too.
             if not all_finite(state.params):
                 return not_finite(step)
-            checkpoints.save(step, state, scores)
+            checkpoints.save(step, state, scores, lines.text if main else "")
             saved_step, saved_time = step, time.monotonic()
 
     # ---- The end
@@ -223,9 +225,9 @@ def _loop(
             file=sys.stderr,
         )
         return STOPPED
-    counts = sizes(experiment)
-    summary = summarise(config, records.read_lines(metrics_file), total_steps, *counts)
-    records.write_json(workdir / "summary.json", summary)
+    lines.restore()
+    summary = summarise(config, lines.values(), total_steps, *sizes(experiment))
+    records.write_record(workdir / "summary.json", summary)
     print(
         f"done in {clock(time.monotonic() - started)}: {_result_line(summary, workdir)}; "
         f"score it again with: {command} --evaluate"
@@ -260,7 +262,7 @@ def score(experiment: Experiment, workdir: Path) -> int:
     file = records.evaluation_file(workdir, experiment.config)
     about = _about(experiment.config, step)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
-    records.write_json(file, {**about, **records.environment(), "evaluations": made})
+    records.write_record(file, {**about, **records.environment(), "evaluations": made})
 
     print(table(found))
     scores, accuracy = found["test"].metrics, ""
@@ -307,12 +309,6 @@ def _reached(metrics: dict) -> str:
     accuracy = f"accuracy {metrics['accuracy']:.2%}" if "accuracy" in metrics else ""
     loss = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
     return ", ".join(filter(None, (accuracy, loss)))
-
-
-def read_summary(workdir: Path) -> dict | None:
-    """The summary that a run left at its end; none if it has not come there."""
-    file = workdir / "summary.json"
-    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def _about(config, step: int) -> dict:

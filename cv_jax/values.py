@@ -17,7 +17,8 @@ from cv_jax.errors import InputError
 
 def describe(hint: Any) -> str:
     """The hint in words: "an integer or none", "a comma-separated list of numbers"."""
-    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+    names = {int: "an integer of 64 bits", float: "a number", bool: "true or false"}
+    names[str] = "a string without null bytes"
     if hint in names:
         return names[hint]
     if hint in (None, type(None)):
@@ -34,7 +35,8 @@ def coerce(value: Any, hint: Any) -> Any:
     """`value` as the hint wants it: 1000.0 is an int, 1 a float, a list a tuple, 3 a tuple (3,).
 
     Raises:
-      TypeError: it does not fit; nothing is rounded, truncated or parsed from a string.
+      TypeError: it does not fit; nothing is rounded, truncated or parsed from a string. Integers of
+        more than 64 bits, nan, and strings with a null byte fit nothing.
     """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -57,12 +59,14 @@ def coerce(value: Any, hint: Any) -> Any:
         if isinstance(value, bool) and hint is bool:
             return value
     elif hint is float:
-        if isinstance(value, (int, float)):
-            return float(value)
+        if isinstance(value, (int, float)) and value == value:
+            with contextlib.suppress(OverflowError):
+                return float(value)
     elif hint is int:
-        if isinstance(value, (int, float)) and value == value and value == value // 1:
+        # False for nan, whose comparisons are, and for inf, which is out of range.
+        if isinstance(value, (int, float)) and -(2**63) <= value < 2**63 and value == value // 1:
             return int(value)
-    elif isinstance(value, hint):
+    elif isinstance(value, hint) and "\0" not in value:
         return value
     raise TypeError(f"{value!r} is not {describe(hint)}")
 
@@ -76,7 +80,7 @@ def parse(text: str, hint: Any) -> Any:
       TypeError: no reading of the text fits the hint.
     """
     if hint is str:
-        return text
+        return coerce(text, str)
     readings = []
     word = text.strip()
     if word.lower() in ("true", "false"):

@@ -7,6 +7,10 @@ timing.jsonl   clocks and throughput, which differ from run to run
 summary.json   written at the end
 evaluation.json  what --evaluate found
 lock           held by the process that is running
+
+A damaged byte must not pass for a result. Every JSON record carries the SHA-256 of its content and
+is checked when it is read; every checkpoint holds the metric lines before it, and a restart takes
+them from there.
 """
 
 import contextlib
@@ -14,6 +18,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import socket
@@ -32,6 +37,8 @@ from cv_jax import config as configs
 from cv_jax import distributed
 from cv_jax.errors import InputError, RunError
 from cv_jax.fields import FIELDS
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
 
@@ -66,12 +73,8 @@ def check(
     if path.exists() and not path.is_dir():
         raise InputError(f"--workdir={path} is a file; give a folder")
     ways_out = "give another --workdir, or the old values"
-    if (path / "config.json").is_file():
-        try:
-            old = json.loads((path / "config.json").read_text())
-            starts = _read_starts(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--workdir={path}: config.json or run.json: {error}") from None
+    old, starts = _started_with(path)
+    if old is not None:
         kinds = ("result",) if evaluating else ("result", "evaluation")
         lines = configs.difference(old, config, kinds)
         if lines:
@@ -90,7 +93,7 @@ def check(
             raise InputError(
                 f"--workdir={path} was started on {what}; {ways_out}: {'; '.join(changed)}"
             )
-    elif path.is_dir() and any(child.name != "lock" for child in path.iterdir()):
+    elif path.is_dir() and any(not _is_ours_before_a_run(child) for child in path.iterdir()):
         raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
     _check_writable(path)
 
@@ -111,7 +114,7 @@ def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            owner = (path / "lock").read_text().strip() or "another process"
+            owner = (path / "lock").read_text(errors="replace").strip() or "another process"
             raise InputError(f"{flag}={path} is in use by {owner}") from None
         text = f"process {os.getpid()} on {socket.gethostname()}\n"
         file.truncate(0)
@@ -153,6 +156,17 @@ def in_use(path: Path) -> bool:
     return False
 
 
+def repair(path: Path) -> None:
+    """Writes a damaged `config.json` again, and sets a damaged `run.json` aside."""
+    config, starts = _started_with(path)
+    if config is not None and not _is_sound(path / "config.json"):
+        logger.warning("%s is damaged and written again", path / "config.json")
+        write_record(path / "config.json", config)
+    if (path / "run.json").exists() and not starts:
+        logger.warning("%s is damaged and set aside as run.json.damaged", path / "run.json")
+        os.replace(path / "run.json", path / "run.json.damaged")
+
+
 def record_start(
     path: Path,
     config: ml_collections.ConfigDict,
@@ -169,8 +183,9 @@ def record_start(
       step: updates made.
       weights: digest of the weights that `config.init_from` gave to this start, if any.
     """
-    if not (path / "config.json").is_file():
-        write_json(path / "config.json", configs.flatten(config))
+    old, starts = _started_with(path)
+    if old is None:
+        write_record(path / "config.json", configs.flatten(config))
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
@@ -180,7 +195,7 @@ def record_start(
         "data": fingerprint,
         **({} if weights is None else {"init_from": weights}),
     }
-    write_json(path / "run.json", [*_read_starts(path), start])
+    write_json(path / "run.json", [*map(sealed, starts), sealed(start)])
 
 
 def environment() -> dict[str, Any]:
@@ -198,7 +213,7 @@ def environment() -> dict[str, Any]:
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     """`evaluation.json`; or, where evaluation fields or `eval.extra` are not those that the run was
     started with, `evaluation-<digest of them>.json`, so that neither replaces the other."""
-    old, now = json.loads((path / "config.json").read_text()), configs.flatten(config)
+    old, now = _started_with(path)[0], configs.flatten(config)
     names = [name for name, field in FIELDS.items() if field.kind == "evaluation"]
     values = {name: now[name] for name in [*names, "eval.extra"]}
     if all(old.get(name, FIELDS[name].default) == value for name, value in values.items()):
@@ -207,24 +222,111 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     return path / f"evaluation-{digest}.json"
 
 
+class Damaged(RunError):
+    """A record is not as it was written."""
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the SHA-256 of its content, as JSON holds it."""
+    content = json.loads(json.dumps(record))
+    text = json.dumps(content, sort_keys=True)
+    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unsealed(record: Any) -> dict[str, Any]:
+    """What `sealed` was given.
+
+    Raises:
+      Damaged: its content is another, or it bears no digest.
+    """
+    if not isinstance(record, dict) or "sha256" not in record:
+        raise Damaged("it bears no SHA-256 of its content")
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    if sealed(content)["sha256"] != record["sha256"]:
+        raise Damaged("its content does not have the SHA-256 that it bears")
+    return content
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a sealed record, atomically."""
+    write_json(path, sealed(record))
+
+
+def restore_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record anew if the file does not hold it."""
+    text = _json_text(sealed(record))
+    if path.read_bytes() != text.encode():
+        logger.warning("%s is damaged and written again", path)
+        _write_text(path, text)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that `write_record` wrote.
+
+    Raises:
+      FileNotFoundError: there is none.
+      Damaged: it is not as it was written.
+    """
+    return unsealed(_read_json(path, dict))
+
+
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """The starts that `run.json` of a run directory lists.
+
+    Raises:
+      FileNotFoundError: there is none.
+      Damaged: it is not as it was written.
+    """
+    return [unsealed(start) for start in _read_json(path / "run.json", list)]
+
+
+def _read_json(path: Path, type: type) -> Any:
+    try:
+        text = path.read_text()
+        value = json.loads(text)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(" ".join(str(error).split())) from None
+    if not isinstance(value, type):
+        raise Damaged(f"it holds no {type.__name__}")
+    if _json_text(value) != text:
+        raise Damaged("it holds what was not written so")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a file atomically: readers see the old one or the new one, whole."""
+    _write_text(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
     text = json.dumps(value, indent=2) + "\n"
     # A list of numbers takes one line: a confusion matrix has one for each class.
-    text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.chmod(f.name, 0o644)
-    os.replace(f.name, path)
+    return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _told(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+        with (Path(scratch) / path.name).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Makes a failure to write the file a `RunError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Adds one JSON object as a line, on disk when this returns."""
-    with path.open("a") as file:
+    with _told(path), path.open("a") as file:
         file.write(json.dumps(value) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -238,25 +340,104 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     try:
-        return [json.loads(line) for line in complete]
+        text = path.read_text()
+        return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from None
 
 
-def cut_after(path: Path, step: int) -> None:
-    """Drops the lines of steps after `step`: the run will write them again."""
-    if path.is_file():
-        kept = [line for line in read_lines(path) if line["step"] <= step]
-        scratch = path.with_name(f".{path.name}")
-        scratch.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(scratch, path)
+class Lines:
+    """The metric lines of a run: a file, and in memory what it has to hold.
+
+    Attributes:
+      path: the file.
+      text: all lines up to now; what a checkpoint keeps.
+    """
+
+    def __init__(self, path: Path, text: str):
+        """Makes the file hold `text`: the lines that the checkpoint kept from which a run goes on,
+        nothing for a new one. Lines of later steps are dropped, for the run writes them again."""
+        self.path, self.text = path, text
+        self.restore(later=True)
+
+    def values(self) -> list[dict[str, Any]]:
+        """The lines as objects."""
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def append(self, value: dict[str, Any]) -> None:
+        """Adds a line, on disk when this returns."""
+        append_line(self.path, value)
+        self.text += json.dumps(value) + "\n"
+
+    def restore(self, later: bool = False) -> None:
+        """Writes the file anew if it is not as it was written, apart from `later` lines."""
+        there = self.path.read_bytes() if self.path.is_file() else b""
+        if there == self.text.encode():
+            return
+        if not (later and there.startswith(self.text.encode())):
+            logger.warning("%s is damaged and written again", self.path)
+        _write_text(self.path, self.text)
 
 
-def _read_starts(path: Path) -> list[dict[str, Any]]:
-    file = path / "run.json"
-    return json.loads(file.read_text()) if file.is_file() else []
+def damage(path: Path, kept: str) -> list[str]:
+    """A line for each record of a run that is not as it was written.
+
+    Args:
+      path: the run directory.
+      kept: the metric lines in its newest sound checkpoint.
+    """
+    found = []
+    files = [path / "config.json", path / "run.json", path / "summary.json"]
+    for file in [*files, *sorted(path.glob("evaluation*.json"))]:
+        # There is no summary before the end.
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                read_starts(path) if file.name == "run.json" else read_record(file)
+            except Damaged as error:
+                found.append(f"{file}: {error}")
+    file = path / "metrics.jsonl"
+    if not (file.read_bytes() if file.is_file() else b"").startswith(kept.encode()):
+        found.append(f"{file}: it does not hold the lines of the newest checkpoint")
+    return found
+
+
+def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The config that the run in this directory was started with, none if there is no run, and its
+    starts. Each start holds the config as well, so that one file can stand in for the other.
+
+    Raises:
+      InputError: a file is there and neither is sound.
+    """
+    starts = []
+    with contextlib.suppress(Damaged, FileNotFoundError):
+        starts = read_starts(path)
+    try:
+        return read_record(path / "config.json"), starts
+    except FileNotFoundError:
+        if not (path / "run.json").exists():
+            return None, []
+        reason = "config.json is missing, run.json is damaged"
+    except Damaged as error:
+        reason = f"config.json is damaged ({error})"
+    if not starts:
+        raise InputError(
+            f"--workdir={path}: {reason}: nothing tells which run this is; give another --workdir"
+        )
+    return starts[0]["config"], starts
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        read_record(file)
+    except (Damaged, FileNotFoundError):
+        return False
+    return True
+
+
+def _is_ours_before_a_run(path: Path) -> bool:
+    """Whether a kill may have left this file before `config.json` was there."""
+    return path.name == "lock" or path.name.startswith(".writing-")
 
 
 def _check_writable(path: Path) -> None:

@@ -6,7 +6,6 @@ that fails is told once and left out until the next start; it never stops the ru
 """
 
 import importlib.util
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -79,10 +78,10 @@ def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
 
     file = workdir / "wandb.json"
     if not file.is_file():
-        records.write_json(file, {"id": secrets.token_hex(8)})
+        records.write_record(file, {"id": secrets.token_hex(8)})
     run = wandb.init(
         project=config.log.wandb_project,
-        id=json.loads(file.read_text())["id"],
+        id=records.read_record(file)["id"],
         resume="allow",
         name=workdir.name,
         dir=str(workdir),

@@ -25,8 +25,9 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # The same examples in every run, so that a change is what makes a test fail;
-# `--hypothesis-profile=default` draws new ones.
+# `--hypothesis-profile=default` draws new ones, `=long` many more of them.
 settings.register_profile("same", derandomize=True)
+settings.register_profile("long", max_examples=500)
 settings.load_profile("same")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

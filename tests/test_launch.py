@@ -46,7 +46,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--config.data.cache=disk"], "is not one of auto, device, memory, none"),
         ("mlp", ["--config.dropout_rng=mt19937"], "is not one of threefry2x32, rbg"),
         ("mlp", ["--config.ema.decay=1.5"], "is not in 0…1"),
-        ("mlp", ["--config.seed=-1"], "is not in 0…2^32-1"),
+        ("mlp", ["--config.seed=-1"], "is not in 0…4294967295"),
         ("mlp", ["--config.data.train_split=trian"], "it has train, test"),
         (
             "mlp",
@@ -261,11 +261,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_previous_checkpoint(tmp_path, 
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"sys.path.insert(0, {str(ROOT)!r}); import launch; from cv_jax import checkpoint;"
         "save = checkpoint.Checkpoints.save\n"
-        "def limited(self, step, state, metrics):\n"
+        "def limited(self, step, *what):\n"
         "    if step == 2:\n"
         "        self.wait()\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
-        "    return save(self, step, state, metrics)\n"
+        "    return save(self, step, *what)\n"
         "checkpoint.Checkpoints.save = limited\n"
         "sys.exit(launch.run(sys.argv[1:]))"
     )

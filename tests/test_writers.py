@@ -111,7 +111,7 @@ def test_wandb_gets_every_step_once(tmp_path, service):
     for line in LINES[:3]:
         first.write(line)  # and then the run is killed; the last step was not whole yet
     (name,) = service.runs
-    assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": name}
+    assert json.loads((tmp_path / "wandb.json").read_text())["id"] == name
     assert service.runs[name] == ROWS[:1]
     # Back at step 5, it does step 10 again and goes on.
     again = writers.open_writers(config, tmp_path, LINES[:1], print)

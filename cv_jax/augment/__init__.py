@@ -10,6 +10,7 @@ batch. The string is read as literals and never evaluated.
 import ast
 import difflib
 import inspect
+import math
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ class Augmentation(NamedTuple):
       stream: how often an example stands in a batch, and in how many views.
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
-      test: test-time views, `image → images`; see `augment.views`.
+      test: test-time views; see `augment.views`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
       erase: the same on normalised images, whose mean colour is 0.
       batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
@@ -56,7 +57,7 @@ class Augmentation(NamedTuple):
     stream: stream.Stream
     fixed: tuple[Callable, ...]
     host: tuple[Callable, ...]
-    test: tuple[Callable, ...]
+    test: tuple[views.View, ...]
     image: tuple[Callable, ...]
     erase: tuple[Callable, ...]
     batch: tuple[Callable, ...]
@@ -101,6 +102,8 @@ def parse(
     if image_size is not None and not fixed and not stages["host"]:
         text = f"resize({image_size})"
         fixed.append(_build(host.resize, text, [image_size], {}, "config.image_size"))
+    if math.prod(view.count for view in stages["test"]) > views.MOST:
+        raise InputError(f"{field}: more than {views.MOST} views of an image")
     whole = stream.Stream()
     for operation in stages.pop("stream"):
         whole = operation(whole)
@@ -168,6 +171,10 @@ def _build(factory: Callable, text: str, args: list, kwargs: dict, field: str) -
         raise InputError(f"{field}: {text}: {error}; it takes ({takes})") from None
     hints = typing.get_type_hints(factory)
     typed = {key: check(value, hints[key], f"{field}: {text}") for key, value in bound.items()}
+    for key, value in typed.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not abs(number) <= host.SIDE:
+                raise InputError(f"{field}: {text}: {key} is not in ±{host.SIDE}")
     try:
         return factory(**typed)
     except ValueError as error:

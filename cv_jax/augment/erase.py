@@ -42,8 +42,8 @@ def erase(
     if mode not in modes:
         raise ValueError(f"unknown mode {mode!r}; allowed: {', '.join(modes)}")
     boxes.check_area_and_ratio(min_area, max_area, min_ratio, max_ratio)
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    if not 1 <= count <= 100:
+        raise ValueError(f"count must be in 1…100, got {count}")
     area = min_area / count, max_area / count
 
     def fill(key, shape):

@@ -42,6 +42,8 @@ def pad_crop(padding: int, mode: str = "constant", probability: float = 1.0):
     not_negative(padding=padding)
 
     def apply(key, image):
+        if padding > max(image.shape[:2]):
+            raise ValueError(f"pad_crop: padding {padding} is larger than the image")
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
         top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)

@@ -17,6 +17,8 @@ from PIL import Image
 
 cv2.setNumThreads(1)  # the loader's threads are enough
 
+SIDE = 32767  # of an image, in pixels: OpenCV's limit, and that of all numbers in augmentations
+
 METHODS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

@@ -83,8 +83,8 @@ def randaugment(
       fill: level, or one for each channel, of what comes in from outside; timm's recipes use the
         mean colour.
     """
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be at least 1, got {num_layers}")
+    if not 1 <= num_layers <= 100:
+        raise ValueError(f"num_layers must be in 1…100, got {num_layers}")
     if not 0 <= magnitude <= 10:
         raise ValueError(f"magnitude must be in 0…10, got {magnitude}")
     not_negative(deviation=deviation)

@@ -1,4 +1,4 @@
-"""`python -m cv_jax verify DIR…`: checks checkpoints or prepared records by their digests."""
+"""`python -m cv_jax verify DIR…`: checks what runs wrote, or prepared records, by their digests."""
 
 import argparse
 from pathlib import Path
@@ -7,29 +7,38 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a line for each checkpoint or damaged file; 0 if all are sound, 1 if one is not.
+    """Prints a line for each checkpoint and each damaged file; 0 if all are sound, 1 if one is not.
 
     Raises:
       InputError: a directory holds neither checkpoints nor records.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax verify", description=__doc__)
     parser.add_argument("workdir", nargs="+", type=Path, help="of a run, or folder of records")
-    from cv_jax import checkpoint
-
     damaged = 0
     for workdir in parser.parse_args(arguments).workdir:
-        if (workdir / "index.json").is_file():
-            damaged += _verify_records(workdir)
-            continue
-        folder = workdir / "checkpoints"
-        steps = checkpoint.finished(folder)
-        if not steps:
-            raise InputError(f"{workdir} holds neither checkpoints nor records")
-        for step in steps:
-            reason = checkpoint.damage(folder / str(step))
-            damaged += reason is not None
-            print(f"{folder / str(step)}: {reason or 'sound'}")
+        prepared = (workdir / "index.json").is_file()
+        damaged += _verify_records(workdir) if prepared else _verify_run(workdir)
     return 1 if damaged else 0
+
+
+def _verify_run(workdir: Path) -> int:
+    from cv_jax import checkpoint
+    from cv_jax import workdir as records
+
+    folder = workdir / "checkpoints"
+    steps = checkpoint.finished(folder)
+    if not steps:
+        raise InputError(f"{workdir} holds neither checkpoints nor records")
+    damaged, kept = 0, ""
+    for step in steps:
+        reason = checkpoint.damage(folder / str(step))
+        print(f"{folder / str(step)}: {reason or 'sound'}")
+        damaged += reason is not None
+        kept = kept if reason else checkpoint.read_lines(folder / str(step))
+    found = records.damage(workdir, kept)
+    for line in found:
+        print(line)
+    return damaged + len(found)
 
 
 def _verify_records(folder: Path) -> int:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-import psutil
 from absl import flags
 
 from cv_jax.augment import apply_host
@@ -21,6 +20,7 @@ from cv_jax.augment.views import apply_views
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.sources import Source
 from cv_jax.errors import InputError
+from cv_jax.limits import free_memory
 
 CACHES = ("auto", "device", "memory", "none")
 
@@ -69,9 +69,14 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
     if cache == "none" or not len(source):
         return images
     first, last = (np.asarray(images.get(i)[0]) for i in (0, len(source) - 1))
-    fits = first.nbytes * len(source) <= psutil.virtual_memory().available / 4
-    if cache == "auto" and not (fits and first.shape == last.shape):
+    needed, free = first.nbytes * len(source), free_memory()
+    if cache == "auto" and not (needed <= free / 4 and first.shape == last.shape):
         return images
+    if needed > free:
+        raise InputError(
+            f"config.data.cache={cache}: {len(source):,} images of {first.shape} take "
+            f"{needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB of memory are free"
+        )
     pixels = np.empty((len(source), *first.shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     for i in progress(range(len(source))):

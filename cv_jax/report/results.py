@@ -1,7 +1,7 @@
 """The trials of a sweep as they are now: done, or what became of them, and what they measured."""
 
-import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +49,11 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
     for point in sweep.points:
         path, own = folder / point.name, {**point.arguments, **point.overrides}
         try:
-            config = _json(path / "config.json", {})
-            start = _json(path / "run.json", [{}])[-1]
-            summary = _json(path / "summary.json", None)
+            config = _recorded(workdir.read_record, path / "config.json", {})
+            start = _recorded(workdir.read_starts, path, [{}])[-1]
+            summary = _recorded(workdir.read_record, path / "summary.json", None)
             metrics = _metrics(path, config, summary) if summary else {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (workdir.Damaged, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error}") from None
         results.append(
             Result(
@@ -69,8 +69,11 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
     return sweep, results
 
 
-def _json(path: Path, absent: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else absent
+def _recorded(read: Callable, path: Path, absent: Any) -> Any:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return absent
 
 
 def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:

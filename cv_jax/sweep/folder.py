@@ -129,8 +129,8 @@ def write(folder: Path, sweep: Sweep) -> None:
 def summary_of(path: Path) -> dict[str, Any] | None:
     """The summary of a run; none if it has not ended, or if its file is damaged, of which the run
     itself will tell."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads((path / "summary.json").read_text())
+    with contextlib.suppress(FileNotFoundError, workdir.Damaged):
+        return workdir.read_record(path / "summary.json")
     return None
 
 

@@ -11,6 +11,7 @@ from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints
 from cv_jax.experiment import Experiment
 from cv_jax.metrics import quality
+from cv_jax.sweep import folder
 from cv_jax.writers import open_writers
 
 
@@ -36,17 +37,18 @@ class Lane:
 
     def finished(self) -> bool:
         """Whether it was trained to its end before; its code then says so."""
-        summary = train.read_summary(self.workdir)
+        summary = folder.summary_of(self.workdir)
         if summary and summary["step"] == self.parts.total_steps:
             self.code = train.DONE
         return self.code == train.DONE
 
     def start(self, step: int, weights: str | None, say: Callable[[str], None]) -> None:
         """Begins, or goes on, after so many updates."""
-        self.metrics = self.workdir / "metrics.jsonl"
-        records.cut_after(self.metrics, step)
+        records.repair(self.workdir)
+        text = self.checkpoints.lines(step) if step else ""
+        self.lines = records.Lines(self.workdir / "metrics.jsonl", text)
         records.record_start(self.workdir, self.config, self.parts.fingerprint, step, weights)
-        kept = records.read_lines(self.metrics)
+        kept = self.lines.values()
         tests = (quality(line) for line in kept if line["split"] == "test")
         self.best = max(tests, default=-math.inf)
         self.writers = open_writers(self.config, self.workdir, kept, say)
@@ -54,7 +56,7 @@ class Lane:
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Adds a line to its metrics."""
         line = {"step": step, "split": split, **metrics}
-        records.append_line(self.metrics, line)
+        self.lines.append(line)
         self.writers.write(line)
 
     def close(self, code: int) -> None:
@@ -65,6 +67,7 @@ class Lane:
 
     def summarise(self, sizes: tuple[int, int]) -> None:
         """Writes its summary; see `describe.sizes`."""
-        lines, steps = records.read_lines(self.metrics), self.parts.total_steps
-        summary = train.summarise(self.config, lines, steps, *sizes)
-        records.write_json(self.workdir / "summary.json", summary)
+        self.lines.restore()
+        steps = self.parts.total_steps
+        summary = train.summarise(self.config, self.lines.values(), steps, *sizes)
+        records.write_record(self.workdir / "summary.json", summary)

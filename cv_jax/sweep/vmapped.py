@@ -210,7 +210,7 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
                 for i, lane in running():
                     own = together.take(state, i)
                     if all_finite(own.params):
-                        lane.checkpoints.save(step, own, scores.get(i, {}))
+                        lane.checkpoints.save(step, own, scores.get(i, {}), lane.lines.text)
                     else:
                         fail(lane, step)
                 saved_step, saved_time = step, time.monotonic()

@@ -24,11 +24,11 @@ def finish(
     path.mkdir()
     seed = point.overrides.get("seed", 0)
     values = {"seed": seed, "batch_size": 10, "model.name": "mlp", **(config or {})}
-    workdir.write_json(path / "config.json", values)
+    workdir.write_record(path / "config.json", values)
     start = {"commit": "abc", "devices": ["cpu cpu"], "versions": {"jax": "1"}}
-    workdir.write_json(path / "run.json", [start])
+    workdir.write_json(path / "run.json", [workdir.sealed(start)])
     summary = {"step": 20, "parameters": 12345, "multiply_adds": adds}
-    workdir.write_json(path / "summary.json", {**summary, "test_accuracy": accuracy})
+    workdir.write_record(path / "summary.json", {**summary, "test_accuracy": accuracy})
     lines = [
         {"step": 10, "split": "test", "accuracy": 0.1, "loss": 9.0},
         {"step": 20, "split": "train", "accuracy": train or accuracy, "loss": 0.2},

@@ -1,0 +1,68 @@
+"""A short campaign of `benchmarks/faults.py`: harmed runs end as if nobody had touched them.
+
+The long one, with more kinds of runs and every sort of fault, is
+`python benchmarks/faults.py`; its counts are in `benchmarks/results/faults.json`.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import faults  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return {
+        kind: faults.undisturbed(kind, folder / kind, data_dir) for kind in ("batch_norm", "ema")
+    }
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind", "sorts"),
+    [
+        (0, "batch_norm", ["kill while saving", "flipped bit"]),
+        (1, "ema", ["kill", "truncated file", "SIGTERM while saving"]),
+        (2, "ema", ["full disk", "flipped bit in every checkpoint"]),
+        (3, "batch_norm", ["limit on the size of files", "removed file", "unreadable file"]),
+    ],
+)
+def test_a_harmed_run_ends_as_the_undisturbed_one(
+    tmp_path, data_dir, references, seed, kind, sorts
+):
+    if "full disk" in sorts and not faults.can_mount(tmp_path):
+        pytest.skip("a tmpfs cannot be mounted here: that needs root")
+    report = faults.run_case(
+        seed, {kind: references[kind]}, data_dir, tmp_path / "case", faults=sorts
+    )
+    assert report.failure is None, report
+    assert report.faults, report
+
+
+def test_a_wrong_result_would_be_found(tmp_path, data_dir, references):
+    """The campaign itself: what is not equal, does not end or is not told fails a case."""
+    result = references["ema"].result
+    faults.compare(result, result)
+    name = next(iter(result[0]))
+    wrong = result[0][name].copy()
+    wrong.view("uint8").reshape(-1)[0] ^= 1
+    with pytest.raises(faults.Wrong, match="the array"):
+        faults.compare(({**result[0], name: wrong}, *result[1:]), result)
+    with pytest.raises(faults.Wrong, match="is not"):
+        faults.compare((*result[:-1], result[-1].replace("1", "2")), result)
+
+
+def test_one_bit_is_flipped(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(200)))
+    faults.flip(tmp_path / "file", random.Random(1))
+    data = (tmp_path / "file").read_bytes()
+    assert len(data) == 200
+    assert sum((a ^ b).bit_count() for a, b in zip(data, range(200), strict=True)) == 1
+    assert os.stat(tmp_path / "file").st_size == 200
