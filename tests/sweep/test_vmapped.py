@@ -130,10 +130,10 @@ def test_a_kill_among_the_saves_of_a_step_changes_nothing(
 ):
     save = Checkpoints.save
 
-    def killed(self, step, state, scores):
+    def killed(self, step, *what):
         if step == 8 and "trial1" in str(self.folder):
             raise KeyboardInterrupt
-        save(self, step, state, scores)
+        save(self, step, *what)
         self.wait()
 
     monkeypatch.setattr(Checkpoints, "save", killed)
