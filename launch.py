@@ -19,6 +19,7 @@ from cv_jax import config as configs
 from cv_jax import distributed
 from cv_jax.errors import InputError, RunError, one_line
 from cv_jax.fields import FIELDS
+from cv_jax.sweep import slurm
 
 # May differ between the processes of a run: where and how each loads the same data.
 LOCAL = ("data.dir", "data.workers", "data.threads", "data.prefetch", "compile_cache")
@@ -111,10 +112,14 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
     )
     sweep.add_argument(
         "--sweep_executor",
-        choices=("slots", "vmap"),
+        choices=("slots", "vmap", "slurm"),
         help="slots: each trial in a process of its own; vmap: trials that differ in numbers only, "
-        "all in one program over all devices; default: slots",
+        "all in one program over all devices; slurm: each trial a job; default: slots",
     )
+    cluster = parser.add_argument_group("jobs of Slurm, for --sweep_executor=slurm")
+    for option in slurm.OPTIONS:
+        kind = {"action": "append"} if option.kind is list else {"type": option.kind}
+        cluster.add_argument(f"--slurm.{option.name}", help=option.meaning, metavar="…", **kind)
     flags = parser.parse_args(rest)
     _check_together(flags)
     return flags, overrides
@@ -133,8 +138,11 @@ def _check_together(flags: argparse.Namespace) -> None:
     for name, others in needs.items():
         if name in given and not given & others:
             raise InputError(f"--{name} needs --{' or --'.join(sorted(others))}")
-    if flags.sweep_executor == "vmap" and "slots" in given:
-        raise InputError("--slots and --sweep_executor=vmap do not go together")
+    if flags.sweep_executor in ("vmap", "slurm") and "slots" in given:
+        raise InputError(f"--slots and --sweep_executor={flags.sweep_executor} do not go together")
+    for name in sorted(given):
+        if name.startswith("slurm.") and flags.sweep_executor != "slurm":
+            raise InputError(f"--{name} needs --sweep_executor=slurm")
     for name in ("workdir", "evaluate"):
         if name in given and given & either:
             raise InputError(f"--{name} is for one run; a sweep takes --sweep_dir and --dry_run")

@@ -43,7 +43,8 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
       RunError: a trial's files are damaged.
     """
     sweep = folders.read(folder)
-    ended = {line["trial"]: line for line in workdir.read_lines(folder / "trials.jsonl")}
+    files = [folder / "trials.jsonl", *sorted((folder / "slurm").glob("*.jsonl"))]
+    ended = {line["trial"]: line for file in files for line in workdir.read_lines(file)}
     keys = [key for key in distinct(sweep.points) if key != "seed"]
     results = []
     for point in sweep.points:

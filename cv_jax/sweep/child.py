@@ -2,8 +2,9 @@
 
 It keeps to its cores before any library counts them, and asks the kernel (Linux) for a SIGTERM if
 the process that started it dies, so that nothing trains on without anybody who waits for it; a
-trial answers SIGTERM by saving. A program of its own, for code between fork and exec would run in
-a copy of a process with many threads.
+trial answers SIGTERM by saving. Other warnings, which Slurm sends to every process of a job, would
+kill it: they are for the process that started it. A program of its own, for code between fork and
+exec would run in a copy of a process with many threads.
 """
 
 import ctypes
@@ -15,6 +16,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 if __name__ == "__main__":
     parent, cores, *command = sys.argv[1:]
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     if sys.platform == "linux":

@@ -15,7 +15,7 @@ from cv_jax import config as configs
 from cv_jax.errors import InputError, RunError
 from cv_jax.metrics import quality
 from cv_jax.sweep import folder as folders
-from cv_jax.sweep import local, points, search, slots, trials, vmapped
+from cv_jax.sweep import local, points, search, slots, slurm, trials, vmapped
 from cv_jax.sweep.board import Board
 
 FAILED, KILLED = 1, 130
@@ -30,14 +30,15 @@ def main(
     """Runs the sweep or search, or lists it.
 
     Args:
-      flags: `config`, `sweep_dir`, `slots`, `dry_run`, and `sweep`, `seeds` or `search`, `trials`.
+      flags: `config`, `sweep_dir`, `slots`, `sweep_executor`, `slurm.…`, `dry_run`, and `sweep`,
+        `seeds` or `search`, `trials`.
       overrides: for all points.
       program: the words before the flags of a plain command.
       check_flags: raises an `InputError` unless XLA knows these flags.
 
     Returns:
-      0 if all trials are done or given up, 1 if one failed, 75 if a signal stopped them, 130 after
-      a second Ctrl-C, which killed them.
+      0 if all trials are done or given up, or are with Slurm, 1 if one failed, 75 if a signal
+      stopped them, 130 after a second Ctrl-C, which killed them.
 
     Raises:
       InputError: a mistake in the sweep or in any point, before the first trial.
@@ -52,12 +53,14 @@ def main(
     else:
         sweep = points.read(flags.config, overrides, flags.sweep, flags.seeds)
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
-    together = flags.sweep_executor == "vmap"
-    plan = slots.plan(flags.slots)
-    if plan.platform != "cpu" and not together:
-        # Points are tried on as many simulated devices: the real ones are left to the trials.
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", plan.devices)
+    together, cluster = (flags.sweep_executor == name for name in ("vmap", "slurm"))
+    if cluster:
+        options = slurm.options(flags)
+        _simulate(slurm.devices(options))
+    else:
+        plan = slots.plan(flags.slots)
+        if plan.platform != "cpu" and not together:
+            _simulate(plan.devices)
     prepare = functools.partial(
         trials.prepare, folder=folder, program=program, check_flags=check_flags
     )
@@ -76,12 +79,17 @@ def main(
     if flags.dry_run:
         for line in trials.listing(sweep, folder):
             print(line)
-        print(f"{total} trials on {len(plan.slots)} slots ({plan.slots[0].name}, …), {folder}")
+        slots_text = "" if cluster else f"{len(plan.slots)} slots ({plan.slots[0].name}, …)"
+        print(f"{total} trials on {slots_text or 'Slurm'}, {folder}")
         return train.DONE
 
     # ---- The trials
     if together:
         return _together(sweep, todo, folder)
+    if cluster:
+        with folders.claimed(folder, sweep):
+            slurm.run(todo, options, folder)
+        return train.DONE
     with folders.claimed(folder, sweep):
         board, source, rule = Board(total, len(plan.slots)), iter(todo), {}
         board.line(f"{total} trials on {len(plan.slots)} slots, {folder}")
@@ -100,6 +108,12 @@ def main(
     if searching:
         _tell_best(outcomes)
     return code
+
+
+def _simulate(devices: int) -> None:
+    """Points are tried on as many simulated devices: the real ones are left to the trials."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def _together(sweep: points.Sweep, todo: list[local.Trial], folder: Path) -> int:

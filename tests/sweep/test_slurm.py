@@ -1,0 +1,252 @@
+"""Sweeps through Slurm, against a real one; `.ci/slurm start` starts it."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "sweep")]
+
+from driver import trials_of  # noqa: E402
+
+import launch  # noqa: E402
+from cv_jax.errors import InputError, RunError  # noqa: E402
+from cv_jax.sweep import slurm, task  # noqa: E402
+
+
+def nodes():
+    """Names of the idle nodes of Slurm; none where it does not answer."""
+    if shutil.which("sinfo") is None or importlib.util.find_spec("submitit") is None:
+        return []
+    command = ["sinfo", "--Node", "--noheader", "--states=idle,mixed", "--format=%n"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=3)
+    except subprocess.TimeoutExpired:
+        return []
+    return answer.stdout.split()
+
+
+needs_slurm = pytest.mark.skipif(
+    len(nodes()) < 2, reason="no Slurm of two nodes answers here, or submitit is missing"
+)
+
+
+def end(code, before, step, signal=None):
+    return {"code": code, "before": before, "step": step, "signal": signal}
+
+
+@pytest.mark.parametrize(
+    ("ends", "again"),
+    [
+        ([end(75, 0, 4, "SIGTERM")], True),
+        ([end(2, 0, 0)], False),  # a mistake in the input
+        ([end(3, 0, 9)], False),  # the loss is not finite
+        ([end(1, 0, 0)], True),
+        ([end(1, 0, 0)] * 3, False),
+        ([end(1, 0, 0), end(1, 0, 5), end(1, 5, 5), end(-9, 5, 5)], True),
+        ([end(1, 0, 0), end(1, 0, 5), end(1, 5, 5), end(-9, 5, 5), end(1, 5, 5)], False),
+        # Preempted early, again and again: no failure, but not without end.
+        ([end(75, 0, 0, "SIGTERM")] * 9, True),
+        ([end(75, 0, 0, "SIGUSR2")] * 10, False),
+        ([end(1, 0, 0), *[end(75, 0, 0, "SIGTERM")] * 3, end(1, 0, 0)], True),
+    ],
+)
+def test_a_job_starts_again_while_that_helps(ends, again):
+    assert task.starts_again(ends) is again
+
+
+def test_what_is_saved_counts_as_reached(tmp_path):
+    assert task.reached(tmp_path) == 0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "split": "train"}\n')
+    assert task.reached(tmp_path) == 3
+    for name in ("7", "12.partial", "5"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert task.reached(tmp_path) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sweep", "--slurm.nodes=2"], "--slurm.nodes needs --sweep_executor=slurm"),
+        (["--slurm.nodes=2"], "--slurm.nodes needs --sweep_executor=slurm"),
+        (["--sweep", "--sweep_executor=slurm", "--slots=2"], "do not go together"),
+        (["--search", "--sweep_executor=slurm"], "--sweep_executor needs --sweep"),
+        (["--sweep", "--sweep_executor=slurm", "--slurm.nodes=0"], "nodes=0 must be at least 1"),
+        (["--sweep", "--sweep_executor=slurm", "--slurm.time=1h"], "invalid int value: '1h'"),
+        (["--sweep", "--sweep_executor=slurm", "--slurm.node=1"], "unrecognized arguments"),
+        (["--sweep", "--sweep_executor=slurm"], "there is no sbatch here"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        launch.main(["--config", f"{ROOT}/configs/experiments/depth.py", *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slurm_that_does_not_answer_is_no_empty_queue(monkeypatch, tmp_path):
+    assert slurm.queue(tmp_path) == {}  # nothing was ever submitted: nobody is asked
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "0a.json").write_text('["a", "b", "c"]')
+    (tmp_path / "bin").mkdir()
+    squeue = tmp_path / "bin" / "squeue"
+    monkeypatch.setenv("PATH", str(squeue.parent))
+    with pytest.raises(RunError, match="squeue does not answer: .*squeue"):
+        slurm.queue(tmp_path)
+    squeue.write_text("#!/bin/sh\necho 'error: no\n contact' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    with pytest.raises(RunError, match="squeue does not answer: error: no contact"):
+        slurm.queue(tmp_path)
+    said = "7|1|RUNNING|my-sweep-0a\n8|N/A|PENDING|0a\n9|0|RUNNING|another-0b\n3|0|RUNNING|x|0a"
+    squeue.write_text(f"#!/bin/sh\necho '{said}'\n")
+    assert slurm.queue(tmp_path) == {"b": ("7_1", "RUNNING"), "a": ("8", "PENDING")}
+
+
+@pytest.fixture
+def jobs():
+    """Ends all jobs of this user that begin in a test."""
+    command = ["squeue", "--me", "--noheader", "--format=%A"]
+    before = set(subprocess.check_output(command, text=True).split())
+    yield
+    after = set(subprocess.check_output(command, text=True).split())
+    if after - before:
+        subprocess.run(["scancel", *(after - before)])
+
+
+def wait(condition, what, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@needs_slurm
+def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs, capfd):
+    """Stand-ins for trials: two stopped in the middle, one cancelled, one whose loss is lost."""
+    folder, steps = tmp_path / "sweep", 400
+    folder.mkdir()
+    trials = list(trials_of(folder, steps, ["fine", "fine", "fine", "nan"]))
+    slurm.run(trials, {}, folder)
+    said = capfd.readouterr().out
+    assert "4 submitted now; 4 trials" in said
+    active = slurm.queue(folder)
+    assert sorted(active) == [trial.name for trial in trials]
+    names = [active[trial.name][0] for trial in trials]
+
+    wait(lambda: all(lines(t.workdir / "metrics.jsonl")[10:] for t in trials[:3]), "steps")
+    subprocess.check_call(["scancel", "--signal=USR2", names[0]])  # as before the time limit
+    subprocess.check_call(["scontrol", "requeue", names[1]])
+    subprocess.check_call(["scancel", names[2]])
+    wait(lambda: len(slurm.queue(folder)) == 2, "the end of two jobs")
+    capfd.readouterr()
+    slurm.run(trials, {}, folder)  # at once: those two are submitted, the others left alone
+    said = capfd.readouterr().out
+    assert "2 queued or running, 2 submitted now" in said
+    assert f"{trials[2].name}" in said
+    assert "(the last one ended with exit code 75)" in said
+    assert "(the last one ended with exit code 3)" in said
+
+    wait(lambda: not slurm.queue(folder), "the end of all")
+    slurm.run(trials[:3], {}, folder)
+    assert "3 done; 3 trials" in capfd.readouterr().out
+    for i, trial in enumerate(trials[:3]):
+        value = trial.name
+        for step in range(1, steps + 1):
+            value = hashlib.sha256(f"{value} {step}".encode()).hexdigest()
+        assert json.loads((trial.workdir / "summary.json").read_text())["value"] == value
+        starts = [json.loads(line)["step"] for line in lines(trial.workdir / "starts.jsonl")]
+        assert len(starts) == 2
+        assert starts[1] > 10
+        assert lines(trial.workdir / "ends") == ["2"]
+        ends = [json.loads(line) for line in lines(folder / "slurm" / f"{trial.name}.jsonl")]
+        assert [end["code"] for end in ends] == [75]
+        assert ends[0]["signal"] == ("SIGUSR2" if i == 0 else "SIGTERM")
+        assert ends[0]["slot"] == f"job {names[i]}"
+        assert ends[0]["step"] == starts[1]
+        assert trial.log.read_text().count("$ ") == 2
+    assert len(lines(trials[3].workdir / "starts.jsonl")) == 2  # once for each command
+
+
+@needs_slurm
+def test_sbatch_that_refuses_is_told_and_leaves_nothing(tmp_path):
+    trials = list(trials_of(tmp_path, 5, ["fine"]))
+    with pytest.raises(InputError, match="sbatch refuses: .*invalid partition"):
+        slurm.run(trials, {"partition": "nowhere"}, tmp_path)
+    assert not list((tmp_path / "slurm").glob("*.json"))
+
+
+SIMULATED = "--xla_force_host_platform_device_count=2"
+CONFIG = (
+    (ROOT / "configs" / "linear.py").read_text()
+    + """
+
+def sweep():
+    for steps in (10**6, 10**6 + 1):  # never: trials that compute the same
+        yield {"checkpoint.every_steps": steps}
+"""
+)
+
+
+@needs_slurm
+def test_trials_on_two_nodes_go_on_exactly(tmp_path, jobs, data_dir):
+    """One of two equal trials is stopped: they end alike, and as a plain run on two devices."""
+    config, folder = tmp_path / "small.py", tmp_path / "sweep"
+    config.write_text(CONFIG)
+    flags = ["--config", str(config), f"--config.data.dir={data_dir}", "--config.total_steps=1000"]
+    flags += ["--config.log.every_steps=50", "--config.eval.every_steps=500"]
+    sweep = ["--sweep", "--sweep_executor=slurm", "--slurm.nodes=2", "--slurm.time=5"]
+    sweep += ["--sweep_dir", str(folder), f"--slurm.setup=touch '{tmp_path}/set up'"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+    def call(*arguments, **more):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "launch.py"), *flags, *arguments],
+            env={**environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    submitting = call(*sweep)
+    said, _ = submitting.communicate()
+    assert submitting.returncode == 0, said
+    assert "2 submitted now; 2 trials" in said
+    names = [f"checkpoint.every_steps={steps}" for steps in (10**6, 10**6 + 1)]
+    stopped, calm = (folder / name for name in names)
+    job = slurm.queue(folder)[names[0]][0]
+    wait(lambda: lines(stopped / "metrics.jsonl"), "the first metrics")
+    subprocess.check_call(["scancel", "--signal=TERM", job])
+    wait(lambda: lines(folder / "slurm" / f"{names[0]}.jsonl"), "the end of its job")
+    plain = call("--workdir", str(tmp_path / "plain"), XLA_FLAGS=SIMULATED)
+    said, _ = plain.communicate()
+    assert plain.returncode == 0, said
+    wait(lambda: not slurm.queue(folder), "the end of all")
+    again = call(*sweep)
+    said, _ = again.communicate()
+    assert "2 done; 2 trials" in said
+
+    assert (tmp_path / "set up").exists()
+    starts = [json.loads((path / "run.json").read_text()) for path in (stopped, calm)]
+    assert [len(each) for each in starts] == [2, 1]
+    assert 0 < starts[0][1]["step"] < 1000
+    assert all(start["processes"] == 2 for each in starts for start in each)
+    metrics = [lines(path / "metrics.jsonl") for path in (stopped, calm, tmp_path / "plain")]
+    assert metrics[0] == metrics[1]
+    assert len(metrics[0]) == len(metrics[2]) == 22
+    for ours, other in zip(map(json.loads, metrics[1]), map(json.loads, metrics[2]), strict=True):
+        assert (ours["step"], ours["split"]) == (other["step"], other["split"])
+        np.testing.assert_allclose(ours["loss"], other["loss"], rtol=1e-4)
