@@ -231,13 +231,15 @@ def test_trials_on_two_nodes_go_on_exactly(tmp_path, jobs, data_dir):
     wait(lambda: lines(stopped / "metrics.jsonl"), "the first metrics")
     subprocess.check_call(["scancel", "--signal=TERM", job])
     wait(lambda: lines(folder / "slurm" / f"{names[0]}.jsonl"), "the end of its job")
+    again = call(*sweep)  # submits nothing: both are finished, queued or running
     plain = call("--workdir", str(tmp_path / "plain"), XLA_FLAGS=SIMULATED)
     said, _ = plain.communicate()
     assert plain.returncode == 0, said
-    wait(lambda: not slurm.queue(folder), "the end of all")
-    again = call(*sweep)
     said, _ = again.communicate()
-    assert "2 done; 2 trials" in said
+    assert again.returncode == 0, said
+    assert "2 trials in" in said
+    assert "submitted now" not in said
+    wait(lambda: not slurm.queue(folder), "the end of all")
 
     assert (tmp_path / "set up").exists()
     starts = [json.loads((path / "run.json").read_text()) for path in (stopped, calm)]
