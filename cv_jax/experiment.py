@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from cv_jax import (
@@ -17,11 +15,11 @@ from cv_jax import (
     evaluators,
     limits,
     losses,
-    models,
     optim,
     partition,
     pretrained,
     profiling,
+    rehearsal,
     rules,
     schedules,
     sharding,
@@ -242,7 +240,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         raise InputError("config.augment: test-time views are for config.eval_preprocess")
 
     train_source = splits.open_train(config)
-    image_shape = _image_shape(config, train_source, augmentation)
+    image_shape = rehearsal.image_shape(config, train_source, augmentation)
     for name in ("mean", "std"):
         values = config.data[name]
         if len(values) not in (1, image_shape[-1]):
@@ -254,9 +252,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         raise InputError(f"config.data.std={config.data.std} must be positive")
 
     limits.check_batch_memory(config, image_shape, augmentation.stream.views)
-    _try_augmentation(config, augmentation, image_shape)
+    rehearsal.try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
-    model, params = _model(config, num_classes, image_shape, bool(augmentation.batch))
+    model, params = rehearsal.make_model(config, num_classes, image_shape, bool(augmentation.batch))
     total_steps = configs.steps_of(config, "total", len(train_source))
     limits.check_steps(total_steps)
     limits.check_state_memory(params)
@@ -319,60 +317,3 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InputError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
-
-
-def _image_shape(config, source, augmentation) -> tuple[int, int, int]:
-    """Shape of an image after the host operations, which must be the one that the config states."""
-    image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
-    image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
-    size = config.image_size
-    stated = (size, size) if isinstance(size, int) else tuple(size)
-    if image.shape[:2] != stated:
-        raise InputError(
-            f"config.augment makes images of {image.shape[0]}x{image.shape[1]}, config.image_size "
-            f"is {stated[0]}x{stated[1]}: make them equal"
-        )
-    return image.shape
-
-
-def _try_augmentation(config, augmentation, image_shape) -> None:
-    """Traces the device operations on the shape of a batch."""
-    shape = (config.batch_size, *image_shape)
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-    }
-
-    def augmented(batch):
-        return step.augment_batch(config, augmentation, 10, jnp.int32(0), batch)
-
-    try:
-        jax.eval_shape(augmented, batch)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
-
-
-def _model(config, num_classes, image_shape, soft_labels) -> tuple[nn.Module, Any]:
-    """The model, tried with its task on the shape of an example; and its parameters' shapes."""
-    name = config.model.name
-    try:
-        model = models.create(name, **pretrained.model_fields(config, num_classes))
-        task = losses.task(config, model)
-
-        def score(batch, rngs):
-            inputs = task.inputs(batch, rngs)
-            output, variables = model.init_with_output(jax.random.key(0), *inputs, train=False)
-            return task.score(output, batch)[0], variables["params"]
-
-        batch = losses.blank_batch(image_shape, num_classes if soft_labels else 0)
-        loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
-    if task.classes is not None and task.classes < num_classes:
-        raise InputError(
-            f"config.model: {name} tells {task.classes} classes apart, {config.data.name} has "
-            f"{num_classes}; set config.model.vocab_size={num_classes + 3} or more"
-        )
-    if loss.shape != (1,):
-        raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
-    return model, params
