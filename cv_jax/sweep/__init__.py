@@ -4,6 +4,7 @@
     SWEEP_DIR/<trial>/       the run directory of a point, like any other
     SWEEP_DIR/<trial>.log    each start of it: the command, and what it printed
     SWEEP_DIR/trials.jsonl   one line for each process that ended; see `local`
+    SWEEP_DIR/slurm/         what became of jobs, if there were any; see `slurm`
     SWEEP_DIR/lock           held by the process that runs the sweep
 
 A trial is named by its point's values: `model=plain20_cifar,seed=0`. What is finished is read from

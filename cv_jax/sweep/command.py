@@ -87,8 +87,11 @@ def main(
     if together:
         return _together(sweep, todo, folder)
     if cluster:
-        with folders.claimed(folder, sweep):
-            slurm.run(todo, options, folder)
+        try:
+            with folders.claimed(folder, sweep):
+                slurm.run(todo, options, folder)
+        except OSError as error:
+            raise RunError(f"the sweep in {folder} cannot go on: {error}") from None
         return train.DONE
     with folders.claimed(folder, sweep):
         board, source, rule = Board(total, len(plan.slots)), iter(todo), {}

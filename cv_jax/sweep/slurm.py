@@ -207,7 +207,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
         jobs = executor.submit_array(
             [Task(trial, place / f"{trial.name}.jsonl") for trial in trials]
         )
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         (place / f"{token}.json").unlink()
         raise InputError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     return {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}

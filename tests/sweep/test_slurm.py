@@ -19,8 +19,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "sweep")]
 from driver import trials_of  # noqa: E402
 
 import launch  # noqa: E402
+from cv_jax import workdir  # noqa: E402
 from cv_jax.errors import InputError, RunError  # noqa: E402
+from cv_jax.report import results  # noqa: E402
+from cv_jax.sweep import folder as folders  # noqa: E402
 from cv_jax.sweep import slurm, task  # noqa: E402
+from cv_jax.sweep.points import Sweep, make_point  # noqa: E402
 
 
 def nodes():
@@ -110,6 +114,19 @@ def test_a_slurm_that_does_not_answer_is_no_empty_queue(monkeypatch, tmp_path):
     said = "7|1|RUNNING|my-sweep-0a\n8|N/A|PENDING|0a\n9|0|RUNNING|another-0b\n3|0|RUNNING|x|0a"
     squeue.write_text(f"#!/bin/sh\necho '{said}'\n")
     assert slurm.queue(tmp_path) == {"b": ("7_1", "RUNNING"), "a": ("8", "PENDING")}
+
+
+def test_a_report_tells_how_the_last_job_of_a_trial_ended(tmp_path):
+    points = (make_point({"seed": 0}), make_point({"seed": 1}))
+    folders.write(tmp_path, Sweep("linear.py", "", {}, points))
+    (tmp_path / "slurm").mkdir()
+    for name, codes in (("seed=0", (75, 3)), ("seed=1", (1, 75))):
+        for code in codes:
+            line = {"trial": name, **end(code, 0, 0)}
+            workdir.append_line(tmp_path / "slurm" / f"{name}.jsonl", line)
+    states = {result.name: result.state for result in results.read(tmp_path)[1]}
+    assert "infinite" in states["seed=0"]
+    assert "stopped" in states["seed=1"]
 
 
 @pytest.fixture
