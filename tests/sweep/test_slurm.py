@@ -173,9 +173,9 @@ def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs
     slurm.run(trials, {}, folder)  # at once: those two are submitted, the others left alone
     said = capfd.readouterr().out
     assert "2 queued or running, 2 submitted now" in said
-    assert f"{trials[2].name}" in said
-    assert "(the last one ended with exit code 75)" in said
-    assert "(the last one ended with exit code 3)" in said
+    rows = {line.split()[0]: line for line in said.splitlines()[:4]}
+    assert "(the last one ended with" in rows[trials[2].name]
+    assert "(the last one ended with exit code 3)" in rows[trials[3].name]
 
     wait(lambda: not slurm.queue(folder), "the end of all")
     slurm.run(trials[:3], {}, folder)
@@ -190,7 +190,9 @@ def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs
         assert starts[1] > 10
         assert lines(trial.workdir / "ends") == ["2"]
         ends = [json.loads(line) for line in lines(folder / "slurm" / f"{trial.name}.jsonl")]
-        assert [end["code"] for end in ends] == [75]
+        # Slurm tells all processes of a job, and the task its own: the second signal may come when
+        # all is saved and Python has put its handlers away.
+        assert [end["code"] in (75, -15) for end in ends] == [True]
         assert ends[0]["signal"] == ("SIGUSR2" if i == 0 else "SIGTERM")
         assert ends[0]["slot"] == f"job {names[i]}"
         assert ends[0]["step"] == starts[1]
