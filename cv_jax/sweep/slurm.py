@@ -185,6 +185,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
 
     place, token = folder / "slurm", uuid.uuid4().hex[:8]
     place.mkdir(exist_ok=True)
+    before = set(place.iterdir())
     setup = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     # From 22.05 on a job's steps do not take over how many cores a process has.
     cores = options.get("cpus_per_task")
@@ -208,7 +209,8 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
             [Task(trial, place / f"{trial.name}.jsonl") for trial in trials]
         )
     except RuntimeError as error:
-        (place / f"{token}.json").unlink()
+        for file in set(place.iterdir()) - before:
+            file.unlink()
         raise InputError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     return {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
 

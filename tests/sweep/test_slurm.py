@@ -205,7 +205,7 @@ def test_sbatch_that_refuses_is_told_and_leaves_nothing(tmp_path):
     trials = list(trials_of(tmp_path, 5, ["fine"]))
     with pytest.raises(InputError, match="sbatch refuses: .*invalid partition"):
         slurm.run(trials, {"partition": "nowhere"}, tmp_path)
-    assert not list((tmp_path / "slurm").glob("*.json"))
+    assert not list((tmp_path / "slurm").iterdir())
 
 
 SIMULATED = "--xla_force_host_platform_device_count=2"
