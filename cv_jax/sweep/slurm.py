@@ -210,7 +210,8 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
         )
     except RuntimeError as error:
         for file in set(place.iterdir()) - before:
-            file.unlink()
+            if file.suffix in (".json", ".pkl", ".sh"):  # others are of jobs that run
+                file.unlink()
         raise InputError(f"sbatch refuses: {' '.join(str(error).split())}") from None
     return {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
 
