@@ -151,10 +151,10 @@ def test_real_trials_train_once_and_equal_the_plain_command(call, tmp_path, caps
 
     with pytest.raises(InputError, match="holds another sweep.*no point optim.learning_rate=0.001"):
         call("--sweep=size")
-    (folder / names[0] / "config.json").write_text('{"model.name": "linear", "seed": 5}')
+    values = workdir.read_record(folder / names[0] / "config.json")
+    workdir.write_record(folder / names[0] / "config.json", {**values, "seed": 5})
     with pytest.raises(InputError, match="point optim.learning_rate=0.001: .*another config"):
         call("--sweep=rate")
-    values = (folder / names[1] / "config.json").read_text()
-    (folder / names[0] / "config.json").write_text(values.replace("0.01", "0.001"))
+    workdir.write_record(folder / names[0] / "config.json", values)
     with workdir.claimed(folder), pytest.raises(InputError, match="--sweep_dir=.* is in use by"):
         call("--sweep=rate")

@@ -227,7 +227,7 @@ class Terminal:
     """What stands on a screen that knows two escape sequences."""
 
     def __init__(self):
-        self.lines, self.peak = [""], []
+        self.lines, self.seen = [""], []
 
     def write(self, text):
         if text.startswith("\x1b["):
@@ -240,8 +240,7 @@ class Terminal:
                 self.lines.append("")
             else:
                 self.lines[-1] += character
-        if len(self.lines) > len(self.peak):
-            self.peak = list(self.lines)
+        self.seen += self.lines
 
     def flush(self):
         pass
@@ -273,10 +272,10 @@ def test_on_a_terminal_running_trials_are_a_table_that_leaves_nothing_behind(tmp
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
     run_here(tmp_path, ["plain"] * 3, steps=30)
-    head = next(line for line in screen.peak if line.startswith("trial"))
+    head = next(line for line in screen.seen if line.startswith("trial"))
     assert head.split() == ["trial", "on", "step", "accuracy", "left"]
-    assert any("/30" in line and "%" in line for line in screen.peak)
-    assert any("of 3 over, 2 running" in line for line in screen.peak)
+    assert any("/30" in line and "%" in line for line in screen.seen)
+    assert any("of 3 over, 2 running" in line for line in screen.seen)
     assert [line.partition(",")[0] for line in screen.lines[:-1]] == [
         f"[{i}/3] {line.split()[1]} done" for i, line in enumerate(screen.lines[:-1], 1)
     ]
