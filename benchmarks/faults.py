@@ -1,6 +1,6 @@
 """Harms runs in many ways and looks whether they still end as if nobody had touched them.
 
-    python benchmarks/faults.py [--faults 120] [--seed 0] [--case SEED] [--output FILE]
+    python benchmarks/faults.py [--faults 120] [--seed 0] [--output FILE]
 
 A case trains one of `KINDS` in a directory of its own while one to four faults befall it: processes
 are killed or told to stop, at any time or while they save; bits flip and files are cut short,
@@ -10,8 +10,8 @@ program said in one line what is wrong, its advice is followed. At the end all a
 checkpoint, metrics.jsonl and summary.json must be those of an undisturbed run, bit for bit. A run
 that does not get there is lost, one that gets elsewhere, or ends in a traceback, is wrong.
 
-Every choice of a case is drawn from its seed, which `--case` repeats; only the moments at which the
-clock lets a fault strike differ.
+Every choice of a case is drawn from its seed, so that `--seed SEED --faults 1` repeats it; only the
+moments at which the clock lets a fault strike differ.
 
 A full disk is a small tmpfs, which needs root; elsewhere that fault is left out, and the limit that
 the kernel sets to the size of a file (EFBIG where a disk says ENOSPC) is what stops writing.
