@@ -212,9 +212,9 @@ def run(arguments: list[str]) -> int:
         return distributed.finish(main(arguments))
     except InputError as error:
         return distributed.fail(MISTAKE, one_line(error))
-    except (RunError, OSError) as error:
-        return distributed.fail(FAILED, one_line(error))
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, RunError) or getattr(error, "errno", None):  # what the system refused
+            return distributed.fail(FAILED, one_line(error))
         if not distributed.several():
             raise
         message = distributed.lost(error)

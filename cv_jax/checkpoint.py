@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,17 @@ from cv_jax.metrics import quality
 logger = logging.getLogger(__name__)
 # Orbax logs every failure with a page of frames; it also raises it, and here it becomes one line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+_report = sys.unraisablehook
+
+
+def _report_but_orphans(what):
+    """When one of orbax's writes has failed, the others print that nobody waits for them."""
+    if str(what.exc_value) != "Event loop is closed":
+        _report(what)
+
+
+sys.unraisablehook = _report_but_orphans
 
 WRITING, DELETING = ".writing", ".deleting"
 

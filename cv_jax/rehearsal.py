@@ -73,6 +73,10 @@ def make_model(
         loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
     except (ValueError, TypeError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not leaf.size:
+            empty = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(f"config.model: {empty} would have the shape {leaf.shape}, no element")
     if task.classes is not None and task.classes < num_classes:
         raise InputError(
             f"config.model: {name} tells {task.classes} classes apart, {config.data.name} has "

@@ -162,7 +162,7 @@ def repair(path: Path) -> None:
     if config is not None and not _is_sound(path / "config.json"):
         logger.warning("%s is damaged and written again", path / "config.json")
         write_record(path / "config.json", config)
-    if (path / "run.json").exists() and not starts:
+    if os.path.lexists(path / "run.json") and not starts:
         logger.warning("%s is damaged and set aside as run.json.damaged", path / "run.json")
         os.replace(path / "run.json", path / "run.json.damaged")
 
@@ -415,7 +415,7 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
     try:
         return read_record(path / "config.json"), starts
     except FileNotFoundError:
-        if not (path / "run.json").exists():
+        if not os.path.lexists(path / "run.json"):
             return None, []
         reason = "config.json is missing, run.json is damaged"
     except Damaged as error:

@@ -280,4 +280,5 @@ def test_a_full_disk_stops_the_run_and_leaves_the_previous_checkpoint(tmp_path, 
     assert process.returncode == 1, process.stderr
     assert "error: checkpoint 2 could not be written" in process.stderr
     assert "checkpoint 1 is intact" in process.stderr
+    assert "Traceback" not in process.stderr
     assert run(*FAST, "--evaluate", data_dir=data_dir, workdir=workdir) == 0

@@ -29,12 +29,14 @@ def _verify_run(workdir: Path) -> int:
     steps = checkpoint.finished(folder)
     if not steps:
         raise InputError(f"{workdir} holds neither checkpoints nor records")
-    damaged, kept = 0, ""
-    for step in steps:
-        reason = checkpoint.damage(folder / str(step))
+    reasons = {step: checkpoint.damage(folder / str(step)) for step in steps}
+    sound = [step for step in steps if reasons[step] is None]
+    for step, reason in reasons.items():
+        if reason and step < max(sound, default=0):
+            reason += "; a newer one is sound: this one can be deleted"
         print(f"{folder / str(step)}: {reason or 'sound'}")
-        damaged += reason is not None
-        kept = kept if reason else checkpoint.read_lines(folder / str(step))
+    kept = checkpoint.read_lines(folder / str(sound[-1])) if sound else ""
+    damaged = len(steps) - len(sound)
     found = records.damage(workdir, kept)
     for line in found:
         print(line)

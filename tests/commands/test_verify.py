@@ -27,6 +27,14 @@ def test_sound_and_damaged_checkpoints_are_told_apart(workdir, capsys):
     assert (workdir / "checkpoints" / "10").is_dir()  # nothing is moved
 
 
+def test_a_damaged_checkpoint_before_a_sound_one_can_go(workdir, capsys):
+    (workdir / "checkpoints" / "5" / "meta.json").write_text("{}")
+    assert main(["verify", str(workdir)]) == 1
+    out = capsys.readouterr().out
+    assert "5: meta.json differs from what was written; a newer one is sound: this one can" in out
+    assert f"{workdir}/checkpoints/10: sound" in out
+
+
 def test_mistakes_give_one_line_and_code_2(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path} holds neither checkpoints nor records\n"
