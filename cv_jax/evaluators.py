@@ -54,6 +54,7 @@ KINDS: dict[str, dict[str, tuple[Any, Any]]] = {
     "knn": {**_PROBE, "k": (int, 20), "temperature": (float | None, 0.07)},
     "logistic_regression": {**_PROBE, "C": (float | None, None), "standardise": (bool, True)},
 }
+MOST = 100  # evaluations besides the run's own
 PROBES = ("knn", "logistic_regression")
 
 
@@ -98,6 +99,8 @@ def parse(text: str, field: str = "config.eval.extra") -> list[tuple[str, dict[s
         raise InputError(
             f"{field}: {text!r} is not of the form kind(option=literal, …)|kind(…)"
         ) from None
+    if len(calls) > MOST:
+        raise InputError(f"{field}: {len(calls)} evaluations; at most {MOST} are possible")
     asked, names = [], ["train", "test", "norms"]
     for kind, given in calls:
         if kind not in KINDS:

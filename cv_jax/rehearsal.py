@@ -71,7 +71,7 @@ def make_model(
 
         batch = losses.blank_batch(image_shape, num_classes if soft_labels else 0)
         loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not leaf.size:

@@ -225,7 +225,7 @@ def one_field(draw, values=VALUES):
     return net, {draw(st.sampled_from(NAMES[net])): draw(values)}
 
 
-@quietly(60)
+@quietly(45)
 @given(one_field())
 @example(("mlp", {"batch_size": str(2**40)}))
 @example(("mlp", {"image_size": "1e6"}))
@@ -287,7 +287,7 @@ def sensible_fields(draw):
     return net, config
 
 
-@quietly(20)
+@quietly(9)
 @given(sensible_fields())
 def test_sensible_values_together(attempt, what):
     attempt(*what)
@@ -466,6 +466,7 @@ def test_any_preprocessing(attempt, text):
 @given(st.one_of(calls(list(KINDS), {kind: list(found) for kind, found in KINDS.items()}), VALUES))
 @example("knn(train_examples=20, k=1e30)")
 @example("knn(" * 500)
+@example("|".join(f"knn(name='k{i}', k=1)" for i in range(3000)))
 def test_any_further_evaluation(attempt, text):
     attempt("mlp", {"eval.extra": text})
 

@@ -31,6 +31,7 @@ STAGES: dict[str, dict[str, Callable]] = {
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
 }
+LONGEST = 100  # operations in a string
 _ARTICLES = {
     "stream": "a stream",
     "host": "a host",
@@ -81,7 +82,10 @@ def parse(
     fixed: list[Callable] = []
     order = list(STAGES)
     last, last_text = order[0], ""
-    for text in _split(string):
+    texts = _split(string)
+    if len(texts) > LONGEST:  # the compiler would take hours
+        raise InputError(f"{field}: {len(texts)} operations; at most {LONGEST} are possible")
+    for text in texts:
         name, args, kwargs = _call(text, field)
         stage = next((s for s in order if name in STAGES[s]), None)
         if stage is None:

@@ -131,6 +131,7 @@ def check_blocks(
       ValueError: one of them is not, or two of them do not.
     """
     checks.positive("depth", [depth])
+    checks.positive("width", [width])
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads {num_heads} does not divide width {width}")
     checks.rate("drop_path_rate", drop_path_rate)

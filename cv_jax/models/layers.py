@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.models import checks
+
 ACTIVATIONS = {
     "relu": nn.relu,
     # The exact form: Flax's default is the tanh approximation, every reference uses erf.
@@ -102,6 +104,7 @@ class Mlp(nn.Module):
             param_dtype=self.param_dtype,
         )
         dim = x.shape[-1]
+        checks.positive("the inner width of an MLP", [self.hidden_dim])
         x = activation(self.act)(nn.Dense(self.hidden_dim, **dense, name="fc1")(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         x = nn.Dense(dim, **dense, name="fc2")(x)

@@ -238,6 +238,8 @@ class Swin(nn.Module):
         checks.positive("patch_size", [self.patch_size])
         checks.positive("window_size", [self.window_size])
         checks.positive("depths", self.depths)
+        checks.positive("width", [self.width])
+        checks.positive("num_heads", self.num_heads)
         stages = len(self.depths)
         if len(self.num_heads) != stages:
             raise ValueError(

@@ -390,6 +390,8 @@ def check_decoder(vocab_size: int, width: int, depth: int, num_heads: int, dropo
     """
     if vocab_size <= EOS:
         raise ValueError(f"vocab_size must be at least {EOS + 1} (PAD, BOS, EOS), got {vocab_size}")
+    checks.positive("num_heads", [num_heads])
+    checks.positive("width", [width])
     if width % 2 or width % num_heads:
         raise ValueError(f"width {width} must be even and a multiple of num_heads {num_heads}")
     checks.positive("depth", [depth])
