@@ -119,10 +119,14 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
     """
     path, _, argument = reference.partition(":")
     config = from_file(Path(path), argument)
-    for name, text in (overrides or {}).items():
+    overrides = overrides or {}
+    for name, text in overrides.items():
         value = check(text, _type_of(config, name), f"config.{name}={text}", parsing=True)
-        for sibling in other_units(name):
-            set_value(config, sibling, None)
+        siblings = other_units(name)
+        # "none" takes back what the file says in any unit, not what is given beside it.
+        if value is not None or overrides.keys().isdisjoint(siblings):
+            for sibling in siblings:
+                set_value(config, sibling, None)
         set_value(config, name, value)
     for name, value in flatten(config).items():
         if name != "model.name":

@@ -141,6 +141,16 @@ def test_a_duration_on_the_command_line_replaces_the_unit_of_the_file():
 
 
 @pytest.mark.parametrize(
+    "names", [("total_steps", "total_epochs"), ("total_epochs", "total_steps")]
+)
+def test_a_duration_taken_back_leaves_the_one_given_beside_it(names):
+    given = {"total_steps": "17", "total_epochs": "none"}
+    c = config.load(VIT, {name: given[name] for name in names})
+    assert (c.total_steps, c.total_epochs) == (17, None)
+    assert config.load(VIT, {"eval.every_steps": "none"}).eval.every_epochs is None
+
+
+@pytest.mark.parametrize(
     ("overrides", "steps"),
     [
         ({"total_steps": "17"}, 17),
