@@ -1,8 +1,14 @@
 """`python -m cv_jax prepare NAME`: building datasets, and its mistakes."""
 
+import io
+import tarfile
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from cv_jax import __main__ as program
+from cv_jax.data import sources
 
 
 def test_the_embedded_dataset_needs_no_tensorflow(tmp_path, capsys):
@@ -18,6 +24,47 @@ def test_without_tensorflow_the_way_to_it_is_told(tmp_path, capsys, monkeypatch)
     said = capsys.readouterr().err
     assert said.startswith("error: TFDS needs TensorFlow to write a dataset")
     assert said.endswith("pip install tensorflow-cpu\n")
+
+
+def _write_archive(path, files):
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def _jpeg(grey):
+    data = io.BytesIO()
+    Image.fromarray(np.full((24, 32, 3), grey, np.uint8)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
+    """The archives as they are published, but for their size, where TFDS looks for them."""
+    pytest.importorskip("tensorflow", reason="TFDS writes datasets with TensorFlow")
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    classes = {}
+    for number, name in enumerate(("n01440764", "n01443537", "n01484850")):  # the first three
+        archive = tmp_path / f"{name}.tar"
+        images = {f"{name}_{i}.JPEG": _jpeg(50 * number + 10 * i) for i in range(4)}
+        _write_archive(archive, images)
+        classes[archive.name] = archive.read_bytes()
+    _write_archive(manual / "ILSVRC2012_img_train.tar", classes)
+    for split in ("val", "test"):
+        images = {f"ILSVRC2012_{split}_{i:08d}.JPEG": _jpeg(i) for i in range(1, 6)}
+        _write_archive(manual / f"ILSVRC2012_img_{split}.tar", images)
+
+    assert program.main(["prepare", "imagenet2012", f"--data-dir={tmp_path}"]) == 0
+    assert "imagenet2012 train: 12 examples" in capsys.readouterr().out
+    source = sources.open_source("imagenet2012", "train", tmp_path)
+    assert source.num_classes == 1000
+    examples = [source.example(i) for i in range(len(source))]
+    # Each class has the grey levels that were written for it, whatever the order of examples.
+    for number in range(3):
+        levels = [image.mean() for image, label in examples if label == number]
+        assert sorted(levels) == pytest.approx([50 * number + 10 * i for i in range(4)], abs=1)
 
 
 @pytest.mark.parametrize(
