@@ -372,7 +372,8 @@ def _follow(case: Case, said: str) -> None:
 
 
 def _is_in_the_way(path: Path) -> bool:
-    return path.is_symlink() or (path.is_dir() and path.suffix in (".json", ".jsonl"))
+    files = path.suffix in (".json", ".jsonl") or path.name == "lock"
+    return path.is_symlink() or (path.is_dir() and files)
 
 
 def result(path: Path) -> tuple[dict[str, np.ndarray], dict, int, str, str]:

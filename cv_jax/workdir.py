@@ -107,14 +107,17 @@ def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
       flag: what the user named it by.
 
     Raises:
-      InputError: another process is running there.
+      InputError: another process is running there, or something that is no file is called "lock".
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("a+") as file:
+    lock = path / "lock"
+    if os.path.lexists(lock) and not lock.is_file():
+        raise InputError(f"{flag}={path}: {lock} is no file; take it away")
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            owner = (path / "lock").read_text(errors="replace").strip() or "another process"
+            owner = lock.read_text(errors="replace").strip() or "another process"
             raise InputError(f"{flag}={path} is in use by {owner}") from None
         text = f"process {os.getpid()} on {socket.gethostname()}\n"
         file.truncate(0)

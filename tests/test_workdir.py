@@ -125,6 +125,14 @@ def circle(file):
     file.symlink_to(file.name)
 
 
+@pytest.mark.parametrize("harm", [circle, lambda file: (file.unlink(), file.mkdir())])
+def test_what_stands_in_place_of_the_lock_is_named(started, harm):
+    path, start = started
+    harm(path / "lock")
+    with pytest.raises(InputError, match=f"{path}/lock is no file; take it away"):
+        start()
+
+
 @pytest.mark.parametrize("harm", [lambda file: flip(file, 200), circle])
 def test_damaged_starts_are_set_aside(started, caplog, harm):
     path, start = started
