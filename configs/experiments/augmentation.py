@@ -3,6 +3,7 @@
     python launch.py --config configs/experiments/augmentation.py --sweep --seeds 3
     python launch.py --config configs/experiments/augmentation.py:cifar10 --sweep --seeds 3
     python launch.py --config configs/experiments/augmentation.py:imagenet2012 --sweep --seeds 3
+    python launch.py --config configs/experiments/augmentation.py --sweep=long --seeds 3
     python -m cv_jax report SWEEP_DIR
 
 none → flip and crop → + colour → + RandAugment → + mixup → + CutMix → + erasing. Test images are
@@ -92,3 +93,10 @@ def sweep(arg):
         if net != "linear" or dataset != "imagenet2012":
             for policy in POLICIES:
                 yield {"net": net, "policy": policy}
+
+
+def sweep_long():
+    """Some policies for 400 epochs: whether strong augmentation only needs longer training."""
+    for net in ("resnet", "vit"):
+        for policy in ("none", "flip_crop", "randaugment", "erasing"):
+            yield {"net": net, "policy": policy, "epochs": 400}

@@ -4,6 +4,7 @@
     python launch.py --config configs/experiments/depth.py:cifar10 --sweep --seeds 3
     python launch.py --config configs/experiments/depth.py:cifar10,epochs=20 --sweep --seeds 3
     python launch.py --config configs/experiments/depth.py:imagenet2012 --sweep --seeds 3
+    python launch.py --config configs/experiments/depth.py --sweep=late --seeds 3
     python -m cv_jax report SWEEP_DIR --metric train_eval_accuracy
 
 The paper's observation: past some depth a plain net gets worse also on the images that it is
@@ -53,3 +54,8 @@ def sweep(arg):
     for depth in (18, 34) if dataset == "imagenet2012" else (8, 20, 32, 44, 56):
         for net in ("plain", "residual"):
             yield {"net": net, "depth": depth}
+
+
+def sweep_late():
+    """The deepest plain net for 40 epochs: whether it only needs longer."""
+    yield {"net": "plain", "depth": 56, "epochs": 40}
