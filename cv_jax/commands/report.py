@@ -60,7 +60,12 @@ def _sections(sweep, found, groups, metric, tables):
     done = [result for result in found if result.metrics]
     seeds = sorted({result.seed for result in done})
     yield f"# {Path(sweep.config).stem}: {len(done)} of {len(found)} trials done"
-    facts = [f"- config: `{sweep.reference(sweep.points[0]._replace(arguments={}))}`"]
+    first = sweep.points[0]
+    facts = [f"- config: `{sweep.reference(first._replace(arguments={}))}`"]
+    shared = {**first.arguments, **first.overrides}
+    shared = [f"{k}={v}" for k, v in shared.items() if k not in ("seed", *found[0].values)]
+    if shared:
+        facts.append(f"- every point: {', '.join(shared)}")
     if sweep.overrides:
         flags = " ".join(f"--config.{name}={text}" for name, text in sweep.overrides.items())
         facts.append(f"- for all: `{flags}`")

@@ -75,6 +75,15 @@ def test_nothing_is_dropped(folder, capsys):
     assert "kind=c,seed=2: not started" in capsys.readouterr().out
 
 
+def test_what_all_points_share_is_told(folder, tmp_path, capsys):
+    main(["report", str(folder)])
+    assert "every point" not in capsys.readouterr().out
+    alone = [{"kind": "a", "seed": seed} for seed in (0, 1)]
+    sweeps.write(tmp_path / "one", alone)
+    main(["report", str(tmp_path / "one")])
+    assert "- every point: kind=a\n" in capsys.readouterr().out
+
+
 def test_paired_comparison(folder, capsys):
     """b minus a at the seeds 0 and 1 that both have: 5 and 4 points."""
     main(["report", str(folder)])
