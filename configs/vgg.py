@@ -34,7 +34,7 @@ def get_config(arg=""):
     c.model.fc_width = 512
     c.total_epochs = 6.0 if dataset == "digits" else 60.0
     c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(3)"
-    c.optim.learning_rate = 0.05
+    c.optim.learning_rate = 0.01
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 2.0
     c.checkpoint.every_epochs = 5.0
