@@ -49,6 +49,13 @@ def test_every_experiment_says_how_to_run_it():
             assert command in docstring
 
 
+def test_the_readme_shows_the_recorded_table():
+    recorded = FOLDER.parent.parent / "benchmarks" / "results" / "experiments" / "lineage"
+    table = (recorded / "report.md").read_text().split("\n\n")[2]
+    assert len(table.splitlines()) == 2 + len(configs_of("lineage", "digits"))
+    assert table in (FOLDER.parent.parent / "README.md").read_text()
+
+
 def test_depth_counts_the_layers():
     """Plain and residual nets of 8 … 56 layers; without their shortcuts they are the same nets."""
     found = configs_of("depth", "cifar10")

@@ -13,7 +13,8 @@ training images as test images are scored: not augmented, with running statistic
 
 Nets of 8, 20, 32, 44 and 56 layers for small images, by the recipe of `configs/resnet20_cifar.py`
 on cifar10 (or in short, with `epochs`); of 18 and 34 layers on imagenet2012, by the recipe of
-`configs/resnet.py`. Digits are shown at 16 pixels, all training images twelve times.
+`configs/resnet.py`. Digits are shown at 16 pixels, all training images twelve times: three seeds
+take a quarter of an hour on two CPU cores. What came out, and why: `docs/experiments.md`.
 """
 
 from pathlib import Path

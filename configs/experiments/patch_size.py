@@ -8,7 +8,8 @@
 Half the side of a patch makes four times as many tokens: four times the work of the products, and
 sixteen times that of the attention itself. Patches of 2, 4, 8 and 16 pixels on images of 32; on
 imagenet2012 of 14, 16 and 32 pixels on 224. The recipe is that of `configs/vit_s16.py`, on digits
-with a net of four blocks and 64 channels.
+with a net of four blocks and 64 channels: nine minutes on two CPU cores. What came out, and why:
+`docs/experiments.md`.
 """
 
 from pathlib import Path
