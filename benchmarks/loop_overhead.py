@@ -1,10 +1,11 @@
 """What the training loop costs beside the bare jitted step.
 
-    python benchmarks/loop_overhead.py [--config configs/vit_ti16.py] [--steps 120] [--rounds 3]
+    python benchmarks/loop_overhead.py [--config configs/vit_ti16.py] [--steps 190] [--rounds 5]
 
 The bare step runs on one batch that already lies on the device. The loop is `train.train` with its
-loader, augmentation, logging and checkpoints. Both compute the same step; rounds of the one and of
-the other alternate in one process, and the ratio of their median times is printed with the machine.
+loader, augmentation, logging and checkpoints, these as often as the config says. Both compute the
+same step; rounds of the one and of the other alternate in one process, and the ratio of their
+median times is printed with the machine.
 """
 
 import argparse
@@ -46,23 +47,21 @@ def main():
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_ti16.py")
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=190)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--save_every", type=int, default=60, help="steps from save to save")
+    parser.add_argument("--save_every", type=int, help="steps from save to save")
     parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
     flags = parser.parse_args()
-    config = configs.load(
-        flags.config,
-        {
-            "batch_size": str(flags.batch_size),
-            "total_steps": str(flags.steps),
-            "log.every_steps": "10",
-            "checkpoint.every_steps": str(flags.save_every),
-            "eval.every_epochs": "none",
-        },
-    )
-    parts = experiment.build(config)
+    overrides = {
+        "batch_size": str(flags.batch_size),
+        "total_steps": str(flags.steps),
+        "log.every_steps": "10",
+        "eval.every_epochs": "none",
+    }
+    if flags.save_every:
+        overrides["checkpoint.every_steps"] = str(flags.save_every)
+    parts = experiment.build(configs.load(flags.config, overrides))
     bare_times, loop_times = [], []
     for round_ in range(flags.rounds):
         bare_times.append(bare(parts, flags.steps))
@@ -71,7 +70,7 @@ def main():
     result = {
         "config": flags.config,
         "batch_size": flags.batch_size,
-        "save_every_steps": flags.save_every,
+        "save_every_steps": parts.every("checkpoint.every"),
         "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "jax": importlib.metadata.version("jax"),
         "commit": workdir.commit(),

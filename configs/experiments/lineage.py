@@ -9,8 +9,8 @@ The report is the historical table: year, receptive field of the last layer whos
 in the image, parameters, multiply-adds, accuracy on the training images ("train_eval": not
 augmented) and on the test images, and time. On imagenet2012 the line starts at AlexNet, each net at
 its published size; on smaller images nets are as small as `configs/*.py` make them. A masked
-autoencoder has no accuracy of its own and is not among them. On digits three seeds take forty
-minutes on two CPU cores; the table is in the README.
+autoencoder has no accuracy of its own and is not among them. On digits three seeds take half
+an hour on two CPU cores; the table is in the README.
 """
 
 from pathlib import Path
