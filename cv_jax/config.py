@@ -318,6 +318,7 @@ def _type_of(config: ml_collections.ConfigDict, name: str) -> Any:
 
 
 def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    """Sets the field of that dotted name; its type is not checked."""
     *parents, leaf = name.split(".")
     for parent in parents:
         config = config[parent]

@@ -61,13 +61,12 @@ def _sections(sweep, found, groups, metric, tables):
     seeds = sorted({result.seed for result in done})
     yield f"# {Path(sweep.config).stem}: {len(done)} of {len(found)} trials done"
     first = sweep.points[0]
-    facts = [f"- config: `{sweep.reference(first._replace(arguments={}))}`"]
-    shared = {**first.arguments, **first.overrides}
-    shared = [f"{k}={v}" for k, v in shared.items() if k not in ("seed", *found[0].values)]
+    swept = {"seed", *found[0].values}
+    shared = {key: value for key, value in first.arguments.items() if key not in swept}
+    facts = [f"- config: `{sweep.reference(first._replace(arguments=shared))}`"]
+    shared = {name: text for name, text in sweep.texts(first).items() if name not in swept}
     if shared:
-        facts.append(f"- every point: {', '.join(shared)}")
-    if sweep.overrides:
-        flags = " ".join(f"--config.{name}={text}" for name, text in sweep.overrides.items())
+        flags = " ".join(f"--config.{name}={text}" for name, text in shared.items())
         facts.append(f"- for all: `{flags}`")
     facts.append(f"- seeds: {', '.join(map(str, seeds))}")
     for name, key in (("commit", "commit"), ("devices", "devices"), ("versions", "versions")):

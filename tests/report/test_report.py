@@ -77,11 +77,12 @@ def test_nothing_is_dropped(folder, capsys):
 
 def test_what_all_points_share_is_told(folder, tmp_path, capsys):
     main(["report", str(folder)])
-    assert "every point" not in capsys.readouterr().out
-    alone = [{"kind": "a", "seed": seed} for seed in (0, 1)]
+    assert "- config: `configs/mlp.py`\n" in capsys.readouterr().out
+    alone = [{"kind": "a", "ema.decay": 0.5, "seed": seed} for seed in (0, 1)]
     sweeps.write(tmp_path / "one", alone)
     main(["report", str(tmp_path / "one")])
-    assert "- every point: kind=a\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "- config: `configs/mlp.py:kind=a`\n- for all: `--config.ema.decay=0.5`\n" in said
 
 
 def test_paired_comparison(folder, capsys):
