@@ -40,7 +40,11 @@ from cv_jax.fields import FIELDS
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain"),
+    # These make the pixels; the last may be missing.
+    *("numpy", "pillow", "simplejpeg", "opencv-python-headless", "cykooz.resizer"),
+)
 
 
 def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
@@ -206,11 +210,19 @@ def environment() -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:

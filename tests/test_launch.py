@@ -109,7 +109,7 @@ def test_a_run_leaves_its_records(trained):
     assert start["step"] == 0
     assert len(start["devices"]) == 8
     assert start["data"]["train"]["splits"] == {"train": 1438, "test": 359}
-    assert {"jax", "flax", "optax"} < set(start["versions"])
+    assert {"jax", "flax", "optax", "pillow"} < set(start["versions"])
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["split"]) for line in lines] == [(2, "train"), (2, "test")]
     assert lines[1]["count"] == 359

@@ -2,30 +2,19 @@
 
 Each factory here returns `(generator, image) → image`, uint8 [H, W, C] to uint8 [H', W', C]. The
 generator belongs to one position of the run's stream, so that an operation's draws are a function
-of seed and position. Resampling is Pillow's: the filter's support grows when an image shrinks
-(antialiasing). The method "linear" is the exception: OpenCV's interpolation between the nearest
-four pixels, which is faster and aliases when an image shrinks, as `tf.image.resize` does.
+of seed and position. `method` is one of `resample.METHODS`. Operations that draw resample quickly,
+the others exactly as Pillow: see `resample`.
 
 An image may be a `data.decode.Jpeg`: cropping it first decodes the window alone.
 """
 
 import math
 
-import cv2
 import numpy as np
-from PIL import Image
 
-cv2.setNumThreads(1)  # the loader's threads are enough
+from cv_jax.augment.resample import METHODS, resample
 
 SIDE = 32767  # of an image, in pixels: OpenCV's limit, and that of all numbers in augmentations
-
-METHODS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "linear": None,
-}
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -41,41 +30,17 @@ def _method(method: str) -> str:
     return method
 
 
-def _resample(image, size, method):
-    """Resizes uint8 [H, W, C], any C, to (height, width)."""
-    height, width = size
-    image = np.asarray(image)
-    if image.shape[:2] == (height, width):
-        return image
-    if method == "linear":
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return resized.reshape(height, width, -1)  # OpenCV drops an axis of length 1
-
-    def one(plane):
-        return np.asarray(Image.fromarray(plane).resize((width, height), METHODS[method]))
-
-    if image.shape[-1] == 3:
-        return one(image)
-    return np.stack([one(plane) for plane in np.moveaxis(image, -1, 0)], axis=-1)
-
-
 def resize(size: int | tuple[int, int], method: str = "bilinear"):
     """Resizes to a square of side `size`, or to (height, width), without keeping the aspect."""
     size, method = _pair(size), _method(method)
-    return lambda generator, image: _resample(image, size, method)
+    return lambda generator, image: resample(image, size, method)
 
 
 def resize_small(size: int, method: str = "bilinear"):
     """Resizes so that the shorter side is `size` and the aspect stays (the longer is rounded down,
     as torchvision does)."""
     (size, _), method = _pair(size), _method(method)
-
-    def apply(generator, image):
-        height, width = image.shape[:2]
-        short = min(height, width)
-        return _resample(image, (height * size // short, width * size // short), method)
-
-    return apply
+    return lambda generator, image: resample(image, _small(image, size), method)
 
 
 def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):
@@ -87,9 +52,15 @@ def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):
 
     def apply(generator, image):
         size = int(generator.integers(smallest, largest + 1))
-        return resize_small(size, method)(generator, image)
+        return resample(image, _small(image, size), method, quick=True)
 
     return apply
+
+
+def _small(image, size: int) -> tuple[int, int]:
+    """Height and width of the image when its shorter side is `size`."""
+    height, width = image.shape[:2]
+    return height * size // min(height, width), width * size // min(height, width)
 
 
 def central_crop(size: int | tuple[int, int]):
@@ -173,7 +144,7 @@ def inception_crop(
 
     def apply(generator, image):
         top, left, h, w = window(generator, *image.shape[:2])
-        return _resample(image[top : top + h, left : left + w], size, method)
+        return resample(image[top : top + h, left : left + w], size, method, quick=True)
 
     return apply
 

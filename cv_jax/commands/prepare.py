@@ -77,7 +77,7 @@ def _build(name: str, folder: Path) -> None:
 
 
 def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
-    from cv_jax.augment import host
+    from cv_jax.augment import resample
     from cv_jax.data import reencode
     from cv_jax.progress import counted
 
@@ -87,8 +87,8 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
             raise InputError(f"--{name.replace('_', '-')}={value} must be at least 1")
     if not 1 <= flags.quality <= 100:
         raise InputError(f"--quality={flags.quality} is not in 1…100")
-    if flags.method not in host.METHODS:
-        raise InputError(f"--method={flags.method} is not one of {', '.join(host.METHODS)}")
+    if flags.method not in resample.METHODS:
+        raise InputError(f"--method={flags.method} is not one of {', '.join(resample.METHODS)}")
     options = reencode.Options(
         short_side=flags.short_side,
         method=flags.method,

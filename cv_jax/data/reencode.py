@@ -30,7 +30,7 @@ class Options(NamedTuple):
 
     Attributes:
       short_side: larger images are resized so that their shorter side is this; none keeps sizes.
-      method: filter of the resizing; see `augment.host`.
+      method: filter of the resizing; see `augment.resample`.
       quality: of the JPEGs, 1…100; none stores raw pixels.
       shard_examples: examples in a shard.
       skip_broken: leave out what cannot be read, instead of stopping.

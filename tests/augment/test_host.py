@@ -17,32 +17,6 @@ def picture(height, width, channels, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_resize_is_that_of_pillow(channels, method):
-    image = picture(13, 17, channels)
-    got = host.resize((9, 31), method)(None, image)
-    for c in range(channels):
-        expected = Image.fromarray(image[..., c]).resize((31, 9), host.METHODS[method])
-        np.testing.assert_array_equal(got[..., c], np.asarray(expected))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("size", [(9, 31), (40, 6)])
-def test_linear_interpolates_between_the_nearest_four(channels, size):
-    image = picture(13, 17, channels)
-    got = host.resize(size, "linear")(None, image)
-
-    def weights(inputs, outputs):
-        # Centres of output pixels in the coordinates of the input, held inside the image.
-        places = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-        return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(inputs)))
-
-    rows, columns = weights(13, size[0]), weights(17, size[1])
-    expected = np.einsum("yi,xj,ijc->yxc", rows, columns, image.astype(float))
-    assert np.abs(got - expected).max() <= 1
-
-
 @pytest.mark.parametrize(
     "text", ["inception_crop(24)", "random_crop(20)", "central_crop(30)", "resize_small(20)"]
 )
