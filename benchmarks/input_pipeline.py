@@ -11,7 +11,8 @@ same round. The interpreters of the others need torch and Pillow, and
 tensorflow; without them they are left out.
 
 The contenders deliver uint8 batches; flipping and normalising are left to the device by all.
-"bilinear" is Pillow's antialiased filter, "linear" interpolates between four pixels.
+"bilinear" and "bicubic" are antialiased filters, "linear" interpolates between four pixels; Pillow
+has no such, so that "linear" is held against "bilinear" there.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from pathlib import Path
 import numpy as np
 
 SIZE, BATCH = 224, 64
+METHODS = ("bilinear", "bicubic", "linear")
 
 
 def picture(seed: int) -> bytes:
@@ -118,7 +120,7 @@ def bare(source: str, method: str, count: int, rounds: int):
     return batches
 
 
-def torch_loader(folder: str, count: int, rounds: int):
+def torch_loader(folder: str, method: str, count: int, rounds: int):
     """A PyTorch DataLoader over Pillow, with torchvision's RandomResizedCrop written out."""
     import torch
     from PIL import Image
@@ -136,7 +138,7 @@ def torch_loader(folder: str, count: int, rounds: int):
                 image = Image.open(file).convert("RGB")
             left, top, width, height = window(generator, *image.size)
             image = image.crop((left, top, left + width, top + height))
-            image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            image = image.resize((SIZE, SIZE), Image.Resampling[method.upper()])
             return torch.from_numpy(np.array(image)), 0
 
     loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, drop_last=True)
@@ -236,9 +238,6 @@ def main():
         serve(flags.serve[0], json.loads(flags.serve[1]))
         return
 
-    import PIL
-    import simplejpeg
-
     from cv_jax import __main__ as program
     from cv_jax import workdir
 
@@ -263,7 +262,7 @@ def main():
         "commit": workdir.commit(),
         "rounds_of_each": flags.rounds,
     }
-    result["versions"] |= {"pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    result["versions"] |= workdir.environment()["versions"]
     print(json.dumps(result, indent=2))
     if flags.output:
         workdir.write_json(flags.output, result)
@@ -278,18 +277,18 @@ def measure(flags, photographs: str, temporary: str) -> dict:
         "q90": f"records:{temporary}-q90",
         "raw": f"records:{temporary}-raw",
     }
-    for method in ("bilinear", "linear"):
+    folder = f"{temporary}/train"
+    for method in METHODS:
         contenders[f"bare {method}"] = Contender(sys.executable, "bare", photographs, method, *size)
         for name, source in sources.items():
             mine = Contender(sys.executable, "ours", source, method, *size)
             contenders[f"ours {name} {method}"] = mine
-    folder = f"{temporary}/train"
-    if flags.torch_python:
-        contenders["torch"] = Contender(flags.torch_python, "torch", folder, *size)
-    if flags.tensorflow_python:
-        for name, antialias in (("linear", False), ("bilinear", True)):
-            theirs = Contender(flags.tensorflow_python, "tf", folder, antialias, *size)
-            contenders[f"tf {name}"] = theirs
+        if flags.torch_python and method != "linear":
+            theirs = Contender(flags.torch_python, "torch", folder, method, *size)
+            contenders[f"torch {method}"] = theirs
+        if flags.tensorflow_python and method != "bicubic":
+            theirs = Contender(flags.tensorflow_python, "tf", folder, method != "linear", *size)
+            contenders[f"tf {method}"] = theirs
     for contender in contenders.values():
         contender.round()  # warms up
     clock = {name: [] for name in contenders}
@@ -301,6 +300,8 @@ def measure(flags, photographs: str, temporary: str) -> dict:
             processor[name].append(images / busy)
 
     def ratio(a, b):
+        if b not in contenders:
+            return {}
         return {
             f"{a} / {b}": {
                 "clock": statistics.median(np.divide(clock[a], clock[b])),
@@ -309,13 +310,12 @@ def measure(flags, photographs: str, temporary: str) -> dict:
         }
 
     ratios = {}
-    for method in ("bilinear", "linear"):
+    for method in METHODS:
         ratios |= ratio(f"bare {method}", f"ours originals {method}")
-        if "torch" in contenders:
-            for source in sources:
-                ratios |= ratio(f"ours {source} {method}", "torch")
-        if f"tf {method}" in contenders:
-            ratios |= ratio(f"ours originals {method}", f"tf {method}")
+        pillow = "torch bilinear" if method == "linear" else f"torch {method}"
+        for name in sources:
+            ratios |= ratio(f"ours {name} {method}", pillow)
+        ratios |= ratio(f"ours originals {method}", f"tf {method}")
     versions = {}
     for contender in contenders.values():
         versions |= contender.version
