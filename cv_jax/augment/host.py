@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from cv_jax.augment.boxes import check_area_and_ratio
 from cv_jax.augment.resample import METHODS, resample
 
 SIDE = 32767  # of an image, in pixels: OpenCV's limit, and that of all numbers in augmentations
@@ -125,10 +126,7 @@ def inception_crop(
     the image, the largest central window of allowed aspect is taken, as torchvision does.
     """
     size, method = _pair(size), _method(method)
-    if not 0 < min_area <= max_area <= 1:
-        raise ValueError(f"areas must be 0 < min_area <= max_area <= 1, got {min_area}, {max_area}")
-    if not 0 < min_ratio <= max_ratio:
-        raise ValueError(f"ratios must be 0 < min_ratio <= max_ratio, got {min_ratio}, {max_ratio}")
+    check_area_and_ratio(min_area, max_area, min_ratio, max_ratio)
 
     def window(generator, height, width):
         for _ in range(10):
