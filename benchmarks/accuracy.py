@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cv_jax import workdir
+from cv_jax import json_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +82,7 @@ def measure(flags: argparse.Namespace, folder: Path):
             flush=True,
         )
         if flags.output:
-            workdir.write_json(flags.output, known)
+            json_files.write_json(flags.output, known)
 
 
 if __name__ == "__main__":

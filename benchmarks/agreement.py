@@ -74,9 +74,9 @@ def main() -> None:
     outputs = [process.communicate()[0] for process in started]
     found = json.loads(outputs[0].splitlines()[-1])
 
-    from cv_jax import workdir
+    from cv_jax import provenance
 
-    record = {**workdir.environment(), "load": os.getloadavg()[0], **found}
+    record = {**provenance.environment(), "load": os.getloadavg()[0], **found}
     print(json.dumps(record, indent=2))
     if flags.output:
         flags.output.write_text(json.dumps(record, indent=2) + "\n")

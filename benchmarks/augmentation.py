@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cv_jax import augment, experiment, step, workdir
+from cv_jax import augment, experiment, json_files, provenance, step
 from cv_jax import config as configs
 
 STRINGS = {
@@ -119,7 +119,7 @@ def main():
     result = {
         "device": f"1 {jax.devices()[0].device_kind}",
         "jax": importlib.metadata.version("jax"),
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
         "batch_size": flags.batch_size,
         "dtype": flags.dtype,
         "step_ms_an_image": 1e3 * whole / flags.batch_size,
@@ -138,7 +138,7 @@ def main():
             f"{name:24}{1e3 * extra / flags.batch_size:9.4f} ms  {extra / whole:7.2%}", flush=True
         )
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
     else:
         print(json.dumps(result))
 

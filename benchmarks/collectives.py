@@ -21,7 +21,7 @@ os.environ["XLA_FLAGS"] = (
 import jax  # noqa: E402
 
 from cv_jax import config as configs  # noqa: E402
-from cv_jax import describe, experiment, workdir  # noqa: E402
+from cv_jax import describe, experiment, provenance  # noqa: E402
 from cv_jax.collectives import collectives  # noqa: E402
 
 
@@ -91,7 +91,7 @@ def main():
     if flags.output:
         result = {
             "command": f"python benchmarks/collectives.py --config {flags.config}",
-            "commit": workdir.commit(),
+            "commit": provenance.commit(),
             "platform": jax.devices()[0].platform,
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
             "image_size": size,

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cv_jax import workdir
+from cv_jax import json_files
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ["--config", "configs/lenet5.py", "--config.eval.every_epochs=40"]
@@ -94,7 +94,7 @@ def main():
     }
     print(f"gain: {result['gain']['mean']:.2%} ± {result['gain']['standard_deviation'] or 0:.2%}")
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
 
 
 if __name__ == "__main__":

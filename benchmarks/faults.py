@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cv_jax import checkpoint, workdir
+from cv_jax import checkpoint, json_files, provenance
 from cv_jax.commands import verify
 from cv_jax.errors import InputError
 
@@ -524,7 +524,7 @@ def main() -> int:
     lost = [report.seed for report in failures if report.failure.startswith("lost")]
     counts = {
         "command": " ".join(["python", *sys.argv]),
-        **workdir.environment(),
+        **provenance.environment(),
         "runs": len(reports),
         "runs_of_each_kind": dict(sorted(kinds.items())),
         "faults": count.total(),
@@ -536,7 +536,7 @@ def main() -> int:
     }
     print(counts)
     if flags.output:
-        workdir.write_json(flags.output, counts)
+        json_files.write_json(flags.output, counts)
     return 1 if failures else 0
 
 

@@ -44,7 +44,7 @@ def seconds(config: str, tunables: str) -> float:
 
 def main():
     """Measures and prints."""
-    from cv_jax import workdir
+    from cv_jax import json_files, provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_b16.py")
@@ -59,9 +59,9 @@ def main():
     ratio = statistics.median(small) / statistics.median(huge)
     print(f"{flags.config}: {ratio:.2f} times faster with huge pages")
     if flags.output:
-        result = {"config": flags.config, "commit": workdir.commit(), "cores": os.cpu_count()}
+        result = {"config": flags.config, "commit": provenance.commit(), "cores": os.cpu_count()}
         result |= {"small_pages": small, "huge_pages": huge, "ratio": ratio}
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def main():
         return
 
     from cv_jax import __main__ as program
-    from cv_jax import workdir
+    from cv_jax import json_files, provenance
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "train"
@@ -259,13 +259,13 @@ def main():
         "mean_kilobytes": statistics.mean(sizes) / 1000,
         "machine": f"{platform.processor() or platform.machine()}, one core",
         "load_average": os.getloadavg(),
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
         "rounds_of_each": flags.rounds,
     }
-    result["versions"] |= workdir.environment()["versions"]
+    result["versions"] |= provenance.environment()["versions"]
     print(json.dumps(result, indent=2))
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
 
 
 def measure(flags, photographs: str, temporary: str) -> dict:

@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 from cv_jax import config as configs
-from cv_jax import experiment, train, workdir
+from cv_jax import experiment, json_files, provenance, train
 
 
 def bare(parts: experiment.Experiment, steps: int) -> float:
@@ -39,7 +39,7 @@ def loop(parts: experiment.Experiment) -> float:
     """Seconds a step of the whole loop, between its first and its last line of timing."""
     with tempfile.TemporaryDirectory() as folder:
         train.train(parts, Path(folder) / "run", "")
-        lines = workdir.read_lines(Path(folder) / "run" / "timing.jsonl")
+        lines = json_files.read_lines(Path(folder) / "run" / "timing.jsonl")
     return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
 
 
@@ -73,14 +73,14 @@ def main():
         "save_every_steps": parts.every("checkpoint.every"),
         "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "jax": importlib.metadata.version("jax"),
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
         "bare_seconds": bare_times,
         "loop_seconds": loop_times,
         "ratio": statistics.median(loop_times) / statistics.median(bare_times),
     }
     print(f"loop / bare step: {result['ratio']:.3f}")
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
     else:
         print(json.dumps(result))
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cv_jax import workdir
+from cv_jax import json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +28,7 @@ def start(config: str, cache: str) -> dict[str, float]:
         command = [sys.executable, "launch.py", "--config", config, "--workdir", f"{folder}/run"]
         command += [f"--config.{flag}" for flag in flags]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        return workdir.read_lines(Path(folder) / "run" / "timing.jsonl")[0]
+        return json_files.read_lines(Path(folder) / "run" / "timing.jsonl")[0]
 
 
 def main():
@@ -53,7 +53,7 @@ def main():
         "cores": os.cpu_count(),
         "jax": importlib.metadata.version("jax"),
         "python": sys.version.split()[0],
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
         "configs": {},
     }
     for config, found in starts.items():
@@ -62,7 +62,7 @@ def main():
         fastest = {"cold_seconds": cold, "warm_seconds": warm, "ratio": round(cold / warm, 3)}
         result["configs"][config] = {**fastest, **found}
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
     else:
         print(json.dumps(result))
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from cv_jax import checkpoint, workdir
+from cv_jax import checkpoint, json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = (
@@ -178,13 +178,13 @@ def main():
         "sweep": shlex.join(["python", "launch.py", "--config", "small.py", "--sweep", *FLAGS]),
         **found,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
     }
     print(json.dumps(found, indent=2))
     if wrong:
         sys.exit("error: the sweeps differ")
     if flags.output:
-        workdir.write_json(flags.output, found)
+        json_files.write_json(flags.output, found)
 
 
 if __name__ == "__main__":

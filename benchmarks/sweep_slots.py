@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cv_jax import workdir
+from cv_jax import json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--config", "small.py", "--sweep", "--seeds", "24", "--slots", "2"]
@@ -38,9 +38,9 @@ def main():
         words = [sys.executable, str(ROOT / "launch.py"), *FLAGS, "--sweep_dir", "sweep"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(words, check=True, cwd=folder, env=environment)
-        trials = workdir.read_lines(Path(folder) / "sweep" / "trials.jsonl")
+        trials = json_files.read_lines(Path(folder) / "sweep" / "trials.jsonl")
         timings = [
-            workdir.read_lines(Path(folder) / "sweep" / trial["trial"] / "timing.jsonl")
+            json_files.read_lines(Path(folder) / "sweep" / trial["trial"] / "timing.jsonl")
             for trial in trials
         ]
     # The first two on their slots may have compiled what the others find in the cache.
@@ -78,11 +78,11 @@ def main():
         },
         "longest_gap_seconds": round(max(gaps), 3),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
     }
     print(json.dumps(result, indent=2))
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
 
 
 if __name__ == "__main__":

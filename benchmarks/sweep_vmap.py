@@ -18,13 +18,13 @@ from pathlib import Path
 import jax
 
 from cv_jax import config as configs
-from cv_jax import experiment, train, workdir
+from cv_jax import experiment, json_files, provenance, train
 from cv_jax.sweep import vmapped
 
 
 def steps_only(folder: Path) -> float:
     """Seconds between the first and the last step whose time was written at an interval."""
-    lines = workdir.read_lines(folder / "timing.jsonl")
+    lines = json_files.read_lines(folder / "timing.jsonl")
     lines = [line for line in lines if "first_step_seconds" not in line]
     return lines[-1]["seconds"] - lines[0]["seconds"]
 
@@ -55,7 +55,7 @@ def main():
         "command": " ".join(["python", "benchmarks/sweep_vmap.py", *sys.argv[1:]]),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         "jax": importlib.metadata.version("jax"),
-        "commit": workdir.commit(),
+        "commit": provenance.commit(),
     }
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / f"trial{i}" for i in range(flags.trials)]
@@ -75,7 +75,7 @@ def main():
     for name in ("ratio", "steps_ratio"):
         print(f"{name}: {result[name]} times faster together")
     if flags.output:
-        workdir.write_json(flags.output, result)
+        json_files.write_json(flags.output, result)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from cv_jax.checkpoint import CheckpointError, read_newest
 from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
+from cv_jax.json_files import Damaged, read_record
 from cv_jax.models import mae, vit
-from cv_jax.workdir import Damaged, read_record
 
 
 def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:

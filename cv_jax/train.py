@@ -18,7 +18,7 @@ import jax
 import psutil
 
 from cv_jax import config as configs
-from cv_jax import distributed, profiling
+from cv_jax import distributed, json_files, profiling, provenance
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints, finished
 from cv_jax.describe import sizes
@@ -84,13 +84,13 @@ def _loop(
     loaded = None if restored or weights is None else digest(weights)
     distributed.require_same("config.init_from", {"sha256": loaded})
     kept = checkpoints.lines(start_step) if main and restored else ""
-    lines = records.Lines(workdir / "metrics.jsonl", kept) if main else None
+    lines = json_files.Lines(workdir / "metrics.jsonl", kept) if main else None
 
     def begin():
         """Brings the records to this step; the summary, if all is done."""
         if start_step == total_steps and (workdir / "summary.json").exists():
             summary = summarise(config, lines.values(), total_steps, *sizes(experiment))
-            records.restore_record(workdir / "summary.json", summary)
+            json_files.restore_record(workdir / "summary.json", summary)
             return summary
         records.record_start(workdir, config, experiment.fingerprint, start_step, loaded)
         return None
@@ -119,7 +119,7 @@ def _loop(
 
     def write_timing(line):
         if main:
-            records.append_line(workdir / "timing.jsonl", line)
+            json_files.append_line(workdir / "timing.jsonl", line)
 
     def write(step, split, metrics):
         if main:
@@ -227,7 +227,7 @@ def _loop(
         return STOPPED
     lines.restore()
     summary = summarise(config, lines.values(), total_steps, *sizes(experiment))
-    records.write_record(workdir / "summary.json", summary)
+    json_files.write_record(workdir / "summary.json", summary)
     print(
         f"done in {clock(time.monotonic() - started)}: {_result_line(summary, workdir)}; "
         f"score it again with: {command} --evaluate"
@@ -262,7 +262,7 @@ def score(experiment: Experiment, workdir: Path) -> int:
     file = records.evaluation_file(workdir, experiment.config)
     about = _about(experiment.config, step)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
-    records.write_record(file, {**about, **records.environment(), "evaluations": made})
+    json_files.write_record(file, {**about, **provenance.environment(), "evaluations": made})
 
     print(table(found))
     scores, accuracy = found["test"].metrics, ""

@@ -8,21 +8,17 @@ summary.json   written at the end
 evaluation.json  what --evaluate found
 lock           held by the process that is running
 
-A damaged byte must not pass for a result. Every JSON record carries the SHA-256 of its content and
-is checked when it is read; every checkpoint holds the metric lines before it, and a restart takes
-them from there.
+The JSON records are sealed (see `json_files`); every checkpoint holds the metric lines before it,
+and a restart takes them from there.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import re
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,17 +30,11 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
-from cv_jax import distributed
-from cv_jax.errors import InputError, RunError
+from cv_jax import distributed, json_files, provenance
+from cv_jax.errors import InputError
 from cv_jax.fields import FIELDS
 
 logger = logging.getLogger(__name__)
-
-PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain"),
-    # These make the pixels; the last may be missing.
-    *("numpy", "pillow", "simplejpeg", "opencv-python-headless", "cykooz.resizer"),
-)
 
 
 def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
@@ -168,7 +158,7 @@ def repair(path: Path) -> None:
     config, starts = _started_with(path)
     if config is not None and not _is_sound(path / "config.json"):
         logger.warning("%s is damaged and written again", path / "config.json")
-        write_record(path / "config.json", config)
+        json_files.write_record(path / "config.json", config)
     if os.path.lexists(path / "run.json") and not starts:
         logger.warning("%s is damaged and set aside as run.json.damaged", path / "run.json")
         os.replace(path / "run.json", path / "run.json.damaged")
@@ -192,37 +182,19 @@ def record_start(
     """
     old, starts = _started_with(path)
     if old is None:
-        write_record(path / "config.json", configs.flatten(config))
+        json_files.write_record(path / "config.json", configs.flatten(config))
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
         "command": sys.argv,
-        **environment(),
+        **provenance.environment(),
         "config": configs.flatten(config),
         "data": fingerprint,
         **({} if weights is None else {"init_from": weights}),
     }
-    write_json(path / "run.json", [*map(sealed, starts), sealed(start)])
-
-
-def environment() -> dict[str, Any]:
-    """What the program is and runs on."""
-    return {
-        "commit": commit(),
-        "python": sys.version.split()[0],
-        "versions": {name: _version(name) for name in PACKAGES},
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def _version(package: str) -> str | None:
-    """None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    json_files.write_json(
+        path / "run.json", [*map(json_files.sealed, starts), json_files.sealed(start)]
+    )
 
 
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
@@ -237,162 +209,14 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     return path / f"evaluation-{digest}.json"
 
 
-class Damaged(RunError):
-    """A record is not as it was written."""
-
-
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the SHA-256 of its content, as JSON holds it."""
-    content = json.loads(json.dumps(record))
-    text = json.dumps(content, sort_keys=True)
-    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def unsealed(record: Any) -> dict[str, Any]:
-    """What `sealed` was given.
-
-    Raises:
-      Damaged: its content is another, or it bears no digest.
-    """
-    if not isinstance(record, dict) or "sha256" not in record:
-        raise Damaged("it bears no SHA-256 of its content")
-    content = {name: value for name, value in record.items() if name != "sha256"}
-    if sealed(content)["sha256"] != record["sha256"]:
-        raise Damaged("its content does not have the SHA-256 that it bears")
-    return content
-
-
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a sealed record, atomically."""
-    write_json(path, sealed(record))
-
-
-def restore_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record anew if the file does not hold it."""
-    text = _json_text(sealed(record))
-    if path.read_bytes() != text.encode():
-        logger.warning("%s is damaged and written again", path)
-        _write_text(path, text)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A record that `write_record` wrote.
-
-    Raises:
-      FileNotFoundError: there is none.
-      Damaged: it is not as it was written.
-    """
-    return unsealed(_read_json(path, dict))
-
-
 def read_starts(path: Path) -> list[dict[str, Any]]:
     """The starts that `run.json` of a run directory lists.
 
     Raises:
       FileNotFoundError: there is none.
-      Damaged: it is not as it was written.
+      json_files.Damaged: it is not as it was written.
     """
-    return [unsealed(start) for start in _read_json(path / "run.json", list)]
-
-
-def _read_json(path: Path, type: type) -> Any:
-    try:
-        text = path.read_text()
-        value = json.loads(text)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(" ".join(str(error).split())) from None
-    if not isinstance(value, type):
-        raise Damaged(f"it holds no {type.__name__}")
-    if _json_text(value) != text:
-        raise Damaged("it holds what was not written so")
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file atomically: readers see the old one or the new one, whole."""
-    _write_text(path, _json_text(value))
-
-
-def _json_text(value: Any) -> str:
-    text = json.dumps(value, indent=2) + "\n"
-    # A list of numbers takes one line: a confusion matrix has one for each class.
-    return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _told(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-        with (Path(scratch) / path.name).open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Makes a failure to write the file a `RunError` that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Adds one JSON object as a line, on disk when this returns."""
-    with _told(path), path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of lines; a last line that was cut short is left out.
-
-    Raises:
-      RunError: a whole line is no JSON.
-    """
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text()
-        return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-
-
-class Lines:
-    """The metric lines of a run: a file, and in memory what it has to hold.
-
-    Attributes:
-      path: the file.
-      text: all lines up to now; what a checkpoint keeps.
-    """
-
-    def __init__(self, path: Path, text: str):
-        """Makes the file hold `text`: the lines that the checkpoint kept from which a run goes on,
-        nothing for a new one. Lines of later steps are dropped, for the run writes them again."""
-        self.path, self.text = path, text
-        self.restore(later=True)
-
-    def values(self) -> list[dict[str, Any]]:
-        """The lines as objects."""
-        return [json.loads(line) for line in self.text.splitlines()]
-
-    def append(self, value: dict[str, Any]) -> None:
-        """Adds a line, on disk when this returns."""
-        append_line(self.path, value)
-        self.text += json.dumps(value) + "\n"
-
-    def restore(self, later: bool = False) -> None:
-        """Writes the file anew if it is not as it was written, apart from `later` lines."""
-        there = self.path.read_bytes() if self.path.is_file() else b""
-        if there == self.text.encode():
-            return
-        if not (later and there.startswith(self.text.encode())):
-            logger.warning("%s is damaged and written again", self.path)
-        _write_text(self.path, self.text)
+    return [json_files.unsealed(start) for start in json_files.read_json(path / "run.json", list)]
 
 
 def damage(path: Path, kept: str) -> list[str]:
@@ -408,8 +232,8 @@ def damage(path: Path, kept: str) -> list[str]:
         # There is no summary before the end.
         with contextlib.suppress(FileNotFoundError):
             try:
-                read_starts(path) if file.name == "run.json" else read_record(file)
-            except Damaged as error:
+                read_starts(path) if file.name == "run.json" else json_files.read_record(file)
+            except json_files.Damaged as error:
                 found.append(f"{file}: {error}")
     file = path / "metrics.jsonl"
     if not (file.read_bytes() if file.is_file() else b"").startswith(kept.encode()):
@@ -425,15 +249,15 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
       InputError: a file is there and neither is sound.
     """
     starts = []
-    with contextlib.suppress(Damaged, FileNotFoundError):
+    with contextlib.suppress(json_files.Damaged, FileNotFoundError):
         starts = read_starts(path)
     try:
-        return read_record(path / "config.json"), starts
+        return json_files.read_record(path / "config.json"), starts
     except FileNotFoundError:
         if not os.path.lexists(path / "run.json"):
             return None, []
         reason = "config.json is missing, run.json is damaged"
-    except Damaged as error:
+    except json_files.Damaged as error:
         reason = f"config.json is damaged ({error})"
     if not starts:
         raise InputError(
@@ -444,8 +268,8 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
 
 def _is_sound(file: Path) -> bool:
     try:
-        read_record(file)
-    except (Damaged, FileNotFoundError):
+        json_files.read_record(file)
+    except (json_files.Damaged, FileNotFoundError):
         return False
     return True
 
@@ -464,19 +288,3 @@ def _check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"--workdir={path} cannot be written: {error.strerror}") from None
-
-
-def commit() -> str | None:
-    """The commit of the code that is running, with "+" if files differ from it."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if dirty else "")

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from cv_jax import config as configs
-from cv_jax import distributed
-from cv_jax import workdir as records
+from cv_jax import distributed, json_files
 from cv_jax.errors import InputError
 
 Line = dict[str, Any]
@@ -78,10 +77,10 @@ def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
 
     file = workdir / "wandb.json"
     if not file.is_file():
-        records.write_record(file, {"id": secrets.token_hex(8)})
+        json_files.write_record(file, {"id": secrets.token_hex(8)})
     run = wandb.init(
         project=config.log.wandb_project,
-        id=records.read_record(file)["id"],
+        id=json_files.read_record(file)["id"],
         resume="allow",
         name=workdir.name,
         dir=str(workdir),

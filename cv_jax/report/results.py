@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import workdir
+from cv_jax import json_files, workdir
 from cv_jax.errors import RunError
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
@@ -44,17 +44,17 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
     """
     sweep = folders.read(folder)
     files = [folder / "trials.jsonl", *sorted((folder / "slurm").glob("*.jsonl"))]
-    ended = {line["trial"]: line for file in files for line in workdir.read_lines(file)}
+    ended = {line["trial"]: line for file in files for line in json_files.read_lines(file)}
     keys = [key for key in distinct(sweep.points) if key != "seed"]
     results = []
     for point in sweep.points:
         path, own = folder / point.name, {**point.arguments, **point.overrides}
         try:
-            config = _recorded(workdir.read_record, path / "config.json", {})
+            config = _recorded(json_files.read_record, path / "config.json", {})
             start = _recorded(workdir.read_starts, path, [{}])[-1]
-            summary = _recorded(workdir.read_record, path / "summary.json", None)
+            summary = _recorded(json_files.read_record, path / "summary.json", None)
             metrics = _metrics(path, config, summary) if summary else {}
-        except (workdir.Damaged, OSError, ValueError, KeyError, TypeError) as error:
+        except (json_files.Damaged, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error}") from None
         results.append(
             Result(
@@ -80,14 +80,14 @@ def _recorded(read: Callable, path: Path, absent: Any) -> Any:
 def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
     """The last loss and accuracy of every split, sizes, and times."""
     metrics = {}
-    for line in workdir.read_lines(path / "metrics.jsonl"):
+    for line in json_files.read_lines(path / "metrics.jsonl"):
         for name in ("accuracy", "loss"):
             if name in line and line["step"] == summary["step"]:
                 metrics[f"{line['split']}_{name}"] = line[name]
     for name in ("parameters", "multiply_adds", "best_test_accuracy"):
         if name in summary:
             metrics[name] = summary[name]
-    times = workdir.read_lines(path / "timing.jsonl")
+    times = json_files.read_lines(path / "timing.jsonl")
     metrics["seconds"] = _seconds(times)
     metrics["images_per_second"] = _speed(times, config["batch_size"])
     return metrics

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import workdir
+from cv_jax import json_files, workdir
 from cv_jax.errors import InputError
 from cv_jax.fields import FIELDS
 from cv_jax.sweep.points import Point, Sweep
@@ -123,14 +123,14 @@ def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
 def write(folder: Path, sweep: Sweep) -> None:
     """Writes `sweep.json`, for the holder of the folder."""
     stored = {**sweep._asdict(), "points": [point._asdict() for point in sweep.points]}
-    workdir.write_json(folder / "sweep.json", stored)
+    json_files.write_json(folder / "sweep.json", stored)
 
 
 def summary_of(path: Path) -> dict[str, Any] | None:
     """The summary of a run; none if it has not ended, or if its file is damaged, of which the run
     itself will tell."""
-    with contextlib.suppress(FileNotFoundError, workdir.Damaged):
-        return workdir.read_record(path / "summary.json")
+    with contextlib.suppress(FileNotFoundError, json_files.Damaged):
+        return json_files.read_record(path / "summary.json")
     return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ml_collections
 
-from cv_jax import train
+from cv_jax import json_files, train
 from cv_jax import workdir as records
 from cv_jax.checkpoint import Checkpoints
 from cv_jax.experiment import Experiment
@@ -46,7 +46,7 @@ class Lane:
         """Begins, or goes on, after so many updates."""
         records.repair(self.workdir)
         text = self.checkpoints.lines(step) if step else ""
-        self.lines = records.Lines(self.workdir / "metrics.jsonl", text)
+        self.lines = json_files.Lines(self.workdir / "metrics.jsonl", text)
         records.record_start(self.workdir, self.config, self.parts.fingerprint, step, weights)
         kept = self.lines.values()
         tests = (quality(line) for line in kept if line["split"] == "test")
@@ -70,4 +70,4 @@ class Lane:
         self.lines.restore()
         steps = self.parts.total_steps
         summary = train.summarise(self.config, self.lines.values(), steps, *sizes)
-        records.write_record(self.workdir / "summary.json", summary)
+        json_files.write_record(self.workdir / "summary.json", summary)

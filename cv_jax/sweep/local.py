@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cv_jax import workdir
+from cv_jax import json_files, workdir
 from cv_jax.sweep import child
 from cv_jax.sweep.folder import Trial, progress
 from cv_jax.sweep.slots import Slot
@@ -172,7 +172,7 @@ def run(
                     for one in running:
                         reason = None if one.trial.pruned() else hopeless(one.trial)
                         if reason is not None:
-                            workdir.write_json(one.trial.workdir / "pruned.json", reason)
+                            json_files.write_json(one.trial.workdir / "pruned.json", reason)
                             one.process.terminate()
                     board.look(running, len(again) + len(held))
                 time.sleep(POLL_SECONDS)
@@ -224,7 +224,7 @@ def _record(folder: Path, past: Running, step: int) -> None:
         "code": past.process.returncode,
         "step": step,
     }
-    workdir.append_line(folder / "trials.jsonl", line)
+    json_files.append_line(folder / "trials.jsonl", line)
 
 
 def _log_end(log: Path, start: int) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cv_jax import config as configs
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.errors import InputError
 from cv_jax.metrics import quality
 from cv_jax.sweep import folder as folders
@@ -220,7 +220,7 @@ def final(path: Path) -> dict[str, float]:
 
 def curve_of(path: Path) -> Curve:
     """The evaluations of a run."""
-    lines = workdir.read_lines(path / "metrics.jsonl")
+    lines = json_files.read_lines(path / "metrics.jsonl")
     return {line["step"]: quality(line) for line in lines if line["split"] == "test"}
 
 

@@ -24,7 +24,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.errors import InputError, RunError
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.folder import Trial
@@ -202,7 +202,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
         "job_name": f"{folder.resolve().name}-{token}",
         "additional_parameters": {"requeue": True},
     }
-    workdir.write_json(place / f"{token}.json", [trial.name for trial in trials])
+    json_files.write_json(place / f"{token}.json", [trial.name for trial in trials])
     try:
         executor.update_parameters(**parameters)
         jobs = executor.submit_array(
@@ -218,5 +218,5 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
 
 def _ended(folder: Path, trial: Trial) -> str:
     """How the trial's last job ended, if it had one."""
-    ends = workdir.read_lines(folder / "slurm" / f"{trial.name}.jsonl")
+    ends = json_files.read_lines(folder / "slurm" / f"{trial.name}.jsonl")
     return f" (the last one ended with {said(ends[-1]['code'])})" if ends else ""

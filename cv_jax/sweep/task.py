@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.sweep import child
 from cv_jax.sweep.folder import Trial, progress
 from cv_jax.sweep.local import FINAL_CODES, TRIES, said
@@ -61,8 +61,8 @@ class Task(NamedTuple):
             "before": before,
             "step": reached(self.trial.workdir),
         }
-        workdir.append_line(self.record, line)
-        own = [past for past in workdir.read_lines(self.record) if past["slot"] == line["slot"]]
+        json_files.append_line(self.record, line)
+        own = [past for past in json_files.read_lines(self.record) if past["slot"] == line["slot"]]
         if starts_again(own):
             _requeue()
         sys.exit(code if code > 0 else 128 - code)

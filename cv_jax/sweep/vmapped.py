@@ -23,7 +23,7 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
-from cv_jax import experiment, profiling, train
+from cv_jax import experiment, json_files, profiling, train
 from cv_jax import workdir as records
 from cv_jax.data import pipeline
 from cv_jax.describe import sizes as sizes_of
@@ -164,7 +164,7 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
                 lane.write(step, "norms", {name: x.item() for name, x in own["norms"].items()})
             passed = round(time.monotonic() - started, 3)
             line = {"step": step, "seconds": passed, "images_per_second": speed}
-            records.append_line(lane.workdir / "timing.jsonl", line)
+            json_files.append_line(lane.workdir / "timing.jsonl", line)
 
     # ---- The loop
     data = config.data

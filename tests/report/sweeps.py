@@ -2,7 +2,7 @@
 
 import json
 
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.sweep.points import Sweep, make_point
 
 
@@ -12,7 +12,7 @@ def write(folder, points, argument=""):
     sweep = Sweep("configs/mlp.py", argument, {}, points)
     folder.mkdir(parents=True, exist_ok=True)
     stored = {**sweep._asdict(), "points": [point._asdict() for point in points]}
-    workdir.write_json(folder / "sweep.json", stored)
+    json_files.write_json(folder / "sweep.json", stored)
     return points
 
 
@@ -24,11 +24,11 @@ def finish(
     path.mkdir()
     seed = point.overrides.get("seed", 0)
     values = {"seed": seed, "batch_size": 10, "model.name": "mlp", **(config or {})}
-    workdir.write_record(path / "config.json", values)
+    json_files.write_record(path / "config.json", values)
     start = {"commit": "abc", "devices": ["cpu cpu"], "versions": {"jax": "1"}}
-    workdir.write_json(path / "run.json", [workdir.sealed(start)])
+    json_files.write_json(path / "run.json", [json_files.sealed(start)])
     summary = {"step": 20, "parameters": 12345, "multiply_adds": adds}
-    workdir.write_record(path / "summary.json", {**summary, "test_accuracy": accuracy})
+    json_files.write_record(path / "summary.json", {**summary, "test_accuracy": accuracy})
     lines = [
         {"step": 10, "split": "test", "accuracy": 0.1, "loss": 9.0},
         {"step": 20, "split": "train", "accuracy": train or accuracy, "loss": 0.2},
@@ -46,7 +46,9 @@ def end(folder, point, code, step):
     path = folder / point.name
     path.mkdir(exist_ok=True)
     _lines(path / "metrics.jsonl", [{"step": step, "split": "train", "loss": 1.0}])
-    workdir.append_line(folder / "trials.jsonl", {"trial": point.name, "code": code, "step": step})
+    json_files.append_line(
+        folder / "trials.jsonl", {"trial": point.name, "code": code, "step": step}
+    )
 
 
 def _lines(path, lines):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
-from cv_jax import workdir  # noqa: E402
+from cv_jax import json_files, workdir  # noqa: E402
 from cv_jax.errors import InputError  # noqa: E402
 
 CONFIG = (
@@ -151,10 +151,10 @@ def test_real_trials_train_once_and_equal_the_plain_command(call, tmp_path, caps
 
     with pytest.raises(InputError, match="holds another sweep.*no point optim.learning_rate=0.001"):
         call("--sweep=size")
-    values = workdir.read_record(folder / names[0] / "config.json")
-    workdir.write_record(folder / names[0] / "config.json", {**values, "seed": 5})
+    values = json_files.read_record(folder / names[0] / "config.json")
+    json_files.write_record(folder / names[0] / "config.json", {**values, "seed": 5})
     with pytest.raises(InputError, match="point optim.learning_rate=0.001: .*another config"):
         call("--sweep=rate")
-    workdir.write_record(folder / names[0] / "config.json", values)
+    json_files.write_record(folder / names[0] / "config.json", values)
     with workdir.claimed(folder), pytest.raises(InputError, match="--sweep_dir=.* is in use by"):
         call("--sweep=rate")

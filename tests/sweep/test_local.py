@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import trials_of  # noqa: E402
 
-from cv_jax import workdir  # noqa: E402
+from cv_jax import json_files  # noqa: E402
 from cv_jax.sweep import command, local  # noqa: E402
 from cv_jax.sweep.board import Board  # noqa: E402
 from cv_jax.sweep.folder import Trial  # noqa: E402
@@ -185,7 +185,7 @@ def test_a_run_that_somebody_else_trains_is_waited_for(tmp_path, capsys):
     def release(outcome):  # when the third one has ended
         if outcome.trial.name == "trial=2":
             summary = {"step": 20, "test_loss": 1.0}
-            workdir.write_record(tmp_path / "trial=0" / "summary.json", summary)
+            json_files.write_record(tmp_path / "trial=0" / "summary.json", summary)
             for lock in locks:
                 lock.close()
 

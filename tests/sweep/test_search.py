@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.errors import InputError
 from cv_jax.report import results
 from cv_jax.sweep import folder as folders
@@ -154,7 +154,7 @@ def write_run(path, accuracies, finished=True):
     (path / "metrics.jsonl").write_text(text)
     if finished:
         summary = {"step": 30, "test_accuracy": 0.9, "test_loss": 1.0}
-        workdir.write_record(path / "summary.json", summary)
+        json_files.write_record(path / "summary.json", summary)
 
 
 def test_a_trial_is_given_up_below_the_median_of_what_others_had_by_then(tmp_path):
@@ -183,7 +183,7 @@ def test_what_became_of_a_point_is_read_from_its_folder(tmp_path):
     assert search.remember(tmp_path / "run", point)[1:] == ("open", {10: 0.4, 20: 0.5})
     (tmp_path / "run" / "pruned.json").write_text("{}")
     assert search.remember(tmp_path / "run", point).state == "pruned"
-    workdir.write_record(tmp_path / "run" / "summary.json", {})
+    json_files.write_record(tmp_path / "run" / "summary.json", {})
     assert search.remember(tmp_path / "run", point).state == "finished"
 
 

@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "sweep")]
 from driver import trials_of  # noqa: E402
 
 import launch  # noqa: E402
-from cv_jax import workdir  # noqa: E402
+from cv_jax import json_files  # noqa: E402
 from cv_jax.errors import InputError, RunError  # noqa: E402
 from cv_jax.report import results  # noqa: E402
 from cv_jax.sweep import folder as folders  # noqa: E402
@@ -123,7 +123,7 @@ def test_a_report_tells_how_the_last_job_of_a_trial_ended(tmp_path):
     for name, codes in (("seed=0", (75, 3)), ("seed=1", (1, 75))):
         for code in codes:
             line = {"trial": name, **end(code, 0, 0)}
-            workdir.append_line(tmp_path / "slurm" / f"{name}.jsonl", line)
+            json_files.append_line(tmp_path / "slurm" / f"{name}.jsonl", line)
     states = {result.name: result.state for result in results.read(tmp_path)[1]}
     assert "infinite" in states["seed=0"]
     assert "stopped" in states["seed=1"]

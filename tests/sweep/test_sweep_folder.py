@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cv_jax import workdir
+from cv_jax import json_files
 from cv_jax.errors import InputError
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, make_point
@@ -89,7 +89,7 @@ def test_the_newest_line_is_whole_and_of_its_split(tmp_path):
 def test_finished_is_what_the_summary_says(tmp_path):
     trial = folders.Trial("one", [], tmp_path, tmp_path / "log", total_steps=5, batch_size=1)
     assert not trial.finished()
-    workdir.write_record(tmp_path / "summary.json", {"step": 5})
+    json_files.write_record(tmp_path / "summary.json", {"step": 5})
     assert trial.finished()
     assert not trial._replace(total_steps=6).finished()
     for damaged in ('{"step": 5}', '{"st'):
