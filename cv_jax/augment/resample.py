@@ -41,8 +41,8 @@ def resample(image, size: tuple[int, int], method: str, *, quick: bool = False) 
       method: one of `METHODS`.
       quick: use the processor's vector instructions: "bilinear", "bicubic" and "lanczos" then take
         a third to an eighth of the time. The arithmetic is of whole numbers with fewer bits than
-        Pillow's and the same on every processor; one or two pixels in a hundred differ from Pillow
-        by a grey level, with "bicubic" and "lanczos" a very few by two.
+        Pillow's, the same on every processor: one level in two hundred differs by one from
+        Pillow's, with "bicubic" and "lanczos" two in a million by two.
 
     Returns:
       uint8 [height, width, C].
