@@ -10,6 +10,7 @@ from cv_jax.errors import InputError, RunError, one_line
 COMMANDS = {
     "models": "list the architectures with parameters and multiply-adds",
     "report": "tables and figures of a sweep",
+    "predict": "what a trained classifier says of images in files",
     "receptive-field": "how much of the image each layer of a net can see",
     "templates": "draw what a linear classifier has learned, beside the class averages",
     "convert": "weights from and to torchvision, timm and others",

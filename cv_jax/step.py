@@ -242,22 +242,10 @@ def make_eval_step(
     their scores as `average` says. What is drawn for an example (MAE's removed patches) is the same
     in every evaluation.
     """
-    task = losses.task(config, model)
-
-    def forward(variables, batch, images):
-        batch = {**batch, "image": normalise(config, images.astype(jnp.float32))}
-        rngs = {"mask": stream(config.seed, "eval_mask", 0)}
-        return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
+    task, forward = losses.task(config, model), _make_forward(config, model, average)
 
     def eval_step(variables, batch):
-        if isinstance(batch["image"], tuple):
-            scores = []
-            for views in batch["image"]:
-                output, _ = forward(variables, batch, views.reshape(-1, *views.shape[2:]))
-                scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
-            output = losses.average_views(config, jnp.concatenate(scores, axis=1), average), {}
-        else:
-            output, batch = forward(variables, batch, batch["image"])
+        output, batch = forward(variables, batch)
         answers = {"position": batch["position"], "loss": task.score(output, batch)[0]}
         if task.class_scores is not None:
             scores = task.class_scores(output)
@@ -265,6 +253,42 @@ def make_eval_step(
         return answers
 
     return eval_step
+
+
+def make_classifier(
+    config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
+) -> Callable:
+    """`(variables, batch) → probabilities` of the classes, float32 [B, K], pure; K may exceed the
+    number of classes where the task tells more apart. For the batch see `make_eval_step`."""
+    task, forward = losses.task(config, model), _make_forward(config, model, average)
+
+    def classify(variables, batch):
+        output, _ = forward(variables, batch)
+        return losses.probabilities(config)(task.class_scores(output).astype(jnp.float32))
+
+    return classify
+
+
+def _make_forward(config, model, average):
+    """`(variables, batch) → (what the model returns, the batch that it saw)`, views averaged."""
+    task = losses.task(config, model)
+
+    def once(variables, batch, images):
+        batch = {**batch, "image": normalise(config, images.astype(jnp.float32))}
+        rngs = {"mask": stream(config.seed, "eval_mask", 0)}
+        return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
+
+    def forward(variables, batch):
+        if not isinstance(batch["image"], tuple):
+            return once(variables, batch, batch["image"])
+        scores = []
+        for views in batch["image"]:
+            output, _ = once(variables, batch, views.reshape(-1, *views.shape[2:]))
+            scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
+        averaged = losses.average_views(config, jnp.concatenate(scores, axis=1), average)
+        return (averaged, {}), batch
+
+    return forward
 
 
 def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
