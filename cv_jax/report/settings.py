@@ -92,4 +92,4 @@ def show(value: Any) -> str:
     """A swept value, readable."""
     if value is None:
         return "default"
-    return f"{value:g}" if isinstance(value, float) else text_of(value)
+    return f"{value:g}" if isinstance(value, float) else text_of(value) or '""'

@@ -16,7 +16,8 @@ from cv_jax.sweep.points import Sweep
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """A Markdown table whose columns line up; the first `left` are flush left."""
-    rows = list(rows)
+    # A bar inside a cell, as augmentations have it, would end the cell.
+    head, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells):

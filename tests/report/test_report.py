@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from cv_jax import config as configs
 from cv_jax.__main__ import main
-from cv_jax.report import figures, results, settings
+from cv_jax.report import figures, results, settings, tables
 
 ACCURACIES = {("a", 0): 0.90, ("a", 1): 0.92, ("a", 2): 0.97, ("b", 0): 0.95, ("b", 1): 0.96}
 
@@ -246,3 +247,17 @@ def test_a_sweep_that_has_not_begun(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "0 of 2 trials done" in text
     assert "kind=a: not started" in text
+
+
+def test_a_bar_or_nothing_in_a_value_keeps_the_table_whole():
+    rows = [[settings.show(value)] for value in ("pad_crop(4)|flip", "", 0.5, None)]
+    lines = tables.aligned(["augment"], rows).splitlines()
+    # Markdown splits at bars that no backslash stands before.
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert [len(found) for found in cells] == [1] * 6
+    assert [found[0].strip() for found in cells[2:]] == [
+        r"pad_crop(4)\|flip",
+        '""',
+        "0.5",
+        "default",
+    ]
