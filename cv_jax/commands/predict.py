@@ -87,11 +87,10 @@ def _answers(config, weights, files, names) -> Iterator[tuple[Path, np.ndarray]]
     )
     records = FolderRecords(Path(), [str(file) for file in files], np.zeros(len(files), np.int32))
     source = Source("IMAGE", records, 1, weights.channels, {})
+    size = min(len(files), _BATCH)
+    images = pipeline.Images(source, operations.fixed)
     batches = pipeline.EvalBatches(
-        pipeline.Images(source, operations.fixed),
-        batch_size=min(len(files), _BATCH),
-        rows=np.arange(min(len(files), _BATCH)),
-        views=operations.test,
+        images, batch_size=size, rows=np.arange(size), views=operations.test
     )
     threads, prefetch = config.data.threads, config.data.prefetch
     loaded = pipeline.iterate(batches, workers=0, threads=threads, prefetch=prefetch)
