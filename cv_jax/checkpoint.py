@@ -18,6 +18,8 @@ import os
 import shutil
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,13 +35,21 @@ from cv_jax.metrics import quality
 logger = logging.getLogger(__name__)
 # Orbax logs every failure with a page of frames; it also raises it, and here it becomes one line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+# It reads and writes arrays side by side. When one fails, which is raised, nobody waits for the
+# others, and Python says so of each: of those that fail, too, and of those that never began.
+# Nothing else here uses asyncio.
+logging.getLogger("asyncio").addFilter(
+    lambda record: "exception was never retrieved" not in record.getMessage()
+)
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 _report = sys.unraisablehook
 
 
 def _report_but_orphans(what):
-    """When one of orbax's writes has failed, the others print that nobody waits for them."""
-    if str(what.exc_value) != "Event loop is closed":
+    frames = [frame for frame, _ in traceback.walk_tb(what.exc_traceback)]
+    of_orbax = any("orbax" in frame.f_globals.get("__name__", "") for frame in frames)
+    if not of_orbax and str(what.exc_value) != "Event loop is closed":
         _report(what)
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +190,40 @@ def test_a_save_that_fails_leaves_the_previous_one(tmp_path, monkeypatch):
         checkpoints.wait()
     monkeypatch.undo()
     assert_same(Checkpoints(tmp_path).restore(target())[0], state_at(20))
+
+
+FULL_DISK = """
+import gc, logging, pathlib, resource, signal, sys
+import jax, jax.numpy as jnp
+from cv_jax.checkpoint import CheckpointError, Checkpoints
+
+logging.basicConfig()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+state = {str(i): jnp.full((100, 100), i) for i in range(40)}
+checkpoints = Checkpoints(pathlib.Path(sys.argv[1]))
+checkpoints.save(1, state, {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+for step in range(2, 6):
+    try:
+        checkpoints.save(step, state, {})
+        checkpoints.wait()
+    except CheckpointError as error:
+        print(error)
+    gc.collect()
+"""
+
+
+def test_writes_that_fail_together_are_told_once(tmp_path):
+    """Of forty arrays that cannot be written one is named, and the others leave no pages."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = process.stdout.splitlines()
+    assert [line.split(" could not")[0] for line in lines] == [
+        f"checkpoint {i}" for i in (2, 3, 4, 5)
+    ]
+    assert all(line.endswith("checkpoint 1 is intact") for line in lines)
+    assert process.stderr == ""
 
 
 def test_metrics_lie_beside_the_arrays(tmp_path):
