@@ -81,8 +81,8 @@ class Jpeg:
         """The image down to `bottom`, or somewhat further."""
         height, width, channels = self.shape
         data = self._data
-        # The bottom row's chroma is interpolated with the row of blocks below it.
-        rows = min(height, bottom + 16)
+        # Chroma of half the height is interpolated: the last row may need the next row of chroma.
+        rows = min(height, bottom + 1)
         if self._frame.one_scan and rows < height:
             # The decoder stops after as many rows as the header states.
             data = bytearray(data)

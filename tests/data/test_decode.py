@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -55,6 +56,17 @@ def test_windows_of_a_jpeg_are_those_of_pillow(mode, progressive, subsampling, d
         got = image[top:bottom, left:right]
         np.testing.assert_array_equal(got, whole[top:bottom, left:right])
     np.testing.assert_array_equal(np.asarray(image), whole)
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+@pytest.mark.parametrize("height", [33, 48])
+def test_every_row_may_be_the_last_of_a_window(subsampling, height):
+    """Chroma of the last rows is interpolated from rows below the window."""
+    original = np.asarray(picture(height, 21))
+    file = simplejpeg.encode_jpeg(original, quality=95, colorsubsampling=subsampling)
+    whole = np.asarray(Image.open(io.BytesIO(file)))
+    for bottom in range(1, height + 1):
+        np.testing.assert_array_equal(opened(file)[0:bottom, 0:21], whole[:bottom])
 
 
 def test_restart_markers_and_bytes_between_segments_change_nothing():
