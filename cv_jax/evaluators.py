@@ -24,7 +24,7 @@ from cv_jax.augment.stream import ONCE
 from cv_jax.augment.views import apply_views
 from cv_jax.data import pipeline
 from cv_jax.data.presets import PRESETS
-from cv_jax.data.sources import Source, check_classes
+from cv_jax.data.source import Source, check_classes
 from cv_jax.data.splits import open_split
 from cv_jax.data.subsets import Subset
 from cv_jax.errors import InputError

@@ -11,7 +11,7 @@ import numpy as np
 
 from cv_jax import augment, losses, models, pretrained, step
 from cv_jax.augment import Augmentation
-from cv_jax.data.sources import Source
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 
 

@@ -9,6 +9,7 @@ import pytest
 from cv_jax import config as configs
 from cv_jax import experiment
 from cv_jax.data import pipeline, sources
+from cv_jax.data.source import Source
 from cv_jax.schedules import peak_rate
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -55,7 +56,7 @@ def test_it_resolves(reference, monkeypatch):
         assert name == dataset
         fingerprint = {"splits": {split: size}}
         blank = Blank(shape, size)
-        return sources.Source(name, blank, classes, shape[-1], fingerprint)
+        return Source(name, blank, classes, shape[-1], fingerprint)
 
     monkeypatch.setattr(sources, "open_source", open_blank)
     monkeypatch.setattr(

@@ -9,6 +9,7 @@ from test_configs import SHAPES, Blank
 from cv_jax import augment, experiment, models
 from cv_jax import config as configs
 from cv_jax.data import pipeline, sources
+from cv_jax.data.source import Source
 from cv_jax.sweep import points
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "experiments"
@@ -124,7 +125,7 @@ def test_it_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
 
     def open_blank(name, split, folder, seed=0):
         blank = Labelled(shape, size)
-        return sources.Source(name, blank, classes, shape[-1], {"splits": {split: size}})
+        return Source(name, blank, classes, shape[-1], {"splits": {split: size}})
 
     monkeypatch.setattr(sources, "open_source", open_blank)
     monkeypatch.setattr(

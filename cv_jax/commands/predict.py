@@ -75,7 +75,7 @@ def _answers(config, weights, files, names) -> Iterator[tuple[Path, np.ndarray]]
     from cv_jax import evaluators, losses, models, pretrained, step
     from cv_jax.data import decode, pipeline
     from cv_jax.data.folder import FolderRecords
-    from cv_jax.data.sources import Source
+    from cv_jax.data.source import Source
 
     classes = weights.fields.get("num_classes") or len(names or ()) or None
     model = models.create(weights.model, **pretrained.model_fields(config, classes))

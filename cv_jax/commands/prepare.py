@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 def _build(name: str, folder: Path) -> None:
     """Downloads a TFDS dataset and writes it as ArrayRecord."""
     from cv_jax.data import catalog
-    from cv_jax.data.sources import one_line
+    from cv_jax.data.source import one_line
 
     if name.partition(":")[0] in ("folder", "records"):
         raise InputError(f"{name!r} is there already; --to DIR re-encodes it")

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cv_jax.data.sources import Source, one_line
+from cv_jax.data.source import Source, one_line
 from cv_jax.errors import InputError
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cv_jax.data import subsets
-from cv_jax.data.sources import Source
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
 

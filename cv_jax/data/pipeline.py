@@ -18,7 +18,7 @@ from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
 from cv_jax.augment.views import apply_views
 from cv_jax.data.decode import Jpeg
-from cv_jax.data.sources import Source
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.limits import free_memory
 

@@ -19,7 +19,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from cv_jax.data import subsets
-from cv_jax.data.sources import Source
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 
 RAW = b"\x00raw"

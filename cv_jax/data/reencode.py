@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cv_jax.data import decode, records, sources
+from cv_jax.data.source import check_classes
 from cv_jax.errors import InputError, RunError
 
 
@@ -76,7 +77,7 @@ def reencode(
     opened = {split: sources.open_source(name, split, folder) for split in splits}
     first = opened[splits[0]]
     for source in opened.values():
-        sources.check_classes(first, source)
+        check_classes(first, source)
     plan = {
         "finished": False,
         "command": command,

@@ -5,13 +5,12 @@ import sys
 import ml_collections
 
 from cv_jax.data import sources, subsets
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
 
 
-def open_split(
-    config: ml_collections.ConfigDict, dataset: str, split: str, field: str
-) -> sources.Source:
+def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, field: str) -> Source:
     """A split of a dataset, without its broken examples if the config leaves those out.
 
     Args:
@@ -40,7 +39,7 @@ def open_split(
     return source
 
 
-def open_train(config: ml_collections.ConfigDict) -> sources.Source:
+def open_train(config: ml_collections.ConfigDict) -> Source:
     """The training examples: of the split, the part that the config keeps."""
     data = config.data
     source = open_split(config, data.name, data.train_split, "config.data.train_split")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cv_jax.data import decode
-from cv_jax.data.sources import Records, Source, one_line
+from cv_jax.data.source import Records, Source, one_line
 from cv_jax.errors import InputError
 
 

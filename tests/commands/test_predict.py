@@ -120,7 +120,8 @@ def test_mistakes(run, files, load_config, tmp_path, capsys):
     text.write_text("no image")
     with open(paths[0], "rb") as file:
         cut.write_bytes(file.read()[:-40])
-    mae = trained(load_config, tmp_path / "mae", "mae", {"schedule.warmup_epochs": 0})
+    short = {"total_steps": 1, "batch_size": 8, "schedule.warmup_epochs": 0}
+    mae = trained(load_config, tmp_path / "mae", "mae", short)
     capsys.readouterr()
     for arguments, message in (
         ([run, "nowhere.png"], "nowhere.png: there is no such file"),

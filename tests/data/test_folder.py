@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cv_jax.data import sources
+from cv_jax.data.source import check_classes
 from cv_jax.errors import InputError
 
 
@@ -99,5 +100,5 @@ def test_mistakes_give_one_line(split, flat, tmp_path):
 
 def test_both_splits_must_have_the_same_classes(split):
     with pytest.raises(InputError, match="eval_split: .* has no class 'cat' and 1 more there"):
-        sources.check_classes(opened(split, "train"), opened(split, "other"))
-    sources.check_classes(opened(split, "train"), opened(split, "val"))
+        check_classes(opened(split, "train"), opened(split, "other"))
+    check_classes(opened(split, "train"), opened(split, "val"))

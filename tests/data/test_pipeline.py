@@ -5,6 +5,7 @@ import pytest
 
 from cv_jax import augment
 from cv_jax.data import pipeline, sources
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 
 STEPS, SIZE = 65, 48  # more than two epochs
@@ -118,7 +119,7 @@ def test_evaluation_sees_every_example_once_and_in_order(data_dir, batch_size):
 
 
 def test_images_of_several_sizes_cannot_be_cached(source):
-    class Ragged(sources.Source):
+    class Ragged(Source):
         def read(self, index):
             return np.zeros((8, 8 + index % 2, 1), np.uint8), 0
 

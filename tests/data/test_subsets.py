@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cv_jax.data import sources, subsets
+from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 
 
@@ -31,7 +32,7 @@ class Labelled:
 
 def source_of(labels, broken=()):
     records = Labelled(labels, broken)
-    return sources.Source("made", records, int(max(labels)) + 1, 3, {"name": "made"})
+    return Source("made", records, int(max(labels)) + 1, 3, {"name": "made"})
 
 
 labels_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=80)
