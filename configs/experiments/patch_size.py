@@ -2,6 +2,7 @@
 
     python launch.py --config configs/experiments/patch_size.py --sweep --seeds 3
     python launch.py --config configs/experiments/patch_size.py:cifar10 --sweep --seeds 3
+    python launch.py --config configs/experiments/patch_size.py:cifar10,epochs=6 --sweep=coarse
     python launch.py --config configs/experiments/patch_size.py:imagenet2012 --sweep --seeds 3
     python -m cv_jax report SWEEP_DIR
 
@@ -35,4 +36,10 @@ def sweep(arg):
     """Every patch size."""
     dataset, _ = config.parse_argument(arg, epochs=0.0)
     for patch in (14, 16, 32) if dataset == "imagenet2012" else (2, 4, 8, 16):
+        yield {"model.patch_size": patch}
+
+
+def sweep_coarse():
+    """Without the smallest of images of 32 pixels, which costs as much as many of the others."""
+    for patch in (4, 8, 16):
         yield {"model.patch_size": patch}
