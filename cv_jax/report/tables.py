@@ -85,11 +85,15 @@ def of_comparisons(settings: list[Setting], metric: str) -> str | None:
                 str(found.count),
                 _mean(Spread(found.count, found.mean, found.deviation), percent, sign=True),
                 interval,
-                "" if found.p is None else f"{found.p:.3f}",
+                "" if found.p is None else _probability(found.p),
             ]
         )
     head = ["difference", "at", "seeds", metric.replace("_", " "), "95 % interval", "p"]
     return aligned(head, rows, 2) if rows else None
+
+
+def _probability(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
 def of_unfinished(results: list[Result]) -> list[str]:

@@ -98,6 +98,17 @@ def test_paired_comparison(folder, capsys):
     assert float(cells[5]) == pytest.approx(2 * (0.5 - np.arctan(9) / np.pi), abs=5e-4)
 
 
+def test_no_probability_is_said_to_be_nothing(tmp_path, capsys):
+    """Differences of 0.5, 0.501 and 0.502 are 0.501 ± 0.001 / √3: t = 868 at 2 degrees."""
+    points = [{"kind": kind, "seed": seed} for kind in "ab" for seed in range(3)]
+    for point in sweeps.write(tmp_path, points):
+        gain = 0.5 + point.overrides["seed"] / 1000 if point.arguments["kind"] == "b" else 0
+        sweeps.finish(tmp_path, point, 0.2 + gain)
+    main(["report", str(tmp_path)])
+    line = next(x for x in capsys.readouterr().out.splitlines() if "kind: b − a" in x)
+    assert line.strip("| ").endswith("| < 0.001")
+
+
 def test_files(folder, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     assert main(["report", str(folder), "--out", str(out)]) == 0
