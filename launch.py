@@ -16,9 +16,9 @@ import traceback
 from pathlib import Path
 
 from cv_jax import config as configs
-from cv_jax import distributed
+from cv_jax.config.fields import FIELDS
+from cv_jax.devices import clusters, processes
 from cv_jax.errors import InputError, RunError, one_line
-from cv_jax.fields import FIELDS
 from cv_jax.sweep import slurm
 
 # May differ between the processes of a run: where and how each loads the same data.
@@ -171,7 +171,7 @@ def main(arguments: list[str]) -> int:
     """The program; returns its exit code."""
     flags, overrides = parse_arguments(arguments)
     if flags.sweep is not None or flags.search is not None:
-        from cv_jax.sweep import command as sweeps
+        from cv_jax.sweep import main as sweeps
 
         return sweeps.main(flags, overrides, [sys.executable, __file__], check_xla_flags)
     config = configs.load(flags.config, overrides)
@@ -179,28 +179,30 @@ def main(arguments: list[str]) -> int:
         os.environ["XLA_FLAGS"] = check_xla_flags(config.xla_flags)
 
     # Imported only now: jax reads its flags when it first touches a device.
-    from cv_jax import compile_cache, describe, experiment, train, workdir
+    from cv_jax.devices import compile_cache
+    from cv_jax.run import workdir
+    from cv_jax.training import dry_run, experiment, loop
 
-    stated = distributed.stated(flags.coordinator, flags.num_processes, flags.process_id)
-    distributed.start(stated or distributed.found(), config.mesh.heartbeat_seconds)
+    stated = clusters.stated(flags.coordinator, flags.num_processes, flags.process_id)
+    processes.start(stated or clusters.found(), config.mesh.heartbeat_seconds)
     values = {k: v for k, v in configs.flatten(config).items() if k not in LOCAL}
-    distributed.require_same("config", {**values, "evaluate": flags.evaluate})
+    processes.require_same("config", {**values, "evaluate": flags.evaluate})
     compile_cache.use(config.compile_cache)
     path = flags.workdir or workdir.default_workdir(flags.config, config)
     try:
         parts = experiment.build(config)
     except RunError as error:  # nothing has begun: the input is at fault
         raise InputError(str(error)) from None
-    distributed.require_same("data", parts.fingerprint)
+    processes.require_same("data", parts.fingerprint)
     if flags.dry_run:
-        describe.describe(parts)
-        return train.DONE
+        dry_run.describe(parts)
+        return loop.DONE
     if flags.evaluate:
-        return train.score(parts, path)
+        return loop.score(parts, path)
     command = shlex.join(["python", "launch.py", *arguments])
-    code = train.train(parts, path, command)
+    code = loop.train(parts, path, command)
     for split, data in parts.fingerprint.items():
-        if "broken" in data and distributed.is_main():
+        if "broken" in data and processes.is_main():
             print(f"{len(data['broken'])} broken {split} examples were left out", file=sys.stderr)
     return code
 
@@ -209,19 +211,19 @@ def run(arguments: list[str]) -> int:
     """`main`, with what goes wrong told in one line; of several processes all return the same."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return distributed.finish(main(arguments))
+        return processes.finish(main(arguments))
     except InputError as error:
-        return distributed.fail(MISTAKE, one_line(error))
+        return processes.fail(MISTAKE, one_line(error))
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, RunError) or getattr(error, "errno", None):  # what the system refused
-            return distributed.fail(FAILED, one_line(error))
-        if not distributed.several():
+            return processes.fail(FAILED, one_line(error))
+        if not processes.several():
             raise
-        message = distributed.lost(error)
+        message = processes.lost(error)
         if message is None:
             traceback.print_exc()
             message = f"{type(error).__name__}: {error}"
-        return distributed.fail(FAILED, message)
+        return processes.fail(FAILED, message)
 
 
 if __name__ == "__main__":
@@ -229,5 +231,5 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     code = run(sys.argv[1:])
     if code == FAILED:
-        distributed.end_at_once(code)  # threads that were still writing have nothing to add
+        processes.end_at_once(code)  # threads that were still writing have nothing to add
     sys.exit(code)

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cv_jax import json_files
+from cv_jax.run import json_files
 
 ROOT = Path(__file__).resolve().parent.parent
 

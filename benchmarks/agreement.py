@@ -1,5 +1,5 @@
 """What it costs several processes to agree: a word of process 0 through the coordination service,
-as `distributed.Agreement` sends it, against a collective of one number over the devices.
+as `processes.Agreement` sends it, against a collective of one number over the devices.
 
     python benchmarks/agreement.py [--processes 2] [--output benchmarks/results/agreement.json]
 
@@ -35,23 +35,24 @@ def process(address: str, count: int, index: int) -> None:
     import jax
     import numpy as np
 
-    from cv_jax import distributed, sharding
+    from cv_jax.devices import clusters, processes
+    from cv_jax.devices import mesh as meshes
 
-    distributed.start(distributed.stated(address, count, index), 60)
-    mesh = sharding.make_mesh()
-    largest = jax.jit(lambda x: x.max(), out_shardings=sharding.replicated(mesh))
+    processes.start(clusters.stated(address, count, index), 60)
+    mesh = meshes.make_mesh()
+    largest = jax.jit(lambda x: x.max(), out_shardings=meshes.replicated(mesh))
 
     def collective(turn):
-        return jax.device_get(largest(sharding.to_global(mesh, np.full(1, turn, np.int32))))
+        return jax.device_get(largest(meshes.to_global(mesh, np.full(1, turn, np.int32))))
 
     collective(0)  # compiles
-    distributed.barrier()
+    processes.barrier()
     # Process 0 does not wait for the others: it is their time that counts.
-    word = distributed.gathered(seconds(distributed.agreed))
-    devices = distributed.gathered(seconds(collective))
+    word = processes.gathered(seconds(processes.agreed))
+    devices = processes.gathered(seconds(collective))
     found = {"processes": count, "word_seconds": max(word), "collective_seconds": max(devices)}
     print(json.dumps(found))
-    distributed.finish(0)
+    processes.finish(0)
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     outputs = [process.communicate()[0] for process in started]
     found = json.loads(outputs[0].splitlines()[-1])
 
-    from cv_jax import provenance
+    from cv_jax.run import provenance
 
     record = {**provenance.environment(), "load": os.getloadavg()[0], **found}
     print(json.dumps(record, indent=2))

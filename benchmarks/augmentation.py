@@ -20,8 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cv_jax import augment, experiment, json_files, provenance, step
+from cv_jax import augment
 from cv_jax import config as configs
+from cv_jax.augment.batch import augment_batch
+from cv_jax.run import json_files, provenance
+from cv_jax.training import experiment
 
 STRINGS = {
     "flip": "flip",
@@ -112,7 +115,7 @@ def main():
 
     def cost(string):
         parsed = augment.parse(string)
-        run = jax.jit(lambda batch: step.augment_batch(config, parsed, 1000, jnp.int32(0), batch))
+        run = jax.jit(lambda batch: augment_batch(config, parsed, 1000, jnp.int32(0), batch))
         return seconds(run, batch, rounds=flags.rounds)
 
     whole, normalising = step_seconds(flags), cost("")

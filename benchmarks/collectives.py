@@ -21,8 +21,9 @@ os.environ["XLA_FLAGS"] = (
 import jax  # noqa: E402
 
 from cv_jax import config as configs  # noqa: E402
-from cv_jax import describe, experiment, provenance  # noqa: E402
-from cv_jax.collectives import collectives  # noqa: E402
+from cv_jax.devices.collectives import collectives  # noqa: E402
+from cv_jax.run import provenance  # noqa: E402
+from cv_jax.training import dry_run, experiment
 
 
 def measure(reference: str, overrides: dict[str, str], devices: int, params: str) -> dict:
@@ -54,8 +55,8 @@ def measure(reference: str, overrides: dict[str, str], devices: int, params: str
             "all-reduce": 0 if devices == 1 else sum(4 * leaf.size for leaf in leaves),
             "all-gather": sum(4 * leaf.size for leaf in split),
         },
-        "parameter_bytes_per_device": describe.bytes_per_device(state.params),
-        "state_bytes_per_device": describe.bytes_per_device(state),
+        "parameter_bytes_per_device": dry_run.bytes_per_device(state.params),
+        "state_bytes_per_device": dry_run.bytes_per_device(state),
         "temporary_bytes_per_device": memory.temp_size_in_bytes,
     }
 

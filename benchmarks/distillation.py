@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cv_jax import json_files
+from cv_jax.run import json_files
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ["--config", "configs/lenet5.py", "--config.eval.every_epochs=40"]

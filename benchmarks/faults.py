@@ -36,9 +36,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cv_jax import checkpoint, json_files, provenance
 from cv_jax.commands import verify
 from cv_jax.errors import InputError
+from cv_jax.run import checkpoint, json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 75

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = 8
 CODE = f"""
 import sys, time, jax
-from cv_jax import config, experiment
+from cv_jax import config
+from cv_jax.training import experiment
 parts = experiment.build(config.load(sys.argv[1]))
 state, step, batch = parts.init()(), parts.train_step(), next(parts.train_batches(0))
 for _ in range(3):  # compiles, and fills the allocator
@@ -44,7 +45,7 @@ def seconds(config: str, tunables: str) -> float:
 
 def main():
     """Measures and prints."""
-    from cv_jax import json_files, provenance
+    from cv_jax.run import json_files, provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_b16.py")

@@ -239,7 +239,7 @@ def main():
         return
 
     from cv_jax import __main__ as program
-    from cv_jax import json_files, provenance
+    from cv_jax.run import json_files, provenance
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "train"

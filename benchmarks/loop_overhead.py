@@ -2,7 +2,7 @@
 
     python benchmarks/loop_overhead.py [--config configs/vit_ti16.py] [--steps 190] [--rounds 5]
 
-The bare step runs on one batch that already lies on the device. The loop is `train.train` with its
+The bare step runs on one batch that already lies on the device. The loop is `loop.train` with its
 loader, augmentation, logging and checkpoints, these as often as the config says. Both compute the
 same step; rounds of the one and of the other alternate in one process, and the ratio of their
 median times is printed with the machine.
@@ -19,7 +19,8 @@ from pathlib import Path
 import jax
 
 from cv_jax import config as configs
-from cv_jax import experiment, json_files, provenance, train
+from cv_jax.run import json_files, provenance
+from cv_jax.training import experiment, loop
 
 
 def bare(parts: experiment.Experiment, steps: int) -> float:
@@ -35,10 +36,10 @@ def bare(parts: experiment.Experiment, steps: int) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def loop(parts: experiment.Experiment) -> float:
+def whole_loop(parts: experiment.Experiment) -> float:
     """Seconds a step of the whole loop, between its first and its last line of timing."""
     with tempfile.TemporaryDirectory() as folder:
-        train.train(parts, Path(folder) / "run", "")
+        loop.train(parts, Path(folder) / "run", "")
         lines = json_files.read_lines(Path(folder) / "run" / "timing.jsonl")
     return (lines[-1]["seconds"] - lines[0]["seconds"]) / (lines[-1]["step"] - lines[0]["step"])
 
@@ -65,7 +66,7 @@ def main():
     bare_times, loop_times = [], []
     for round_ in range(flags.rounds):
         bare_times.append(bare(parts, flags.steps))
-        loop_times.append(loop(parts))
+        loop_times.append(whole_loop(parts))
         print(f"round {round_ + 1}: bare {bare_times[-1]:.4f}, loop {loop_times[-1]:.4f} s a step")
     result = {
         "config": flags.config,

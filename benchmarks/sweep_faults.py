@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from cv_jax import checkpoint, json_files, provenance
+from cv_jax.run import checkpoint, json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = (

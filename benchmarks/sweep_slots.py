@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cv_jax import json_files, provenance
+from cv_jax.run import json_files, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--config", "small.py", "--sweep", "--seeds", "24", "--slots", "2"]

@@ -18,8 +18,9 @@ from pathlib import Path
 import jax
 
 from cv_jax import config as configs
-from cv_jax import experiment, json_files, provenance, train
+from cv_jax.run import json_files, provenance
 from cv_jax.sweep import vmapped
+from cv_jax.training import experiment, loop
 
 
 def steps_only(folder: Path) -> float:
@@ -66,7 +67,7 @@ def main():
         folders = [Path(name) / f"separate{i}" for i in range(flags.trials)]
         started = time.monotonic()
         for folder, config in zip(folders, loaded, strict=True):
-            train.train(experiment.build(config), folder, "")
+            loop.train(experiment.build(config), folder, "")
         result["separate_seconds"] = round(time.monotonic() - started, 2)
         result["separate_steps_seconds"] = round(sum(map(steps_only, folders)), 2)
     result["ratio"] = round(result["separate_seconds"] / result["together_seconds"], 2)

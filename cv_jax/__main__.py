@@ -1,4 +1,4 @@
-"""`python -m cv_jax COMMAND …`: everything but training, which is `launch.py`."""
+"""`python -m cv_jax COMMAND …`: all commands except training, which is `launch.py`."""
 
 import importlib
 import os
@@ -6,22 +6,22 @@ import sys
 
 from cv_jax.errors import InputError, RunError, one_line
 
-# Each name is a module of cv_jax.commands with `main(arguments) -> exit code`.
+# Each name is a module of cv_jax.commands with the function `main(arguments) -> exit code`.
 COMMANDS = {
-    "models": "list the architectures with parameters and multiply-adds",
-    "report": "tables and figures of a sweep",
-    "predict": "what a trained classifier says of images in files",
-    "receptive-field": "how much of the image each layer of a net can see",
-    "templates": "draw what a linear classifier has learned, beside the class averages",
-    "convert": "weights from and to torchvision, timm and others",
-    "prepare": "build a TFDS dataset, or re-encode one for speed",
-    "augment": "draw what an augmentation string does to images",
-    "verify": "check the checkpoints of a run, or prepared records, against their digests",
+    "models": "list models with parameters and multiply-adds",
+    "report": "print and write tables and figures of a sweep",
+    "predict": "predict the classes of image files",
+    "receptive-field": "print the receptive field of each layer of a model",
+    "templates": "draw the templates of a linear classifier beside the class averages",
+    "convert": "convert weights from and to torchvision, timm and others",
+    "prepare": "build a TFDS dataset, or re-encode a dataset for speed",
+    "augment": "draw the effect of an augmentation string",
+    "verify": "check the checkpoints of a run, or prepared records, by their digests",
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command; returns its exit code (2 for a mistake in the input)."""
+    """Run one command; return its exit code (2 for invalid input)."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: python -m cv_jax COMMAND [arguments]\n")
         for name, summary in COMMANDS.items():
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader (head, less) has gone; let the interpreter's own flush at exit find nothing.
+        # The reader (head, less) closed the pipe; prevent an error in Python's final flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (RunError, OSError) as error:

@@ -1,18 +1,45 @@
-"""Exceptions whose message is one line for the user."""
+"""Errors whose message is one line for the user, and the hints inside these messages."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """A mistake in the input: its message is one line that names what is wrong and what is allowed.
+    """A mistake in the input.
 
-    The command line prints the message and exits with code 2; nothing has been overwritten.
+    The message is one line: what is wrong, where, and what is allowed. The command line prints the
+    message and exits with code 2. No file has been overwritten.
     """
 
 
 class RunError(Exception):
-    """Something outside the input failed, such as a full disk; exit code 1."""
+    """A failure outside the input, such as a full disk. The exit code is 1."""
 
 
 def one_line(error: object, longest: int = 1000) -> str:
-    """A message without line ends, not too long."""
+    """The message without line breaks, cut after `longest` characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"{text[:longest]} …"
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "", count: int = 1) -> str:
+    """A hint for the end of an error message: "; did you mean …?", or "" without a close match.
+
+    Close matches are, in this order: the same last part of a dotted name, the initials of the last
+    part ("lr" for "learning_rate"), a name of the same group that contains the word, and similar
+    spelling.
+
+    Args:
+      word: the unknown name.
+      known: the known names.
+      prefix: text before the suggested name.
+      count: the largest number of suggestions.
+    """
+    group, _, leaf = word.rpartition(".")
+    leaves = {name: name.rpartition(".")[2] for name in known}
+    same = [name for name in leaves if leaves[name] == leaf]
+    initials = [n for n in leaves if leaf == "".join(part[:1] for part in leaves[n].split("_"))]
+    inside = [name for name in leaves if name.startswith(f"{group}.") and leaf in leaves[name]]
+    near = difflib.get_close_matches(word, leaves, n=count, cutoff=0.5)
+    found = list(dict.fromkeys([*same, *initials, *inside, *near]))[:count]
+    return f"; did you mean {' or '.join(prefix + name for name in found)}?" if found else ""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sized
 
 from tqdm import tqdm
 
-from cv_jax.distributed import is_main
+from cv_jax.devices.processes import is_main
 
 
 class Progress:

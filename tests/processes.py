@@ -10,7 +10,8 @@ import pathlib
 import sys
 
 from cv_jax import config as configs
-from cv_jax import distributed, experiment, train
+from cv_jax.devices import clusters, processes
+from cv_jax.training import experiment, loop
 
 
 def run(what, reference, overrides, workdir):
@@ -18,16 +19,16 @@ def run(what, reference, overrides, workdir):
     texts = {key: str(value) for key, value in overrides.items()}
     parts = experiment.build(configs.load(reference, texts))
     if what == "score":
-        return train.score(parts, pathlib.Path(workdir))
-    return train.train(parts, pathlib.Path(workdir), "")
+        return loop.score(parts, pathlib.Path(workdir))
+    return loop.train(parts, pathlib.Path(workdir), "")
 
 
 if __name__ == "__main__":
     coordinator, count, index, jobs = sys.argv[1:]
-    distributed.start(distributed.stated(coordinator, int(count), int(index)), 60)
+    processes.start(clusters.stated(coordinator, int(count), int(index)), 60)
     try:
         for job in json.loads(jobs):
             assert run(*job) == 0
     except Exception as error:
-        distributed.fail(1, repr(error))
-    distributed.finish(0)
+        processes.fail(1, repr(error))
+    processes.finish(0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cv_jax import config as configs
-from cv_jax import experiment
 from cv_jax.data import pipeline, sources
 from cv_jax.data.source import Source
-from cv_jax.schedules import peak_rate
+from cv_jax.optim.schedules import peak_rate
+from cv_jax.training import experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from test_configs import SHAPES, Blank
 
-from cv_jax import augment, experiment, models
+from cv_jax import augment, models
 from cv_jax import config as configs
 from cv_jax.data import pipeline, sources
 from cv_jax.data.source import Source
 from cv_jax.sweep import points
+from cv_jax.training import experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "experiments"
 DATASETS = ("digits", "cifar10", "imagenet2012")

@@ -32,9 +32,11 @@ sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
 from cv_jax import config as configs  # noqa: E402
-from cv_jax import experiment, losses, optim, schedules  # noqa: E402
 from cv_jax.augment import STAGES  # noqa: E402
-from cv_jax.evaluators import KINDS  # noqa: E402
+from cv_jax.evaluation.plan import KINDS  # noqa: E402
+from cv_jax.optim import optimisers, schedules  # noqa: E402
+from cv_jax.tasks import losses  # noqa: E402
+from cv_jax.training import experiment  # noqa: E402
 
 SECONDS, GIBIBYTES = 300, 6  # an example may take at most; the memory is the whole process's
 
@@ -256,7 +258,7 @@ def test_several_fields_at_once(attempt, what):
 
 
 CHOICES = {
-    "optim.name": list(optim.OPTIMISERS),
+    "optim.name": list(optimisers.OPTIMISERS),
     "optim.moment_dtype": ["float32", "bfloat16"],
     "schedule.name": list(schedules.SCHEDULES),
     "loss.name": list(losses.LOSSES),

@@ -6,8 +6,8 @@ import pytest
 from recipes import RECIPES
 
 from cv_jax import config as configs
-from cv_jax.data.presets import PRESETS
-from cv_jax.fields import FIELDS
+from cv_jax.config.fields import FIELDS
+from cv_jax.config.presets import PRESETS
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 

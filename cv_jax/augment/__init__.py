@@ -2,27 +2,26 @@
 
     parse("repeat(3)|resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
 
-What is said of the stream of examples stands first; then host operations, test-time views,
-operations on single images, those that erase parts of the normalised image, and those that mix the
-batch. The string is read as literals and never evaluated.
+The order of the stages is fixed: stream operations, host operations, test-time views, operations on
+single images, erasing on normalised images, mixing over the batch. Arguments are Python literals;
+the string is never evaluated.
 """
 
-import ast
-import difflib
 import inspect
 import math
 import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from cv_jax.augment import colour, erase, geometry, host, mix, policies, stream, views
-from cv_jax.errors import InputError
-from cv_jax.values import check
+from cv_jax.config.terms import parse_terms
+from cv_jax.config.values import check
+from cv_jax.errors import InputError, did_you_mean
 
-# Which stage an operation belongs to, in the order in which the stages run.
+# The operations of each stage. Stages run in this order.
 STAGES: dict[str, dict[str, Callable]] = {
     "stream": stream.OPERATIONS,
     "host": host.DETERMINISTIC | host.RANDOM,
@@ -31,7 +30,6 @@ STAGES: dict[str, dict[str, Callable]] = {
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
 }
-LONGEST = 100  # operations in a string
 _ARTICLES = {
     "stream": "a stream",
     "host": "a host",
@@ -43,16 +41,16 @@ _ARTICLES = {
 
 
 class Augmentation(NamedTuple):
-    """The operations of one string, in order.
+    """The operations of one string, by stage and in order.
 
     Attributes:
-      stream: how often an example stands in a batch, and in how many views.
+      stream: repeats and views of each example.
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
       test: test-time views; see `augment.views`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
-      erase: the same on normalised images, whose mean colour is 0.
-      batch: mixing, `(key, images, labels) → (images, labels)`, labels [B, classes].
+      erase: the same for normalised images, whose mean colour is 0.
+      batch: mixing operations, `(key, images, labels) → (images, labels)`, labels [B, classes].
     """
 
     stream: stream.Stream
@@ -82,17 +80,12 @@ def parse(
     fixed: list[Callable] = []
     order = list(STAGES)
     last, last_text = order[0], ""
-    texts = _split(string)
-    if len(texts) > LONGEST:  # the compiler would take hours
-        raise InputError(f"{field}: {len(texts)} operations; at most {LONGEST} are possible")
-    for text in texts:
-        name, args, kwargs = _call(text, field)
+    for name, args, kwargs, text in parse_terms(string, field):
         stage = next((s for s in order if name in STAGES[s]), None)
         if stage is None:
             names = [n for operations in STAGES.values() for n in operations]
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(names)}"
-            raise InputError(f"{field}: unknown augmentation {name!r}; {hint}")
+            hint = did_you_mean(name, names) or f"; allowed: {', '.join(names)}"
+            raise InputError(f"{field}: unknown augmentation {name!r}{hint}")
         if order.index(stage) < order.index(last):
             raise InputError(
                 f"{field}: {text} is {_ARTICLES[stage]} operation and must stand before {last_text}"
@@ -117,10 +110,10 @@ def parse(
 def apply_host(
     operations: tuple[Callable, ...], generator: np.random.Generator, example: np.ndarray
 ) -> np.ndarray:
-    """Runs host operations in order on one uint8 image [H, W, C].
+    """Run host operations in order on one uint8 image [H, W, C].
 
-    A `data.decode.Jpeg` serves as an image, too: a first operation that crops then decodes no more
-    than its window.
+    The image may be a `data.decode.Jpeg`. If the first operation crops it, only the window is
+    decoded.
     """
     for operation in operations:
         example = operation(generator, example)
@@ -128,7 +121,7 @@ def apply_host(
 
 
 def apply_images(operations: tuple[Callable, ...], keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Runs device operations in order on float32 images [B, H, W, C] with one key [B] each."""
+    """Run device operations in order on float32 images [B, H, W, C], with one key [B] per image."""
 
     def one(key, example):
         for i, operation in enumerate(operations):
@@ -141,29 +134,10 @@ def apply_images(operations: tuple[Callable, ...], keys: jax.Array, images: jax.
 def apply_batch(
     operations: tuple[Callable, ...], key: jax.Array, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Runs mixing operations in order on images [B, H, W, C] and labels [B, classes]."""
+    """Run mixing operations in order on images [B, H, W, C] and labels [B, classes]."""
     for i, operation in enumerate(operations):
         images, labels = operation(jax.random.fold_in(key, i), images, labels)
     return images, labels
-
-
-def _split(string: str) -> list[str]:
-    return [text for text in (part.strip() for part in string.split("|")) if text]
-
-
-def _call(text: str, field: str) -> tuple[str, list[Any], dict[str, Any]]:
-    try:
-        node = ast.parse(text, mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, [], {}
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-            raise ValueError
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-        return node.func.id, [ast.literal_eval(arg) for arg in node.args], kwargs
-    except (ValueError, SyntaxError):
-        raise InputError(
-            f"{field}: {text!r} is not of the form name or name(literal, key=literal)"
-        ) from None
 
 
 def _build(factory: Callable, text: str, args: list, kwargs: dict, field: str) -> Callable:

@@ -1,7 +1,7 @@
-"""Affine maps of images on whole grey levels, sampled as Pillow's `Image.transform` does.
+"""Affine maps of images in integer grey levels, sampled like Pillow's `Image.transform`.
 
-Coordinates and weights are fixed-point integers: sums are exact, so that the pixels depend on no
-compiler's choice of fusing or reordering them.
+Coordinates and weights are fixed-point integers. Integer sums are exact, so the pixels do not
+depend on how a compiler fuses or reorders operations.
 """
 
 import jax
@@ -9,26 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 
 METHODS = ("nearest", "bilinear", "bicubic")
-_PHASE_BITS = 10  # of the place between two pixels
+_PHASE_BITS = 10  # fractional bits of a position between two pixels
 
 
 def affine(
     levels: jax.Array, matrix: jax.Array, method: str, fill: int | tuple[int, ...] = 0
 ) -> jax.Array:
-    """The image whose pixel at (x, y) is the input's at (a·x + b·y + c, d·x + e·y + f).
+    """Return the image whose pixel (x, y) is the input at (a·x + b·y + c, d·x + e·y + f).
 
-    Coordinates are those of pixel centres, half-integers. Within one grey level of Pillow for
-    "bilinear" and "bicubic"; "nearest" differs where a place lies within 1e-3 of two pixels.
+    Pixel centres have half-integer coordinates. "bilinear" and "bicubic" differ from Pillow by at
+    most one grey level; "nearest" may differ within 1e-3 of the border between two pixels.
 
     Args:
       levels: int32 [H, W, C] in 0…255.
       matrix: float32 [6], (a, b, c, d, e, f), a and e at most 1, b and d at most 1, c and f at
         most one image size in magnitude.
       method: "nearest", "bilinear" or "bicubic" (Pillow's, whose parameter is −1).
-      fill: the level, or one for each channel, of what falls outside of the input.
+      fill: the level, or one level per channel, outside the input.
 
     Raises:
-      ValueError: the image has another number of channels than there are levels.
+      ValueError: the number of levels in `fill` differs from the number of channels.
     """
     height, width, channels = levels.shape
     if np.ndim(fill) and len(fill) != channels:
@@ -54,17 +54,17 @@ def affine(
 
 
 def translation(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The matrix that reads x pixels further right and y further down."""
+    """Matrix that samples x pixels further right and y pixels further down."""
     return jnp.stack([1.0, 0.0, x, 0.0, 1.0, y])
 
 
 def shear(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The matrix that reads x pixels further right in each row, y further down in each column."""
+    """Matrix that samples x pixels further right per row and y pixels further down per column."""
     return jnp.stack([1.0, x, 0.0, y, 1.0, 0.0])
 
 
 def rotation(degrees: jax.Array, height: int, width: int) -> jax.Array:
-    """The matrix that turns the image counter-clockwise around its centre."""
+    """Matrix that rotates the image counter-clockwise around its centre."""
     cosine, sine = jnp.cos(jnp.deg2rad(degrees)), -jnp.sin(jnp.deg2rad(degrees))
     x, y = width / 2, height / 2
     return jnp.stack(
@@ -73,22 +73,22 @@ def rotation(degrees: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def check(method: str, fill: float | tuple[float, ...]) -> None:
-    """Raises ValueError for an unknown method or a level outside of 0…255."""
+    """Raise ValueError for an unknown method or a level outside 0…255."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; allowed: {', '.join(METHODS)}")
     if not all(0 <= level <= 255 for level in np.ravel(fill)):
         raise ValueError(f"fill must be in 0…255, got {fill}")
 
 
-# Of the weights of one direction: the product of two and a grey level, summed, fits 31 bits.
+# Bits of a weight along one axis. Sums of (weight · weight · grey level) fit 31 bits.
 _WEIGHT_BITS = {"nearest": 0, "bilinear": _PHASE_BITS, "bicubic": _PHASE_BITS + 1}
 
 
 def _taps(place: jax.Array, bits: int, method: str) -> list[tuple[jax.Array, jax.Array]]:
-    """Pixels that a sample reads in one direction, with weights in units of 2^-_WEIGHT_BITS.
+    """Return the pixels that a sample reads along one axis, and weights in 2^-_WEIGHT_BITS.
 
     Args:
-      place: coordinate in units of 2^-bits, pixel centres at half-integers.
+      place: coordinate in units of 2^-bits; pixel centres are half-integers.
     """
     if method == "nearest":
         return [(place >> bits, 1)]
@@ -100,7 +100,7 @@ def _taps(place: jax.Array, bits: int, method: str) -> list[tuple[jax.Array, jax
     near = one - far
     if method == "bilinear":
         return [(pixel, near), (pixel + 1, far)]
-    # The cubic kernel with parameter −1, in factors small enough for 32 bits.
+    # The cubic kernel with parameter −1, factored so that products fit 32 bits.
     product = near * far
     weights = -product * near, far * (one * one + product), -product * far
     down = 3 * _PHASE_BITS - _WEIGHT_BITS[method]

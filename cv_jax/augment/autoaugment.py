@@ -1,4 +1,4 @@
-"""AutoAugment (Cubuk et al., 2018, arXiv:1805.09501): pairs of operations, found by search."""
+"""AutoAugment (Cubuk et al., 2018, arXiv:1805.09501): a table of pairs of operations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from cv_jax.augment.chance import sometimes
 from cv_jax.augment.colour import on_levels
 from cv_jax.augment.plan import FACTORS, NUMBER, Plan, choose_arguments, run
 
-# Pairs of operations with their probability in tenths and their strength 0…9, from the appendix.
+# Pairs of (operation, probability in tenths, strength 0…9), from the appendix of the paper.
 _POLICIES = {
     "imagenet": """
         posterise 4 8 rotate 6 9          solarise 6 5 autocontrast 6 5
@@ -59,7 +59,7 @@ _POLICIES = {
 
 
 def policy_table(policy: str) -> list[list[tuple[str, float, int]]]:
-    """The pairs of a policy: [(operation, probability, strength 0…9)] of two."""
+    """Return the pairs of a policy; each is two tuples (operation, probability, strength 0…9)."""
     words = _POLICIES[policy].split()
     steps = [
         (name, int(tenths) / 10, int(strength))
@@ -71,7 +71,7 @@ def policy_table(policy: str) -> list[list[tuple[str, float, int]]]:
 def autoaugment_scale(
     strength: jax.Array, negative: jax.Array, size: tuple[int, int]
 ) -> dict[str, jax.Array]:
-    """Operation → argument at a strength 0…9, for an image of (height, width)."""
+    """Operation → argument at a strength 0…9, for an image of size (height, width)."""
     share = strength / 9
     return {
         "posterise": 8 - jnp.round(strength * 4 / 9),
@@ -86,7 +86,7 @@ def autoaugment_scale(
 
 
 def plan_autoaugment(key: jax.Array, size: tuple[int, int], policy: str) -> Plan:
-    """The draws of `autoaugment` for an image of (height, width)."""
+    """Draw the plan of `autoaugment` for an image of size (height, width)."""
     table = policy_table(policy)
     operations = jnp.array([[NUMBER[name] for name, _, _ in pair] for pair in table], jnp.int32)
     probabilities = jnp.array([[p for _, p, _ in pair] for pair in table], jnp.float32)
@@ -105,13 +105,13 @@ def autoaugment(
     fill: float | tuple[float, ...] = 0.0,
     probability: float = 1.0,
 ):
-    """One of 25 pairs of operations, with torchvision's scales: `(key, image) → image`.
+    """Apply one of 25 pairs of operations, with torchvision's scales: `(key, image) → image`.
 
     Args:
-      policy: "imagenet", "cifar10" or "svhn": the data on which the pairs were found.
-      method: how geometric operations sample; see `affine`.
-      fill: level, or one for each channel, of what comes in from outside.
-      probability: of doing so.
+      policy: "imagenet", "cifar10" or "svhn": the dataset of the policy search.
+      method: sampling of the geometric operations; see `affine`.
+      fill: the level, or one level per channel, outside the input.
+      probability: that the operation is applied to an image.
     """
     if policy not in _POLICIES:
         raise ValueError(f"unknown policy {policy!r}; allowed: {', '.join(_POLICIES)}")

@@ -1,4 +1,4 @@
-"""Rectangles: drawn, and as masks."""
+"""Random boxes and their masks."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,17 @@ def random_sides(
     ratio: tuple[float, float],
     limit: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(first, second, found): sides in pixels, int32, of a box of random area and aspect.
+    """Draw the sides of a box of random area and aspect: (first, second, found).
+
+    The sides are int32, in pixels. The first of ten draws within `limit` is used; `found` is false
+    if no draw fits.
 
     Args:
       key: random key.
-      size: the image's sides.
-      area: the box's share of the image, uniform between these.
-      ratio: first / second, log-uniform between these; both hold before rounding to pixels.
-      limit: largest sides allowed. The first of ten draws that respects them counts.
+      size: sides of the image.
+      area: bounds of the box's share of the image; the share is uniform before rounding.
+      ratio: bounds of first / second; the ratio is log-uniform before rounding.
+      limit: largest sides allowed.
     """
     share, aspect = jax.random.uniform(key, (2, _TRIALS))
     pixels = (area[0] + share * (area[1] - area[0])) * size[0] * size[1]
@@ -34,12 +37,12 @@ def random_sides(
 
 
 def random_corner(key: jax.Array, height, width, h, w) -> jax.Array:
-    """(top, left), int32 [2], uniform, of a box h × w inside an image."""
+    """Draw the uniform (top, left), int32 [2], of an h × w box inside an image."""
     return jax.random.randint(key, (2,), 0, jnp.stack([height - h, width - w]) + 1)
 
 
 def mask(height: int, width: int, top, left, h, w) -> jax.Array:
-    """Which pixels lie in a box: bool [H, W, 1]. The box may reach beyond the image."""
+    """Mask of a box, bool [H, W, 1]. The box may extend beyond the image."""
     row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
     return (row >= top) & (row < top + h) & (column >= left) & (column < left + w)
 
@@ -47,7 +50,7 @@ def mask(height: int, width: int, top, left, h, w) -> jax.Array:
 def check_area_and_ratio(
     min_area: float, max_area: float, min_ratio: float, max_ratio: float
 ) -> None:
-    """Raises ValueError unless areas are shares, both pairs are positive and in order."""
+    """Raise ValueError unless both intervals are positive and ordered, and areas are at most 1."""
     if not 0 < min_area <= max_area <= 1:
         raise ValueError(f"areas must be 0 < min_area <= max_area <= 1, got {min_area}, {max_area}")
     if not 0 < min_ratio <= max_ratio:

@@ -1,4 +1,4 @@
-"""Whether an operation is applied to an image."""
+"""Application of an operation with a probability, and checks of arguments."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 
 def sometimes(probability: float, operation: Callable) -> Callable:
-    """`(key, image) → image` that runs `operation` with that probability.
+    """Return `(key, image) → image`, which applies `operation` with a probability.
 
-    At 1 there is no coin, and the operation gets the key itself; at 0 nothing is left to compute.
+    At probability 1 the operation receives the key itself, without a draw. At probability 0 the
+    result is the identity.
 
     Raises:
       ValueError: the probability is outside 0…1.
@@ -28,14 +29,14 @@ def sometimes(probability: float, operation: Callable) -> Callable:
 
 
 def check_probability(**values: float) -> None:
-    """Raises ValueError unless every value is in 0…1."""
+    """Raise ValueError unless every value is in 0…1."""
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in 0…1, got {value}")
 
 
 def not_negative(**values: float) -> None:
-    """Raises ValueError unless every value is at least 0."""
+    """Raise ValueError unless every value is at least 0."""
     for name, value in values.items():
         if value < 0:
             raise ValueError(f"{name} must not be negative, got {value}")

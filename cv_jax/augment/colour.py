@@ -1,7 +1,7 @@
 """Operations on the colours of one image, on the device: `(key, image) → image`.
 
-Images are float32 [H, W, C] on the scale 0…255. Except for `lighting` they are rounded to whole
-grey levels first and stay whole: the arithmetic is Pillow's, see `levels`.
+Images are float32 [H, W, C] on the scale 0…255. All operations except `lighting` round them to
+integer grey levels and use Pillow's arithmetic; see `levels`.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from cv_jax.augment.chance import not_negative, sometimes
 
 
 def on_levels(operation: Callable) -> Callable:
-    """`(key, levels) → levels` as an operation on float32 images."""
+    """Convert `(key, levels) → levels` to an operation on float32 images."""
     return lambda key, image: operation(key, levels.to_levels(image)).astype(image.dtype)
 
 
 def _factor(key: jax.Array, strength: float) -> jax.Array:
-    """A factor, uniform in 1 ± strength but not negative."""
+    """Draw a factor, uniform in 1 ± strength but not negative."""
     return jax.random.uniform(key, (), minval=max(0.0, 1 - strength), maxval=1 + strength)
 
 
@@ -53,34 +53,35 @@ def _check_strength(**strengths: float) -> None:
 
 
 def brightness(strength: float = 0.4, probability: float = 1.0):
-    """Blends with black; the image's share is uniform in 1 ± strength. Exactly Pillow's."""
+    """Blend with black; the image's weight is uniform in 1 ± strength. Bit-exact with Pillow."""
     _check_strength(strength=strength)
     return sometimes(probability, on_levels(lambda key, x: _brightness(key, x, strength)))
 
 
 def contrast(strength: float = 0.4, probability: float = 1.0):
-    """Blends with the mean luma; the image's share is uniform in 1 ± strength. Exactly Pillow's."""
+    """Blend with the mean luma; the image's weight is uniform in 1 ± strength. Bit-exact with
+    Pillow."""
     _check_strength(strength=strength)
     return sometimes(probability, on_levels(lambda key, x: _contrast(key, x, strength)))
 
 
 def saturation(strength: float = 0.4, probability: float = 1.0):
-    """Blends with the grayscale image; the image's share is uniform in 1 ± strength. Exactly
-    Pillow's."""
+    """Blend with the grayscale image; the image's weight is uniform in 1 ± strength. Bit-exact
+    with Pillow."""
     _check_strength(strength=strength)
     return sometimes(probability, on_levels(lambda key, x: _saturation(key, x, strength)))
 
 
 def sharpness(strength: float = 0.9, probability: float = 0.5):
-    """Blends with the smoothed image; the image's share is uniform in 1 ± strength. Exactly
-    Pillow's."""
+    """Blend with the smoothed image; the image's weight is uniform in 1 ± strength. Bit-exact
+    with Pillow."""
     _check_strength(strength=strength)
     return sometimes(probability, on_levels(lambda key, x: _sharpness(key, x, strength)))
 
 
 def hue(strength: float = 0.1, probability: float = 1.0):
-    """Turns the hue by a share of the circle that is uniform in ± strength. Within one grey level
-    of torchvision on Pillow images."""
+    """Rotate the hue by a share of a full turn, uniform in ± strength. Within one grey level of
+    torchvision on Pillow images."""
     _check_strength(hue=strength)
     return sometimes(probability, on_levels(lambda key, x: _hue(key, x, strength)))
 
@@ -92,14 +93,14 @@ def colour_jitter(
     hue: float = 0.0,
     probability: float = 1.0,
 ):
-    """The four operations of these names in random order, as torchvision's `ColorJitter`.
+    """Apply the four operations in random order, like torchvision's `ColorJitter`.
 
     Args:
-      brightness: strength; 0 leaves the operation out, as for the others.
+      brightness: strength; 0 omits the operation.
       contrast: likewise.
       saturation: likewise.
       hue: likewise, at most 0.5.
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     _check_strength(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     pairs = [
@@ -127,7 +128,7 @@ def colour_jitter(
 
 
 def grayscale(probability: float = 0.1):
-    """Every channel becomes the luma. Exactly Pillow's."""
+    """Set every channel to the luma. Bit-exact with Pillow."""
 
     def apply(key, image):
         return jnp.broadcast_to(levels.grey(image), image.shape)
@@ -136,8 +137,8 @@ def grayscale(probability: float = 0.1):
 
 
 def gaussian_blur(smallest: float = 0.1, largest: float = 2.0, probability: float = 0.5):
-    """Gaussian blur whose deviation in pixels is uniform in smallest…largest. Within one grey level
-    of Pillow."""
+    """Gaussian blur; the standard deviation in pixels is uniform in smallest…largest. Within one
+    grey level of Pillow."""
     if not 0 < smallest <= largest:
         raise ValueError(f"radii must be 0 < smallest <= largest, got {smallest}, {largest}")
 
@@ -149,19 +150,19 @@ def gaussian_blur(smallest: float = 0.1, largest: float = 2.0, probability: floa
 
 
 def posterise(bits: int = 4, probability: float = 0.5):
-    """Keeps the highest `bits` of each level. Exactly Pillow's."""
+    """Keep the highest `bits` bits of each level. Bit-exact with Pillow."""
     if not 0 <= bits <= 8:
         raise ValueError(f"bits must be in 0…8, got {bits}")
     return sometimes(probability, on_levels(lambda key, x: levels.posterise(x, bits)))
 
 
 def solarise(threshold: float = 128, probability: float = 0.5):
-    """Inverts the levels from the threshold on. Exactly Pillow's."""
+    """Invert the levels at or above the threshold. Bit-exact with Pillow."""
     return sometimes(probability, on_levels(lambda key, x: levels.solarise(x, threshold)))
 
 
 def solarise_add(amount: int = 50, threshold: int = 128, probability: float = 0.5):
-    """Adds to the levels below the threshold. Exactly timm's on Pillow images."""
+    """Add to the levels below the threshold. Bit-exact with timm on Pillow images."""
     not_negative(amount=amount)
 
     def apply(key, image):
@@ -171,19 +172,19 @@ def solarise_add(amount: int = 50, threshold: int = 128, probability: float = 0.
 
 
 def invert(probability: float = 0.5):
-    """Black for white. Exactly Pillow's."""
+    """Invert all levels. Bit-exact with Pillow."""
     return sometimes(probability, on_levels(lambda key, x: levels.invert(x)))
 
 
 def autocontrast(probability: float = 0.5):
-    """Stretches each channel to the whole range. Within one grey level of Pillow."""
+    """Stretch each channel to the full range. Within one grey level of Pillow."""
     return sometimes(
         probability, on_levels(lambda key, x: levels.autocontrast(x, *levels.extremes(x)))
     )
 
 
 def equalise(probability: float = 0.5):
-    """Flattens the histogram of each channel. Exactly Pillow's."""
+    """Equalise the histogram of each channel. Bit-exact with Pillow."""
 
     def apply(key, image):
         return levels.look_up(image, levels.equalise_table(levels.histogram(image)))
@@ -191,8 +192,8 @@ def equalise(probability: float = 0.5):
     return sometimes(probability, on_levels(apply))
 
 
-# Principal components of ImageNet's RGB values on the scale 0…1: standard deviations, and the
-# directions as columns, as published with the residual nets' Torch code.
+# Principal components of ImageNet's RGB values on the scale 0…1: standard deviations, and
+# directions as columns. Values of the Torch code published with the residual nets.
 _LIGHTING_SCALES = np.array([0.2175, 0.0188, 0.0045])
 _LIGHTING_DIRECTIONS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
@@ -200,11 +201,11 @@ _LIGHTING_DIRECTIONS = np.array(
 
 
 def lighting(deviation: float = 0.1, probability: float = 1.0):
-    """Adds a random multiple of ImageNet's principal colours (Krizhevsky et al., 2012, 4.1).
+    """Add random multiples of ImageNet's principal components (Krizhevsky et al., 2012, 4.1).
 
     Args:
       deviation: standard deviation of the three multipliers.
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     not_negative(deviation=deviation)
 

@@ -1,7 +1,7 @@
-"""Removing a part of an image, on the device: `(key, image) → image`.
+"""Erasing of image regions, on the device: `(key, image) → image`.
 
-Images are float32 [H, W, C], **normalised**: 0 is the mean colour of the dataset and noise of
-deviation 1 has its contrast, whatever the dataset is.
+Images are float32 [H, W, C], **normalised**: 0 is the mean colour of the dataset, and noise of
+standard deviation 1 has the dataset's contrast.
 """
 
 import jax
@@ -22,21 +22,21 @@ def erase(
 ):
     """Random erasing (Zhong et al., 2017, arXiv:1708.04896), as in timm.
 
-    The first of ten random boxes that is smaller than the image in both directions is placed
-    uniformly; if none is, nothing is erased.
+    Ten box sizes are drawn. The first box smaller than the image in both directions is placed
+    uniformly; if no box fits, nothing is erased.
 
     Args:
-      probability: of erasing anything.
-      mode: what the box is filled with: "constant" 0, the mean colour; "channel" one normally
-        distributed colour; "pixel" standard normal noise.
+      probability: that an image is erased.
+      mode: the filling of a box: "constant" is 0, the mean colour; "channel" is one normally
+        distributed colour; "pixel" is standard normal noise.
       min_area: smallest share of the image; shares are uniform.
       max_area: largest share.
       min_ratio: smallest height / width; log-uniform.
-      max_ratio: largest.
-      count: number of boxes; each has that fraction of the area.
+      max_ratio: largest height / width.
+      count: number of boxes; the area bounds of each box are divided by `count`.
 
     Raises:
-      ValueError: bounds in the wrong order, an unknown mode, no boxes.
+      ValueError: bounds are in the wrong order, the mode is unknown, or `count` is outside 1…100.
     """
     modes = ("constant", "channel", "pixel")
     if mode not in modes:
@@ -68,13 +68,13 @@ def erase(
 
 
 def cutout(size: int, probability: float = 1.0):
-    """Sets a square to the mean colour (DeVries and Taylor, 2017, arXiv:1708.04552).
+    """Set a square to the mean colour (DeVries and Taylor, 2017, arXiv:1708.04552).
 
-    Its centre is uniform over the pixels, so that it may reach over the border, where it is cut.
+    The centre is uniform over the pixels; the square is clipped at the border.
 
     Args:
       size: side of the square in pixels.
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     if size < 1:
         raise ValueError(f"size must be positive, got {size}")

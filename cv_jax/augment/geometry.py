@@ -1,8 +1,8 @@
 """Operations on the geometry of one image, on the device: `(key, image) → image`.
 
-Images are float32 [H, W, C] on the scale 0…255, and keep their shape. Everything here is vmapped
-over the batch with one key for each position of the global batch, inside the jitted step. What
-samples between pixels rounds to whole grey levels, before and after.
+Images are float32 [H, W, C] on the scale 0…255 and keep their shape. The jitted step vmaps these
+operations over the batch, with one key per position of the global batch. Operations that
+interpolate round to integer grey levels before and after.
 """
 
 import jax
@@ -17,24 +17,24 @@ from cv_jax.augment.colour import on_levels
 
 
 def flip(probability: float = 0.5):
-    """Mirrors left and right with that probability."""
+    """Mirror left and right with a probability."""
     return sometimes(probability, lambda key, image: image[:, ::-1])
 
 
 def flip_vertical(probability: float = 0.5):
-    """Mirrors top and bottom with that probability."""
+    """Mirror top and bottom with a probability."""
     return sometimes(probability, lambda key, image: image[::-1])
 
 
 def pad_crop(padding: int, mode: str = "constant", probability: float = 1.0):
-    """Pads every side, then takes a window of the old size at a uniformly drawn place.
+    """Pad every side, then crop a window of the original size at a uniform position.
 
     The augmentation of the CIFAR residual nets (He et al., 2015, section 4.2).
 
     Args:
       padding: pixels on each side.
-      mode: "constant" pads with black, "reflect" and "edge" with what stands there.
-      probability: of doing so.
+      mode: "constant" pads with black; "reflect" and "edge" as in `jnp.pad`.
+      probability: that the operation is applied to an image.
     """
     modes = ("constant", "reflect", "edge")
     if mode not in modes:
@@ -57,14 +57,14 @@ def translate(
     fill: float | tuple[float, ...] = 0.0,
     probability: float = 1.0,
 ):
-    """Shifts by shares of width and height, each uniform in ± fraction.
+    """Shift by shares of width and height, each uniform in ± fraction.
 
     Args:
       fraction: at most 1.
-      method: "nearest", "bilinear" or "bicubic", sampled as by Pillow's `Image.transform`, from
-        which the latter two differ by at most one grey level.
-      fill: the level, or one for each channel, of what comes in from outside.
-      probability: of doing so.
+      method: "nearest", "bilinear" or "bicubic", as in Pillow's `Image.transform`; the latter two
+        differ from Pillow by at most one grey level.
+      fill: the level, or one level per channel, outside the input.
+      probability: that the operation is applied to an image.
     """
     _check_amount("fraction", fraction)
     check(method, fill)
@@ -83,13 +83,13 @@ def shear(
     fill: float | tuple[float, ...] = 0.0,
     probability: float = 1.0,
 ):
-    """Slants rows and columns, each by an amount (pixels a pixel) uniform in ± amount.
+    """Shear rows and columns, each by pixels per pixel uniform in ± amount.
 
     Args:
-      amount: at most 1; the upper left corner stays.
+      amount: at most 1; the upper left corner is fixed.
       method: see `translate`.
       fill: likewise.
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     _check_amount("amount", amount)
     check(method, fill)
@@ -107,13 +107,13 @@ def rotate(
     fill: float | tuple[float, ...] = 0.0,
     probability: float = 1.0,
 ):
-    """Turns around the centre by an angle uniform in ± degrees.
+    """Rotate around the centre by an angle uniform in ± degrees.
 
     Args:
       degrees: the largest angle.
       method: see `translate`.
       fill: likewise.
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     not_negative(degrees=degrees)
     check(method, fill)
@@ -133,20 +133,20 @@ def random_resized_crop(
     method: str = "bilinear",
     probability: float = 1.0,
 ):
-    """A window of random area and aspect, enlarged to the size of the image: `inception_crop` for
-    images that are on the device already.
+    """Crop a window of random area and aspect, and enlarge it to the size of the image: the device
+    version of `inception_crop`.
 
-    The share of the area is uniform, width / height log-uniform. Ten draws are tried; if none fits,
-    the largest central window of allowed aspect is taken. Exactly Pillow's `resize` of the window.
-    A window is never larger than the image, so that nothing needs antialiasing.
+    The share of the area is uniform, width / height is log-uniform. The first of ten draws that
+    fits is used; if no draw fits, the largest central window of allowed aspect. Bit-exact with
+    Pillow's `resize`. A window is never larger than the image, so antialiasing is not needed.
 
     Args:
       min_area: smallest share of the image.
-      max_area: largest.
+      max_area: largest share of the image.
       min_ratio: smallest width / height.
-      max_ratio: largest.
+      max_ratio: largest width / height.
       method: "bilinear" or "bicubic".
-      probability: of doing so.
+      probability: that the operation is applied to an image.
     """
     boxes.check_area_and_ratio(min_area, max_area, min_ratio, max_ratio)
     if method not in _KERNELS:
@@ -171,8 +171,8 @@ def random_resized_crop(
 
 
 def enlarge(levels: jax.Array, top, left, h, w, method: str) -> jax.Array:
-    """The window [top : top + h, left : left + w] at the size of the whole image, exactly as
-    Pillow's `resize` of it.
+    """Enlarge the window [top : top + h, left : left + w] to the size of the image. Bit-exact with
+    Pillow's `resize`.
 
     Args:
       levels: int32 [H, W, C] in 0…255.
@@ -197,12 +197,12 @@ _WEIGHT_BITS = 22
 
 
 def _weights(size: int, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """What pixel i of an image reads of a window of length n + 1, for every n below the size.
+    """Return the taps and weights that enlarge a window of length n + 1 to `size`, for every n.
 
     Returns:
-      The first pixel in the window, int32 [size, size] by n and i (where it is outside, its weight
-      is 0), and the weights of that pixel and the next, int32 [size, size, taps] that sum to about
-      2^_WEIGHT_BITS.
+      The first tap of output pixel i, relative to the window, int32 [size, size] indexed by (n, i),
+      and the weights of this and the following taps, int32 [size, size, taps]. Weights sum to about
+      2^_WEIGHT_BITS; taps outside the window have weight 0.
     """
     support, kernel = _KERNELS[method]
     length, pixel = np.arange(1, size + 1)[:, None], np.arange(size)
@@ -216,7 +216,7 @@ def _weights(size: int, method: str) -> tuple[np.ndarray, np.ndarray]:
     return first.astype(np.int32), rounded.astype(np.int32)
 
 
-# Reach in pixels, and weight by distance; the cubic kernel has the parameter −1/2 (Keys, 1981).
+# Support in pixels, and weight by distance; the cubic kernel has parameter −1/2 (Keys, 1981).
 _KERNELS = {
     "bilinear": (1, lambda x: np.maximum(1 - x, 0)),
     "bicubic": (

@@ -1,11 +1,11 @@
-"""Operations on the host: NumPy, one decoded example at a time, before it becomes part of a batch.
+"""Host operations: NumPy, on single decoded examples, before batching.
 
-Each factory here returns `(generator, image) → image`, uint8 [H, W, C] to uint8 [H', W', C]. The
-generator belongs to one position of the run's stream, so that an operation's draws are a function
-of seed and position. `method` is one of `resample.METHODS`. Operations that draw resample quickly,
-the others exactly as Pillow: see `resample`.
+Each factory returns `(generator, image) → image`, uint8 [H, W, C] to uint8 [H', W', C]. Each
+position of the run's stream has its own generator, so draws are a function of seed and position.
+`method` is one of `resample.METHODS`. Random operations use the quick resampler, deterministic ones
+match Pillow exactly; see `resample`.
 
-An image may be a `data.decode.Jpeg`: cropping it first decodes the window alone.
+An image may be a `data.decode.Jpeg`: if it is cropped first, only the window is decoded.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from cv_jax.augment.boxes import check_area_and_ratio
 from cv_jax.augment.resample import METHODS, resample
 
-SIDE = 32767  # of an image, in pixels: OpenCV's limit, and that of all numbers in augmentations
+SIDE = 32767  # largest image side in pixels (OpenCV), and largest number in an augmentation
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -32,21 +32,21 @@ def _method(method: str) -> str:
 
 
 def resize(size: int | tuple[int, int], method: str = "bilinear"):
-    """Resizes to a square of side `size`, or to (height, width), without keeping the aspect."""
+    """Resize to a square of side `size`, or to (height, width); the aspect may change."""
     size, method = _pair(size), _method(method)
     return lambda generator, image: resample(image, size, method)
 
 
 def resize_small(size: int, method: str = "bilinear"):
-    """Resizes so that the shorter side is `size` and the aspect stays (the longer is rounded down,
-    as torchvision does)."""
+    """Resize the shorter side to `size` and keep the aspect; the longer side is rounded down, as in
+    torchvision."""
     (size, _), method = _pair(size), _method(method)
     return lambda generator, image: resample(image, _small(image, size), method)
 
 
 def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):
-    """`resize_small` to a size drawn uniformly from smallest…largest: the scale augmentation of
-    VGG (Simonyan and Zisserman, 2014, section 3.1) and of the residual nets."""
+    """`resize_small` to a size uniform in smallest…largest: the scale augmentation of VGG (Simonyan
+    and Zisserman, 2014, section 3.1) and of the residual nets."""
     if not 0 < smallest <= largest:
         raise ValueError(f"sizes must be 0 < smallest <= largest, got {smallest}, {largest}")
     _method(method)
@@ -59,13 +59,13 @@ def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):
 
 
 def _small(image, size: int) -> tuple[int, int]:
-    """Height and width of the image when its shorter side is `size`."""
+    """Height and width of the image after its shorter side is resized to `size`."""
     height, width = image.shape[:2]
     return height * size // min(height, width), width * size // min(height, width)
 
 
 def central_crop(size: int | tuple[int, int]):
-    """The middle of the image; sides shorter than `size` are padded with zeros."""
+    """Crop the centre of the image; sides shorter than `size` are padded with zeros."""
     height, width = _pair(size)
 
     def apply(generator, image):
@@ -78,12 +78,12 @@ def central_crop(size: int | tuple[int, int]):
 
 
 def mirror():
-    """The image with left and right exchanged."""
+    """Mirror left and right."""
     return lambda generator, image: np.asarray(image)[:, ::-1]
 
 
 def shift(down: int, right: int):
-    """Moves the image by whole pixels, up and left where negative; what comes in is black."""
+    """Shift by whole pixels; negative values shift up and left. New pixels are black."""
 
     def apply(generator, image):
         image = np.asarray(image)
@@ -100,7 +100,7 @@ def shift(down: int, right: int):
 
 
 def random_crop(size: int | tuple[int, int]):
-    """A window at a uniformly drawn place; sides shorter than `size` are padded with zeros."""
+    """Crop a window at a uniform position; sides shorter than `size` are padded with zeros."""
     height, width = _pair(size)
 
     def apply(generator, image):
@@ -120,10 +120,11 @@ def inception_crop(
     max_ratio: float = 4 / 3,
     method: str = "bilinear",
 ):
-    """A window of random area and aspect, resized to `size` (Szegedy et al., 2015, section 6).
+    """Crop a window of random area and aspect, and resize it to `size` (Szegedy et al., 2015,
+    section 6).
 
-    The share of the area is uniform, the aspect log-uniform. Ten draws are tried; if none fits into
-    the image, the largest central window of allowed aspect is taken, as torchvision does.
+    The share of the area is uniform, the aspect is log-uniform. The first of ten draws that fits is
+    used; if no draw fits, the largest central window of allowed aspect, as in torchvision.
     """
     size, method = _pair(size), _method(method)
     check_area_and_ratio(min_area, max_area, min_ratio, max_ratio)
@@ -156,7 +157,7 @@ def _pad_to(image, height, width):
     )
 
 
-# Operations whose result depends on the image alone can be cached; the others draw.
+# The output of deterministic operations can be cached.
 DETERMINISTIC = {
     "resize": resize,
     "resize_small": resize_small,

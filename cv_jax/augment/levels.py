@@ -1,9 +1,9 @@
-"""Pillow's arithmetic on whole grey levels, with nothing drawn.
+"""Pillow's arithmetic on integer grey levels, without random draws.
 
-Images are int32 [H, W, C] in 0…255, C one or three where colours matter. What maps each level to
-another is also a map of the table 0…255, given what it needs to know of the image. Factors come in
-steps of 1/4096, so that every sum below is exact and depends on no compiler. Unless a function says
-otherwise its result is Pillow's, bit for bit.
+Images are int32 [H, W, C] in 0…255; colour operations need C = 1 or 3. Pointwise operations also
+apply to the table 0…255 (`LEVELS`), with statistics of the image as arguments. Factors are rounded
+to 1/4096, so every sum is exact and independent of the compiler. Results are bit-exact with Pillow
+unless a docstring states a tolerance.
 """
 
 import math
@@ -17,24 +17,27 @@ LEVELS = np.arange(256, dtype=np.int32)[:, None]
 
 
 def to_levels(image: jax.Array) -> jax.Array:
-    """The nearest grey levels of float32 values."""
+    """Round float32 values to grey levels 0…255, int32."""
     return jnp.clip(jnp.round(image), 0, 255).astype(jnp.int32)
 
 
 def blend(first: jax.Array, second: jax.Array, factor: jax.Array) -> jax.Array:
-    """`first` at factor 0, `second` at 1, beyond it above (`Image.blend`); factor below 8."""
+    """Blend: `first` at factor 0, `second` at 1, extrapolation above (`Image.blend`).
+
+    The factor is below 8.
+    """
     factor = jnp.round(factor * (1 << _FACTOR_BITS)).astype(jnp.int32)
     mixed = (first << _FACTOR_BITS) + factor * (second - first)
     return jnp.clip(mixed >> _FACTOR_BITS, 0, 255)
 
 
 def round_factor(factor: jax.Array) -> jax.Array:
-    """The factor that `blend` uses."""
+    """The factor as `blend` rounds it."""
     return jnp.round(factor * (1 << _FACTOR_BITS)) / (1 << _FACTOR_BITS)
 
 
 def grey(levels: jax.Array) -> jax.Array:
-    """Luma of Rec. 601, [H, W, 1]; a grayscale image as it is."""
+    """Luma of Rec. 601, [H, W, 1]; grayscale images are unchanged."""
     channels = levels.shape[-1]
     if channels == 1:
         return levels
@@ -51,23 +54,23 @@ def mean_grey(levels: jax.Array) -> jax.Array:
 
 
 def brightness(levels: jax.Array, factor: jax.Array) -> jax.Array:
-    """Between black at factor 0 and the image at 1."""
+    """Blend black (factor 0) with the image (factor 1)."""
     return blend(jnp.zeros_like(levels), levels, factor)
 
 
 def contrast(levels: jax.Array, factor: jax.Array, mean: jax.Array) -> jax.Array:
-    """Between the mean luma at factor 0 and the image at 1."""
+    """Blend the mean luma (factor 0) with the image (factor 1)."""
     return blend(mean, levels, factor)
 
 
 def saturation(levels: jax.Array, factor: jax.Array) -> jax.Array:
-    """Between the grayscale image at factor 0 and the image at 1."""
+    """Blend the grayscale image (factor 0) with the image (factor 1)."""
     return blend(grey(levels), levels, factor)
 
 
 def sharpness(levels: jax.Array, factor: jax.Array) -> jax.Array:
-    """Between the image smoothed by a 3×3 kernel at factor 0 and the image at 1. The outermost
-    pixels stay."""
+    """Blend the image smoothed by a 3×3 kernel (factor 0) with the image (factor 1). Border pixels
+    are unchanged."""
     height, width, _ = levels.shape
     padded = jnp.pad(levels, ((1, 1), (1, 1), (0, 0)))
     rows = padded[:-2] + padded[1:-1] + padded[2:]
@@ -79,23 +82,23 @@ def sharpness(levels: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def invert(levels: jax.Array) -> jax.Array:
-    """Black for white."""
+    """Invert all levels."""
     return 255 - levels
 
 
 def posterise(levels: jax.Array, bits: jax.Array) -> jax.Array:
-    """Keeps the highest 0…8 bits; none of them is black."""
+    """Keep the highest `bits` bits, 0…8; 0 bits give black."""
     lost = 8 - bits
     return (levels >> lost) << lost
 
 
 def solarise(levels: jax.Array, threshold: jax.Array) -> jax.Array:
-    """Inverts the levels from the threshold on."""
+    """Invert the levels at or above the threshold."""
     return jnp.where(levels < threshold, levels, 255 - levels)
 
 
 def solarise_add(levels: jax.Array, amount: jax.Array, threshold: int = 128) -> jax.Array:
-    """Adds to the levels below the threshold (timm's operation of this name)."""
+    """Add to the levels below the threshold (timm's `solarize_add`)."""
     return jnp.where(levels < threshold, jnp.minimum(levels + amount, 255), levels)
 
 
@@ -105,9 +108,10 @@ def extremes(levels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def autocontrast(levels: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-    """Stretches the levels low…high of each channel to 0…255.
+    """Stretch the levels low…high of each channel to 0…255.
 
-    Where the exact result is an integer, Pillow's double precision may give the one below.
+    Pillow computes in double precision: where the exact result is an integer, Pillow may return the
+    next lower level.
     """
     span = jnp.maximum(high - low, 1)
     stretched = jnp.clip((levels - low) * 255 // span, 0, 255)
@@ -115,7 +119,7 @@ def autocontrast(levels: jax.Array, low: jax.Array, high: jax.Array) -> jax.Arra
 
 
 def histogram(levels: jax.Array) -> jax.Array:
-    """Pixels at each level, int32 [256, C]."""
+    """Number of pixels per level, int32 [256, C]."""
     channels = levels.shape[-1]
     bins = (levels * channels + np.arange(channels)).reshape(-1)
     counts = jnp.zeros(256 * channels, jnp.int32).at[bins].add(1, mode="promise_in_bounds")
@@ -123,7 +127,7 @@ def histogram(levels: jax.Array) -> jax.Array:
 
 
 def equalise_table(counts: jax.Array) -> jax.Array:
-    """The table [256, C] that makes a histogram [256, C] flat."""
+    """Return the lookup table [256, C] that equalises a histogram [256, C]."""
     last = 255 - jnp.argmax(counts[::-1] > 0, axis=0)
     step = (counts.sum(axis=0) - counts[last, np.arange(counts.shape[1])]) // 255
     below = jnp.cumsum(counts, axis=0) - counts
@@ -132,7 +136,7 @@ def equalise_table(counts: jax.Array) -> jax.Array:
 
 
 def look_up(levels: jax.Array, table: jax.Array) -> jax.Array:
-    """Each channel's levels through its column of a table [256, C]."""
+    """Map the levels of each channel through its column of a table [256, C]."""
     channels = levels.shape[-1]
     return (
         table.reshape(-1).at[levels * channels + np.arange(channels)].get(mode="promise_in_bounds")
@@ -140,10 +144,10 @@ def look_up(levels: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def hue(levels: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns the hue by a shift int32 in −255…255, where 255 is a whole turn.
+    """Rotate the hue by `shift`, int32 in −255…255, where 255 is a full turn.
 
-    As torchvision does on Pillow images, through HSV in whole levels; within one grey level. A
-    grayscale image stays.
+    Computed in integer HSV, like torchvision on Pillow images, and within one grey level of it.
+    Grayscale images are unchanged.
     """
     channels = levels.shape[-1]
     if channels == 1:
@@ -163,7 +167,7 @@ def hue(levels: jax.Array, shift: jax.Array) -> jax.Array:
     turn = (turn.astype(jnp.int32) + shift) & 255
     share = 255 * span // jnp.maximum(value, 1)
 
-    # Back: of the sextant `turn * 6 // 255` the place inside, in 1/255, is how far one channel is.
+    # HSV to RGB: one channel moves with the position inside the sextant, in units of 1/255.
     sextant, place = turn * 6 // 255, turn * 6 % 255
     low = _round_quotient(value * (255 - share), 255)
     falling = _round_quotient(value * (255 * 255 - share * place), 255 * 255)
@@ -188,10 +192,10 @@ def _round_quotient(numerator: jax.Array, denominator: int) -> jax.Array:
 
 
 def _hues() -> np.ndarray:
-    """Pillow's hue, uint8 [3, 256, 511]: by which channel is the largest, largest minus smallest,
-    and the difference of the two others + 255. Single precision decides some of its roundings."""
+    """Pillow's hue, uint8 [3, 256, 511], indexed by the largest channel, largest minus smallest,
+    and the difference of the other two + 255. Some roundings need Pillow's single precision."""
     span, offset = np.arange(1, 256)[:, None], np.arange(-255, 256)
-    # Distances of the two others from the largest channel; the larger one is the span.
+    # Distances of the other two channels from the largest; the larger distance is the span.
     near = (np.clip(span - np.maximum(offset, 0), 0, 255) / span).astype(np.float32)
     far = (np.clip(span + np.minimum(offset, 0), 0, 255) / span).astype(np.float32)
     table = np.zeros((3, 256, 511), np.uint8)
@@ -203,17 +207,17 @@ def _hues() -> np.ndarray:
 
 
 def gaussian_blur(levels: jax.Array, radius: jax.Array, largest: float) -> jax.Array:
-    """Gaussian blur of a radius (the deviation, in pixels), by three box blurs in each direction.
+    """Gaussian blur by three box blurs per axis. Within one grey level of Pillow.
 
     Args:
       levels: the image.
-      radius: float32 scalar, at most `largest`.
-      largest: decides how many pixels are read.
+      radius: standard deviation in pixels, float32 scalar, at most `largest`.
+      largest: upper bound of `radius`; fixes the number of taps.
     """
     reach = int((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     box = _box_radius(radius)
     whole = jnp.floor(box).astype(jnp.int32)
-    # Of a box of side 2·radius + 1 in units of 2^-24: full pixels, and the two it partly covers.
+    # Weights of a box of side 2·box + 1, in units of 2^-24: full pixels, and the two partial ones.
     full = ((1 << 24) / (2 * box + 1)).astype(jnp.uint32)
     part = ((1 << 24) - (2 * whole + 1).astype(jnp.uint32) * full) // 2
     distance = np.abs(np.arange(-reach, reach + 1))
@@ -225,14 +229,14 @@ def gaussian_blur(levels: jax.Array, radius: jax.Array, largest: float) -> jax.A
         total = sum(weights[i] * padded[i : size + i] for i in range(2 * reach + 1))
         return (total + (1 << 23)) >> 24
 
-    # Loops, for a compiler would otherwise compute the inner passes anew for every outer pixel.
+    # Loops: unrolled, the compiler recomputes the inner passes for every outer pixel.
     image = levels.astype(jnp.uint32)
     image = jnp.swapaxes(jax.lax.fori_loop(0, 3, across, jnp.swapaxes(image, 0, 1)), 0, 1)
     return jax.lax.fori_loop(0, 3, across, image).astype(jnp.int32)
 
 
 def _box_radius(radius):
-    """Radius of the box whose three-fold blur has a Gaussian's variance (Gwosdek et al., 2011)."""
+    """Radius of the box whose threefold blur has the variance radius² (Gwosdek et al., 2011)."""
     variance = radius * radius / 3
     whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)

@@ -1,12 +1,11 @@
 """Operations over the batch, on the device: `(key, images, labels) → (images, labels)`.
 
-Images are float32 [B, H, W, C], normalised; labels come and go as probabilities float32
-[B, classes]. B is the global batch: partners are chosen by position in it, whatever device holds
-them. The partner of position i is position B−1−i: batches are shuffled, so any fixed pairing is a
-random one.
+Images are float32 [B, H, W, C], normalised. Labels are probabilities, float32 [B, classes]. B is
+the global batch: an example's partner depends on its index in the batch, not on its device. The
+partner of index i is index B−1−i; batches are shuffled, so a fixed pairing is random.
 
-Each operation draws, for all examples (`per="batch"`) or for each one (`per="example"`), a `Mix`:
-what share of itself an image keeps, and which box of it is its partner's.
+Each operation draws a `Mix`, one for the batch (`per="batch"`) or one per example
+(`per="example"`): the weight of each image in its blend, and the box replaced by its partner's.
 """
 
 from typing import NamedTuple
@@ -21,12 +20,12 @@ from cv_jax.augment.chance import check_probability
 
 
 class Mix(NamedTuple):
-    """How images are mixed with their partners; n is 1 or the size of the batch.
+    """Parameters of mixing; n is 1 or the batch size.
 
     Attributes:
-      share: float32 [n], how much an image keeps of itself in every pixel.
-      box: int32 [4, n], (top, left, height, width), inside the image, of what is replaced by the
-        partner's; empty or the share is 1.
+      share: float32 [n], weight of the image in its blend with the partner.
+      box: int32 [4, n], (top, left, height, width) of the region copied from the partner, inside
+        the image. If it is not empty, `share` is 1.
     """
 
     share: jax.Array
@@ -34,13 +33,13 @@ class Mix(NamedTuple):
 
 
 def apply(mix: Mix, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images and labels mixed with those of the partners. Labels are mixed by the pixels that are
-    each one's, counted exactly."""
+    """Mix images and labels with those of their partners. Label weights are exact pixel counts
+    times `share`."""
     height, width = images.shape[1:3]
-    # On any layout of devices the same bits: the share is rounded before it is used, and the
-    # blend has one product, so that compilers cannot choose which of two to fuse with the sum.
+    # Same bits on any device layout: the barrier fixes the rounding of the share, and the blend has
+    # one product, so the compiler has no choice of which product to fuse with the sum.
     share = jax.lax.optimization_barrier(mix.share)
-    # A table, for compilers divide by a number that they know only approximately.
+    # A table: the compiler approximates the division by a constant.
     rest = 1 - np.arange(height * width + 1) / (height * width)
     rest = jnp.asarray(rest, jnp.float32)[mix.box[2] * mix.box[3]]
     kept = jax.lax.optimization_barrier(share * rest)
@@ -54,13 +53,14 @@ def apply(mix: Mix, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
 
 
 def draw_mixup(key: jax.Array, count: int, alpha: float) -> Mix:
-    """`count` draws of mixup. λ and 1−λ are equally likely, and the larger one stays at home."""
+    """Draw `count` mixup parameters. The share is max(λ, 1−λ): Beta(alpha, alpha) is symmetric, and
+    so is the pairing."""
     share = _quantile(jax.random.uniform(key, (count,)), _beta_quantiles(alpha, 0.5))
     return Mix(share, jnp.zeros((4, count), jnp.int32))
 
 
 def draw_cutmix(key: jax.Array, count: int, alpha: float, height: int, width: int) -> Mix:
-    """`count` draws of CutMix."""
+    """Draw `count` CutMix parameters."""
     lambda_key, y_key, x_key = jax.random.split(key, 3)
     side = jnp.sqrt(1 - _quantile(jax.random.uniform(lambda_key, (count,)), _beta_quantiles(alpha)))
 
@@ -78,7 +78,7 @@ def _choose(which: jax.Array, first: Mix, second: Mix) -> Mix:
 
 
 def _operation(draw, per: str, probability: float):
-    """The operation that mixes as `draw(key, count, height, width)` says, with a probability."""
+    """Return the operation that applies the `Mix` of `draw(key, count, height, width)`."""
     if per not in ("batch", "example"):
         raise ValueError(f"unknown per {per!r}; allowed: batch, example")
     check_probability(probability=probability)
@@ -109,23 +109,23 @@ def mixup(alpha: float = 0.2, per: str = "batch", probability: float = 1.0):
 
     Args:
       alpha: λ is drawn from Beta(alpha, alpha).
-      per: "batch" draws one λ for all, "example" one for each.
-      probability: of mixing; drawn as often as λ.
+      per: "batch" draws one λ for the batch, "example" one per example.
+      probability: of mixing; drawn per batch or per example, as λ.
     """
     _check_alpha(alpha=alpha)
     return _operation(lambda key, n, height, width: draw_mixup(key, n, alpha), per, probability)
 
 
 def cutmix(alpha: float = 1.0, per: str = "batch", probability: float = 1.0):
-    """Pastes a box of one image into another (Yun et al., 2019, arXiv:1905.04899).
+    """Paste a box of one image into another (Yun et al., 2019, arXiv:1905.04899).
 
-    The box has the image's aspect and 1−λ of its area; its centre is uniform over the pixels, and
-    it is cut at the border. Labels are mixed by the area that is left.
+    The box has the aspect of the image and 1−λ of its area. The centre is uniform over the pixels;
+    the box is clipped at the border. Labels are mixed by the clipped area.
 
     Args:
       alpha: λ is drawn from Beta(alpha, alpha).
-      per: "batch" draws one box for all, "example" one for each.
-      probability: of mixing; drawn as often as λ.
+      per: "batch" draws one box for the batch, "example" one per example.
+      probability: of mixing; drawn per batch or per example, as the box.
     """
     _check_alpha(alpha=alpha)
     return _operation(
@@ -140,14 +140,14 @@ def mixup_or_cutmix(
     per: str = "batch",
     probability: float = 1.0,
 ):
-    """Either of the two, as in the recipes of DeiT and Swin.
+    """Apply either mixup or CutMix, as in the recipes of DeiT and Swin.
 
     Args:
       mixup_alpha: see `mixup`.
       cutmix_alpha: see `cutmix`.
-      switch_probability: of CutMix.
-      per: "batch" draws once for all, "example" for each.
-      probability: of mixing at all.
+      switch_probability: of CutMix instead of mixup.
+      per: "batch" draws once for the batch, "example" once per example.
+      probability: of mixing.
     """
     _check_alpha(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
     check_probability(switch_probability=switch_probability)
@@ -164,10 +164,10 @@ def mixup_or_cutmix(
 
 
 def _beta_quantiles(alpha: float, lowest: float = 0.0) -> np.ndarray:
-    """Quantiles of Beta(alpha, alpha) from that of `lowest` to 1, on a grid of 4,097 probabilities.
+    """Quantiles of Beta(alpha, alpha) at 4,097 probabilities from `lowest` to 1.
 
-    A uniform draw between two of them replaces `jax.random.beta`, whose rejection loops take longer
-    to compile than the rest of a small network's training step.
+    Interpolation between them replaces `jax.random.beta`, whose rejection loops take longer to
+    compile than the rest of a small network's training step.
     """
     grid = np.linspace(lowest, 1, 4097)
     return scipy.special.betaincinv(alpha, alpha, grid).astype(np.float32)

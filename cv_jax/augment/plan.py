@@ -1,9 +1,9 @@
-"""Plans: which operations to apply to an image, one after the other, as data.
+"""Plans: the sequence of operations on an image, as arrays.
 
-A policy draws a plan, and `run` carries it out. Under vmap a branch for each operation would cost
-the sum of all; instead every layer is the same few steps: a table of grey levels, a blend with the
-grayscale image, a blend with the smoothed one, and an affine map. Each does nothing unless the
-layer's operation is of its kind.
+A policy draws a plan, `run` applies it. Under vmap, a branch per operation would cost the sum of
+all branches. Instead, every layer runs the same four steps: a lookup table of grey levels, a blend
+with the grayscale image, a blend with the smoothed image, and an affine map. Steps that the layer's
+operation does not use are the identity.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from cv_jax.augment import levels as pillow
 from cv_jax.augment.affine import affine, rotation, shear, translation
 
-# What a plan's integers mean, and the unit of its arguments.
+# Operations by number, with the unit of the argument.
 OPERATIONS = (
     "identity",
     "autocontrast",
@@ -28,7 +28,7 @@ OPERATIONS = (
     "saturation",  # factor
     "sharpness",  # factor
     "rotate",  # degrees, counter-clockwise
-    "shear_x",  # pixels a pixel
+    "shear_x",  # pixels per pixel
     "shear_y",
     "translate_x",  # pixels
     "translate_y",
@@ -39,11 +39,11 @@ SIGNED = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 class Plan(NamedTuple):
-    """What to do with one image, layer by layer.
+    """The operations on one image, layer by layer.
 
     Attributes:
-      operation: int32 [layers], places in `OPERATIONS`.
-      argument: float32 [layers], in the operation's unit.
+      operation: int32 [layers], indices into `OPERATIONS`.
+      argument: float32 [layers], in the unit of the operation.
     """
 
     operation: jax.Array
@@ -51,12 +51,12 @@ class Plan(NamedTuple):
 
 
 def run(plan: Plan, levels: jax.Array, method: str, fill: float | tuple[float, ...]) -> jax.Array:
-    """Carries out a plan on grey levels int32 [H, W, C]; see `affine` for the rest."""
+    """Apply a plan to grey levels int32 [H, W, C]; see `affine` for `method` and `fill`."""
 
     def layer(levels, plan):
         return _layer(plan.operation, plan.argument, levels, method, fill), None
 
-    # A loop: were layers unrolled, a compiler would compute inner ones anew for each use of theirs.
+    # A loop: with unrolled layers, the compiler recomputes inner layers for each of their uses.
     return jax.lax.scan(layer, levels, plan)[0]
 
 
@@ -98,12 +98,12 @@ def _layer(operation, argument, levels, method, fill):
 def choose_arguments(
     named: dict[str, jax.Array], operation: jax.Array, negative: jax.Array
 ) -> jax.Array:
-    """The argument [layers] of each layer's operation.
+    """Return the argument of each layer's operation, float32 [layers].
 
     Args:
-      named: operation → argument, broadcastable to [layers]; a missing one is 0.
+      named: operation → argument, broadcastable to [layers]; 0 for missing operations.
       operation: int32 [layers].
-      negative: bool [layers]: whether arguments that have a sign are below 0.
+      negative: bool [layers]: whether signed arguments are negated.
     """
     argument = jnp.zeros(operation.shape, jnp.float32)
     for name, value in named.items():

@@ -1,6 +1,6 @@
 """Policies: a random sequence of operations on one image, on the device: `(key, image) → image`.
 
-Images are float32 [H, W, C] on the scale 0…255, C one or three; they become whole grey levels.
+Images are float32 [H, W, C] on the scale 0…255, C is 1 or 3. They are rounded to grey levels.
 """
 
 import jax
@@ -18,7 +18,7 @@ from cv_jax.augment.plan import FACTORS, NUMBER, Plan, choose_arguments, run
 def randaugment_scale(
     magnitude: jax.Array, negative: jax.Array, increasing: bool, size: tuple[int, int]
 ) -> dict[str, jax.Array]:
-    """Operation → argument at a magnitude 0…10, for an image of (height, width)."""
+    """Operation → argument at a magnitude 0…10, for an image of size (height, width)."""
     share = magnitude / 10
     bits, threshold = jnp.floor(share * 4), jnp.floor(share * 256)
     factor = 0.1 + 1.8 * share
@@ -47,7 +47,7 @@ def plan_randaugment(
     increasing: bool,
     probability: float,
 ) -> Plan:
-    """The draws of `randaugment` for an image of (height, width)."""
+    """Draw the plan of `randaugment` for an image of size (height, width)."""
     uniform_key, normal_key = jax.random.split(key)
     choice, coin, sign = jax.random.uniform(uniform_key, (3, num_layers))
     operation = 1 + jnp.floor(choice * (len(plans.OPERATIONS) - 1)).astype(jnp.int32)
@@ -74,14 +74,14 @@ def randaugment(
     timm's `rand-m9-n2-mstd0.5-inc1` is `randaugment(2, 9, 0.5)`. Each layer draws one operation.
 
     Args:
-      num_layers: operations in a row (n).
+      num_layers: number of layers (n).
       magnitude: 0…10 (m).
-      deviation: standard deviation of the magnitude, which is then cut to 0…10 (mstd).
-      increasing: whether posterise, solarise and the blends get stronger with the magnitude (inc).
-      probability: of each layer (p).
-      method: how geometric operations sample; see `affine`.
-      fill: level, or one for each channel, of what comes in from outside; timm's recipes use the
-        mean colour.
+      deviation: standard deviation of the magnitude, clipped to 0…10 (mstd).
+      increasing: whether posterise, solarise and blends get stronger with the magnitude (inc).
+      probability: that a layer is applied (p).
+      method: sampling of the geometric operations; see `affine`.
+      fill: the level, or one level per channel, outside the input;
+        timm's recipes use the mean colour.
     """
     if not 1 <= num_layers <= 100:
         raise ValueError(f"num_layers must be in 1…100, got {num_layers}")
@@ -97,7 +97,7 @@ def randaugment(
         )
         return run(plan, image, method, fill)
 
-    # The probability is that of a layer; at 0 no layer does anything.
+    # The probability is applied per layer; at 0 the policy is the identity.
     return sometimes(float(probability > 0), on_levels(apply))
 
 
@@ -121,7 +121,7 @@ def trivialaugment_scale(strength: jax.Array, negative: jax.Array) -> dict[str, 
 
 
 def plan_trivialaugment(key: jax.Array) -> Plan:
-    """The draws of `trivialaugment`."""
+    """Draw the plan of `trivialaugment`."""
     choice, strength, sign = jax.random.uniform(key, (3, 1))
     numbers = jnp.array([NUMBER[name] for name in _WIDE])
     operation = numbers[jnp.floor(choice * len(_WIDE)).astype(jnp.int32)]
@@ -137,9 +137,9 @@ def trivialaugment(
     one of 31 strengths, as in torchvision.
 
     Args:
-      method: how geometric operations sample; see `affine`.
-      fill: level, or one for each channel, of what comes in from outside.
-      probability: of doing so.
+      method: sampling of the geometric operations; see `affine`.
+      fill: the level, or one level per channel, outside the input.
+      probability: that the operation is applied to an image.
     """
     check(method, fill)
     apply = on_levels(lambda key, x: run(plan_trivialaugment(key), x, method, fill))
@@ -147,8 +147,8 @@ def trivialaugment(
 
 
 def three_augment(probability: float = 1.0):
-    """One of grayscale, solarise at 128, and a blur of 0.1…2 pixels, equally likely (Touvron et
-    al., 2022, DeiT III, arXiv:2204.07118, section 3). The recipe adds `colour_jitter(0.3)`."""
+    """Apply grayscale, solarise at 128, or a blur of 0.1…2 pixels, with equal probability (Touvron
+    et al., 2022, DeiT III, arXiv:2204.07118, section 3). The recipe adds `colour_jitter(0.3)`."""
 
     def apply(key, image):
         choice_key, radius_key = jax.random.split(key)

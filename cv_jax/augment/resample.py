@@ -1,12 +1,13 @@
 """Resampling on the host: uint8 [H, W, C] to another height and width.
 
-The filters are Pillow's: their support grows when an image shrinks (antialiasing). The method
-"linear" is the exception: OpenCV's interpolation between the nearest four pixels, which is faster
-and aliases when an image shrinks, as `tf.image.resize` does.
+The filters are Pillow's: their support grows when an image shrinks (antialiasing). The exception is
+"linear": OpenCV's interpolation between the nearest four pixels. It is faster, and aliases when an
+image shrinks, like `tf.image.resize`.
 
-Rows are resampled first, then columns, with whole grey levels between. Pillow did so until version
-12; since 13 it begins with the columns where the height shrinks more, which rounds and clips
-differently. A run's pixels must not depend on Pillow's version, so each axis is a call of its own.
+Rows are resampled first, then columns, with rounding to integer grey levels in between. Pillow uses
+this order up to version 12. Pillow 13 starts with the columns if the height shrinks more, which
+rounds and clips differently. Pixels must not depend on Pillow's version, so each axis is a separate
+call.
 """
 
 import cv2
@@ -15,10 +16,10 @@ from PIL import Image
 
 try:
     import cykooz_resizer as vectorised
-except ImportError:  # there is no wheel for Linux on ARM
+except ImportError:  # no wheel for Linux on ARM
     vectorised = None
 
-cv2.setNumThreads(1)  # the loader's threads are enough
+cv2.setNumThreads(1)  # the loader has its own threads
 
 METHODS = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,22 +28,22 @@ METHODS = {
     "lanczos": Image.Resampling.LANCZOS,
     "linear": None,
 }
-# What the vectorised resampler has, in its words.
+# Names of the filters in the vectorised resampler.
 _FILTERS = {"bilinear": "bilinear", "bicubic": "catmull_rom", "lanczos": "lanczos3"}
 _PIXELS = {1: "U8", 3: "U8x3", 4: "U8x4"}
 
 
 def resample(image, size: tuple[int, int], method: str, *, quick: bool = False) -> np.ndarray:
-    """Resizes an image.
+    """Resize an image.
 
     Args:
       image: uint8 [H, W, C], any C.
       size: (height, width).
       method: one of `METHODS`.
-      quick: use the processor's vector instructions: "bilinear", "bicubic" and "lanczos" then take
-        a third to an eighth of the time. The arithmetic is of whole numbers with fewer bits than
-        Pillow's, the same on every processor: one level in two hundred differs by one from
-        Pillow's, with "bicubic" and "lanczos" two in a million by two.
+      quick: use the processor's vector instructions; "bilinear", "bicubic" and "lanczos" are three
+        to eight times faster. The arithmetic is integer, with fewer bits than Pillow's, and equal
+        on every processor. One level in 200 differs from Pillow by one; with "bicubic" and
+        "lanczos", two in a million differ by two.
 
     Returns:
       uint8 [height, width, C].
@@ -63,13 +64,13 @@ def resample(image, size: tuple[int, int], method: str, *, quick: bool = False) 
 
 
 def _with_pillow(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-    """[H, W] or [H, W, 3]."""
+    """Resize [H, W] or [H, W, 3] with Pillow."""
     across = Image.fromarray(image).resize((width, len(image)), METHODS[method])
     return np.asarray(across.resize((width, height), METHODS[method]))
 
 
 def _with_vectors(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-    """[H, W, 1, 3 or 4]. Releases the interpreter's lock, as Pillow does."""
+    """Resize [H, W, 1, 3 or 4] with vector instructions. Releases the GIL, like Pillow."""
     rows, columns, channels = image.shape
     pixel = vectorised.PixelType[_PIXELS[channels]]
     kernel = vectorised.ResizeAlg.convolution(vectorised.FilterType[_FILTERS[method]])

@@ -1,14 +1,14 @@
-"""Operations on the stream: how often an example stands in a batch, and in how many views."""
+"""Operations on the stream of examples: repeats and views."""
 
 from typing import NamedTuple
 
 
 class Stream(NamedTuple):
-    """What becomes of each example of the shuffled split.
+    """Repeats and views of each example of the shuffled split.
 
     Attributes:
-      repeats: how many positions of the batch it takes, one after the other, each augmented anew.
-      views: how many images are made of it at each position.
+      repeats: number of consecutive positions per example, each augmented independently.
+      views: number of images per position.
     """
 
     repeats: int = 1
@@ -21,10 +21,10 @@ ONCE = Stream()
 def repeat(count: int):
     """Repeated augmentation (Hoffer et al., 2020; Berman et al., 2019, arXiv:1902.05509).
 
-    An example takes `count` positions of the stream, one after the other; batches are cut from it
-    as always, so that one which is no multiple of `count` cuts a group. Epochs and steps are
-    counted in positions, as in DeiT, so that a run takes as long as without; unlike there, the next
-    positions go on in the shuffled split until every example was shown, before it is shuffled anew.
+    An example takes `count` consecutive positions of the stream. If the batch size is not a
+    multiple of `count`, a group may span two batches. Epochs and steps count positions, as in DeiT,
+    so the length of a run does not change. Unlike DeiT, every example of the split is shown before
+    the split is shuffled again.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -32,10 +32,10 @@ def repeat(count: int):
 
 
 def views(count: int):
-    """Several images of every example, each cropped, augmented and mixed with draws of its own.
+    """Several images per example, each cropped, augmented and mixed with independent draws.
 
-    Batches become [B, count, H, W, C]. An objective that asks for no views learns from each of them
-    with the label of the example, averaged (batch augmentation, Hoffer et al., 2020).
+    Batches become [B, count, H, W, C]. An objective without views treats each image as an example
+    with the same label and averages the loss (batch augmentation, Hoffer et al., 2020).
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")

@@ -1,7 +1,7 @@
-"""Test-time views: several images of one example, over which a classifier's answers are averaged.
+"""Test-time views: several images per example; the classifier's predictions are averaged over them.
 
-Each factory here returns a `View`, which draws nothing. Views stand last in
-`config.eval_preprocess`; several in a row multiply.
+Each factory returns a deterministic `View`. Views are the last operations of
+`config.eval_preprocess`; the counts of several views multiply.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ import numpy as np
 
 from cv_jax.augment import host
 
-MOST = 1000  # views of an image
+MOST = 1000  # views per image
 
 
 class View(NamedTuple):
-    """Makes several images of one.
+    """A map of one image to several images.
 
     Attributes:
-      count: how many.
+      count: number of images.
       apply: `image → images`, uint8 [H, W, C] to a list of uint8 [H', W', C].
     """
 
@@ -27,7 +27,7 @@ class View(NamedTuple):
 
 
 def flips():
-    """The image and its mirror image."""
+    """The image and its mirror image, left and right."""
     return View(2, lambda image: [image, image[:, ::-1]])
 
 
@@ -49,11 +49,11 @@ def ten_crop(size: int | tuple[int, int]):
 
 
 def multi_scale(sizes: tuple[int, ...], method: str = "bilinear"):
-    """The central square at each of several sizes: the short side resized, the long one cropped."""
+    """The central square at several sizes: resize the shorter side, then crop the longer side."""
     if not 1 <= len(sizes) <= MOST:
-        raise ValueError(f"1…{MOST} sizes are possible, got {len(sizes)}")
+        raise ValueError(f"sizes must have 1…{MOST} values, got {len(sizes)}")
     if sum(size * size for size in sizes) > host.SIDE**2:
-        raise ValueError(f"together the sizes are larger than one image of side {host.SIDE}")
+        raise ValueError(f"the total area of sizes must not exceed {host.SIDE}² pixels")
     operations = [(host.resize_small(size, method), host.central_crop(size)) for size in sizes]
     return View(
         len(sizes), lambda image: [crop(None, resize(None, image)) for resize, crop in operations]
@@ -61,10 +61,10 @@ def multi_scale(sizes: tuple[int, ...], method: str = "bilinear"):
 
 
 def apply_views(operations: tuple[View, ...], image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """All views of one image, those of one size together.
+    """Return all views of one image, grouped by size.
 
     Returns:
-      uint8 [V, H, W, C] for each size, in the order in which the sizes first appear.
+      uint8 [V, H, W, C] for each size, in order of first appearance.
     """
     images = [np.asarray(image)]
     for operation in operations:

@@ -1,57 +1,66 @@
-"""`python -m cv_jax augment STRING`: a picture of what an augmentation string does.
+"""`python -m cv_jax augment STRING`: draws the effect of an augmentation string.
 
-The first batch of a run with that string and seed: a row of images, below it what the training step
-sees of them (a row for each view), and so on. Erased and mixed images are brought back from the
-normalised scale on which they are made.
+The picture shows the first batch of a run with this string and seed: a row of original images,
+below it the augmented images of the training step (one row per view), and so on. Erased and mixed
+images are converted back from the normalised scale.
 """
 
 import argparse
 from pathlib import Path
 
+from cv_jax.augment.batch import augment_batch
 from cv_jax.errors import InputError
 
 _GAP = 4  # pixels between images
 
 
 def main(arguments: list[str]) -> int:
-    """Writes a PNG and says so.
+    """Write a PNG and print its path.
 
     Raises:
-      InputError: the string, the dataset, or a file that is there already.
+      InputError: the string or the dataset is invalid, or the file exists.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax augment", description=__doc__)
-    parser.add_argument("string", help='such as "pad_crop(4)|flip|mixup(0.2)"')
+    parser.add_argument("string", help='for example "pad_crop(4)|flip|mixup(0.2)"')
     parser.add_argument("--data", default="digits", help="dataset, as config.data.name")
     parser.add_argument("--split", default="train", help="as config.data.train_split")
     parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
     parser.add_argument("--out", type=Path, default=Path("augment.png"), help="file to write")
-    parser.add_argument("--rows", type=int, default=4, help="rows of originals")
+    parser.add_argument("--rows", type=int, default=4, help="rows of original images")
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     options = parser.parse_args(arguments)
     if options.rows < 1 or options.columns < 1:
-        raise InputError(f"--rows={options.rows} --columns={options.columns}: at least one each")
+        raise InputError(
+            f"--rows={options.rows} --columns={options.columns}: both must be at least 1"
+        )
     if options.out.exists() and not options.force:
         raise InputError(f"{options.out} exists; add --force to overwrite it")
     if not options.out.absolute().parent.is_dir():
-        raise InputError(f"--out={options.out}: there is no folder {options.out.parent}")
+        raise InputError(f"--out={options.out}: the folder {options.out.parent} does not exist")
 
     from PIL import Image
 
     before, after = _images(options)
     Image.fromarray(_grid(before, after, options.columns)).save(options.out, format="PNG")
-    print(f"{options.out}: {len(before)} images of {options.data}, augmented below each")
+    print(
+        f"{options.out}: {len(before)} images of {options.data}, each above its augmented versions"
+    )
     return 0
 
 
 def _images(options):
-    """Originals, a list of uint8 [H, W, C], and augmented images, uint8 [B, views, H, W, C]."""
+    """Return original and augmented images.
+
+    Returns:
+      A list of uint8 [H, W, C], and uint8 [B, views, H, W, C].
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from cv_jax import augment, step
+    from cv_jax import augment
     from cv_jax import config as configs
     from cv_jax.data import pipeline, sources
 
@@ -75,7 +84,7 @@ def _images(options):
     )
 
     def augmented(batch):
-        image = step.augment_batch(config, augmentation, source.num_classes, jnp.int32(0), batch)[
+        image = augment_batch(config, augmentation, source.num_classes, jnp.int32(0), batch)[
             "image"
         ]
         image = image * jnp.asarray(config.data.std) + jnp.asarray(config.data.mean)
@@ -90,7 +99,7 @@ def _images(options):
 
 
 def _grid(before, after, columns):
-    """One RGB image uint8 [H, W, 3] of originals and, below each, what was made of it."""
+    """Return one RGB image, uint8 [H, W, 3]: each original above its augmented versions."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -101,7 +110,7 @@ def _grid(before, after, columns):
 
     def put(image, row, column):
         top, left = _GAP + row * down, _GAP + column * across
-        grid[top : top + height, left : left + width] = image  # one channel serves as three
+        grid[top : top + height, left : left + width] = image  # one channel broadcasts to three
 
     for i, original in enumerate(before):
         row, column = i // columns * (1 + views), i % columns

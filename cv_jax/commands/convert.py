@@ -1,15 +1,14 @@
-"""`python -m cv_jax convert`: weights from and to torchvision, timm and others.
+"""`python -m cv_jax convert`: converts weights from and to torchvision, timm and others.
 
     python -m cv_jax convert hf-hub:timm/resnet18.a1_in1k resnet18.safetensors
     python -m cv_jax convert alexnet.pth alexnet.safetensors \\
         --model alexnet_one_stream --source torchvision --num-classes 10
     python -m cv_jax convert resnet18.safetensors timm-resnet18 --to timm
 
-SOURCE is one of our files, a run directory (its newest sound checkpoint, averaged weights if it has
-them), a .safetensors, .pth, .pt, .bin or .npz file of another project, a
-folder in the Hub's layout (config.json and model.safetensors), or hf-hub:OWNER/NAME. DEST is one of
-our files (--to ours), or a file of one of those kinds, or without such an ending a folder in the
-Hub's layout.
+SOURCE is a cv_jax file, a run directory (newest sound checkpoint; averaged weights if it has them),
+a .safetensors, .pth, .pt, .bin or .npz file of another library, a folder in the Hub's layout
+(config.json and model.safetensors), or hf-hub:OWNER/NAME. DEST is a cv_jax file (--to ours), a file
+of one of these types, or, without such a suffix, a folder in the Hub's layout.
 """
 
 import argparse
@@ -17,20 +16,20 @@ import pathlib
 
 import jax
 
-from cv_jax import interop, pretrained
+from cv_jax import interop
 from cv_jax.commands import option_types
 from cv_jax.errors import InputError
-from cv_jax.interop import foreign, place, saved
+from cv_jax.interop import foreign, place, pretrained, saved
 from cv_jax.interop.saved import Saved
 
 OURS = "ours"
 
 
 def main(arguments: list[str]) -> int:
-    """Converts, and says in a few lines what was written and what was changed.
+    """Convert weights, and print the destination and every change.
 
     Raises:
-      InputError: something does not fit; nothing has been written.
+      InputError: the options or the weights do not fit; no file is written.
     """
     parser = argparse.ArgumentParser(
         prog="python -m cv_jax convert",
@@ -39,21 +38,21 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("source_place", metavar="SOURCE")
     parser.add_argument("dest", metavar="DEST", type=pathlib.Path)
-    parser.add_argument("--model", help="our name of the model; config.json can tell it")
-    parser.add_argument("--source", choices=interop.SOURCES, help="whose layout SOURCE has")
+    parser.add_argument("--model", help="name of the model in cv_jax (default: from config.json)")
+    parser.add_argument("--source", choices=interop.SOURCES, help="layout of SOURCE")
     parser.add_argument(
         "--to",
         choices=(OURS, *interop.SOURCES),
-        help="layout of DEST (default: ours; for a file of ours, that of its source)",
+        help="layout of DEST (default: ours, or the source of a cv_jax file)",
     )
-    parser.add_argument("--num-classes", type=int, help="another classifier; 0 for none")
+    parser.add_argument("--num-classes", type=int, help="replace the classifier; 0 drops it")
     parser.add_argument("--image-size", type=option_types.image_size, help="224 or HEIGHTxWIDTH")
     parser.add_argument("--channels", type=int, help="input channels")
     parser.add_argument(
         "--fields",
         type=option_types.fields,
         default={},
-        help="of the model: groups=32,width_per_group=4",
+        help="fields of the model: groups=32,width_per_group=4",
     )
     parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
     options = parser.parse_args(arguments)
@@ -63,7 +62,9 @@ def main(arguments: list[str]) -> int:
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     if options.dest.exists() and not options.force:
-        raise InputError(f"{options.dest} exists; another name, or --force to replace it")
+        raise InputError(
+            f"{options.dest} exists; choose another name, or add --force to replace it"
+        )
 
     weights, usual = _convert(options)
     to = options.to or usual
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
-    """What is at SOURCE, as the options ask for it, and the usual layout to write it in."""
+    """Return the weights of SOURCE, fitted to the options, and the default layout of DEST."""
     if pretrained.is_run(options.source_place):
         run = pretrained.read_run(pathlib.Path(options.source_place))
         return _refit(run.weights, options), OURS
@@ -97,12 +98,13 @@ def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
 
 
 def _refit(old: Saved, options: argparse.Namespace) -> Saved:
-    """Our own weights, for other classes, channels or images where the options ask for them."""
+    """Fit cv_jax weights to the classes, channels or image size in the options."""
     for name in ("model", "source"):
         given, stored = getattr(options, name), getattr(old, name)
         if given is not None and given != stored:
             raise InputError(
-                f"--{name} {given}: {options.source_place} holds {stored or 'weights trained here'}"
+                f"--{name}={given} does not fit {options.source_place}: its {name} is "
+                f"{stored or 'cv_jax'}"
             )
     fields = {**old.fields, **options.fields}
     if options.num_classes is not None:
@@ -122,7 +124,7 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
 def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
     if to == OURS:
         if dest.suffix != ".safetensors":
-            raise InputError(f"our files end in .safetensors, not {dest.suffix or 'in nothing'!r}")
+            raise InputError(f"{dest}: the name of a cv_jax file must end in .safetensors")
         saved.write(dest, weights)
         return
     state_dict = interop.export(
@@ -135,17 +137,19 @@ def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
     published = interop.published(weights.model, to, weights.fields)
     if published is None:
         raise InputError(
-            f"{to} has no name for {weights.model} with these fields, which a folder's config.json "
-            f"must give: {write_a_file}"
+            f"{to} has no name for {weights.model} with these fields, and config.json in a folder "
+            f"needs one; {write_a_file}"
         )
     if "first_conv" not in published:
-        none = f"a folder's config.json names PyTorch's layers, and {to} has none"
-        raise InputError(f"{none}: {write_a_file}")
+        raise InputError(
+            f"config.json in a folder needs names of PyTorch layers, and {to} has none; "
+            f"{write_a_file}"
+        )
     foreign.write(dest, state_dict, _hub_config(weights, **published))
 
 
 def _hub_config(weights: Saved, architecture: str, first_conv: str, classifier: str) -> dict:
-    """`config.json` as timm writes and reads it."""
+    """Return `config.json` in timm's format."""
     classes = weights.fields.get("num_classes", 0)
     return {
         "architecture": architecture,

@@ -1,4 +1,4 @@
-"""Types of options that several commands take, for argparse."""
+"""Types of options for argparse, shared by several commands."""
 
 import argparse
 import ast
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """`224` or `HEIGHTxWIDTH`."""
+    """Parse `224` or `HEIGHTxWIDTH`."""
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"expected 224 or HEIGHTxWIDTH, got {text!r}")
@@ -16,9 +16,9 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def fields(text: str) -> dict[str, Any]:
-    """`name=value,name=value`; a value is a Python literal, or else a string."""
+    """Parse `name=value,name=value`; a value is a Python literal, or else a string."""
     fields = {}
-    # A comma inside a value is followed by no name.
+    # A comma separates fields only before `name=`; values may contain commas.
     for part in re.split(r",(?=\w+=)", text):
         name, equals, value = part.partition("=")
         if not equals:

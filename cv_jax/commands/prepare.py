@@ -1,9 +1,9 @@
-"""`python -m cv_jax prepare NAME [--to DIR]`: builds a dataset, or re-encodes one for speed.
+"""`python -m cv_jax prepare NAME [--to DIR]`: builds a dataset, or re-encodes a dataset for speed.
 
     prepare NAME              downloads a TFDS dataset and writes it as ArrayRecord
     prepare SOURCE --to DIR   re-encodes a prepared dataset, or folder:PATH; train on records:DIR
 
-Killed at any time, the second goes on where it was when the same command is run again.
+The same command resumes a re-encoding that was killed.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Does the one or the other; 0 when all is written.
+    """Build or re-encode a dataset; return 0 when all files are written.
 
     Raises:
-      InputError: a wrong name or option, TensorFlow is needed and missing, or DIR was begun with
-        other options.
+      InputError: a name or an option is invalid, TensorFlow is missing, or DIR was begun with other
+        options.
       RunError: an image cannot be read.
     """
     parser = argparse.ArgumentParser(
@@ -28,18 +28,24 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="a TFDS name, or with --to also folder:PATH")
-    parser.add_argument("--data-dir", help="folder of TFDS datasets; as config.data.dir")
+    parser.add_argument("source", help="TFDS name; with --to also folder:PATH")
+    parser.add_argument("--data-dir", help="folder of TFDS datasets, as config.data.dir")
     parser.add_argument("--to", type=Path, metavar="DIR", help="re-encode into this folder")
-    parser.add_argument("--splits", default="", help="to re-encode: train,val (default: all)")
-    parser.add_argument("--short-side", type=int, help="shrink larger images to this shorter side")
-    parser.add_argument("--method", default="bicubic", help="filter of the shrinking")
+    parser.add_argument(
+        "--splits", default="", help="splits to re-encode: train,val (default: all)"
+    )
+    parser.add_argument(
+        "--short-side", type=int, help="shrink larger images to this shorter side, in pixels"
+    )
+    parser.add_argument("--method", default="bicubic", help="resampling filter of --short-side")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quality", type=int, default=90, help="of the JPEGs (default: 90)")
+    how.add_argument("--quality", type=int, default=90, help="JPEG quality (default: 90)")
     how.add_argument("--raw", action="store_true", help="store raw pixels instead")
     parser.add_argument("--shard-examples", type=int, default=2048)
-    parser.add_argument("--skip-broken", action="store_true", help="leave out what cannot be read")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="skip images that cannot be read"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes")
     flags = parser.parse_args(arguments)
     from cv_jax.data import sources
 
@@ -51,12 +57,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _build(name: str, folder: Path) -> None:
-    """Downloads a TFDS dataset and writes it as ArrayRecord."""
+    """Download a TFDS dataset and write it as ArrayRecord."""
     from cv_jax.data import catalog
     from cv_jax.data.source import one_line
 
     if name.partition(":")[0] in ("folder", "records"):
-        raise InputError(f"{name!r} is there already; --to DIR re-encodes it")
+        raise InputError(f"{name!r} exists already; add --to DIR to re-encode it")
     builder = catalog.load_builder(name, folder)
     if not builder.info.splits:
         if importlib.util.find_spec("tensorflow") is None:
@@ -67,12 +73,14 @@ def _build(name: str, folder: Path) -> None:
         builder = catalog.load_builder(name, folder, file_format="array_record")
         try:
             builder.download_and_prepare()
-        except Exception as error:  # every dataset fails in its own way
+        except Exception as error:  # datasets raise different types
             raise InputError(f"dataset {name!r}: {one_line(error)}") from None
     for split, info in builder.info.splits.items():
         source = catalog.open_dataset(name, split, folder)
         if len(source) != info.num_examples:
-            raise InputError(f"{split} of {name!r} holds {len(source)} of {info.num_examples}")
+            raise InputError(
+                f"{split} of {name!r} has {len(source)} of {info.num_examples} examples"
+            )
         print(f"{name} {split}: {len(source):,} examples in {builder.data_path}")
 
 
@@ -115,7 +123,7 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
 
 
 def _splits(name: str, folder: Path) -> list[str]:
-    """All splits of a dataset."""
+    """Return all splits of a dataset."""
     kind, _, path = name.partition(":")
     if kind == "folder":
         from cv_jax.data.folder import splits_of

@@ -1,9 +1,9 @@
-"""`python -m cv_jax receptive-field NAME`: how much of the image each layer of a net can see.
+"""`python -m cv_jax receptive-field NAME`: prints the receptive field of each layer of a model.
 
-Size is the rectangle of pixels that a unit can depend on, where the edges of the image do not cut
-it; "image" is all of it. Stride is the distance of neighbouring units in pixels, and "seen" the
-share of an image of the usual size that a unit sees, the mean over all units. Traced from the
-program in evaluation; nothing is trained or computed.
+Size is the rectangle of pixels that a unit can depend on, if the image edges do not clip it;
+"image" is the whole image. Stride is the distance of neighbouring units in pixels. "seen" is the
+share of an image of the requested size that a unit depends on, the mean over all units. The model
+is traced in evaluation mode; nothing is trained or computed.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Prints one line for each feature of the model, in forward order.
+    """Print one line per feature of the model, in forward order.
 
     Raises:
-      InputError: no model has this name, it takes no image, or fields or image size do not fit.
+      InputError: the model is unknown, takes no image, or does not accept the fields or image size.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax receptive-field", description=__doc__)
-    parser.add_argument("name", help="of the model, as python -m cv_jax models lists them")
+    parser.add_argument("name", help="model, as listed by python -m cv_jax models")
     parser.add_argument(
         "--image-size",
         type=option_types.image_size,
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         "--fields",
         type=option_types.fields,
         default={},
-        help="other fields of the model: patch_size=8,depth=6",
+        help="fields of the model: patch_size=8,depth=6",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON array instead")
     options = parser.parse_args(arguments)
@@ -51,11 +51,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _model(options):
-    """The module, valid inputs, and the size of the image."""
+    """Return the module, valid inputs, and the image size."""
     try:
         inputs = models.dummy_inputs(options.name)
         if inputs[0].ndim != 4:
-            raise InputError(f"{options.name} takes tokens, no image: it has no receptive field")
+            raise InputError(
+                f"{options.name} takes tokens, not an image: it has no receptive field"
+            )
         image_size = options.image_size or inputs[0].shape[1:3]
         fields = dict(options.fields)
         if options.image_size and "image_size" in models.fields(options.name):

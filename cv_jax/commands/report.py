@@ -1,8 +1,8 @@
-"""`python -m cv_jax report SWEEP_DIR`: what a sweep has found so far.
+"""`python -m cv_jax report SWEEP_DIR`: reports the results of a sweep so far.
 
 Prints a table of the settings (mean ± standard deviation over seeds), comparisons between settings
-that were run with the same seeds, and every trial that is not done. The same, with settings.csv,
-trials.csv and a figure chosen by what was swept, is written to SWEEP_DIR/report.
+with the same seeds, and the unfinished trials. SWEEP_DIR/report gets the same text, settings.csv,
+trials.csv and a figure selected by the swept keys.
 """
 
 import argparse
@@ -12,19 +12,21 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Prints and writes the report; what an earlier one wrote is replaced.
+    """Print and write the report; an earlier report is replaced.
 
     Raises:
-      InputError: SWEEP_DIR holds no sweep, no trial has this metric, or --out is no folder.
+      InputError: SWEEP_DIR holds no sweep, no trial has the metric, or --out is not a folder.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax report", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="SWEEP_DIR")
-    parser.add_argument("--metric", help="to compare by (default: test_accuracy, or else its loss)")
+    parser.add_argument(
+        "--metric", help="metric to compare (default: test_accuracy, or else test_loss)"
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default: SWEEP_DIR/report)")
     options = parser.parse_args(arguments)
     out = options.out or options.folder / "report"
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out={out} is a file; give a folder")
+        raise InputError(f"--out={out} is a file; choose a folder")
 
     from cv_jax.report import figures, results, settings, tables
 
@@ -46,17 +48,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _metric(asked: str | None, found) -> str | None:
-    """The metric to compare by; none if no trial is done."""
+    """Return the metric of the comparisons; `None` if no trial is done."""
     known = list(dict.fromkeys(name for result in found for name in result.metrics))
     if asked is None or not known:
         return next((name for name in ("test_accuracy", "test_loss") if name in known), None)
     if asked not in known:
-        raise InputError(f"--metric={asked} was not measured; there are {', '.join(known)}")
+        raise InputError(f"--metric={asked} was not measured; allowed: {', '.join(known)}")
     return asked
 
 
 def _sections(sweep, found, groups, metric, tables):
-    """The parts of the report, in Markdown."""
+    """Yield the sections of the report, in Markdown."""
     done = [result for result in found if result.metrics]
     seeds = sorted({result.seed for result in done})
     yield f"# {Path(sweep.config).stem}: {len(done)} of {len(found)} trials done"
@@ -67,7 +69,7 @@ def _sections(sweep, found, groups, metric, tables):
     shared = {name: text for name, text in sweep.texts(first).items() if name not in swept}
     if shared:
         flags = " ".join(f"--config.{name}={text}" for name, text in shared.items())
-        facts.append(f"- for all: `{flags}`")
+        facts.append(f"- common flags: `{flags}`")
     facts.append(f"- seeds: {', '.join(map(str, seeds))}")
     for name, key in (("commit", "commit"), ("devices", "devices"), ("versions", "versions")):
         values = {str(_short(result.start.get(key))) for result in done}
@@ -80,11 +82,11 @@ def _sections(sweep, found, groups, metric, tables):
         yield compared
     unfinished = tables.of_unfinished(found)
     if unfinished:
-        yield "\n".join(["Not done:", *(f"- {line}" for line in unfinished)])
+        yield "\n".join(["Unfinished trials:", *(f"- {line}" for line in unfinished)])
 
 
 def _short(value):
-    """What run.json says, in a few words."""
+    """Format a value of run.json."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     if isinstance(value, list):

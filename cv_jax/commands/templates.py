@@ -1,7 +1,7 @@
-"""`python -m cv_jax templates RUN`: what a linear classifier has learned, as a picture.
+"""`python -m cv_jax templates RUN`: draws the templates of a linear classifier.
 
-For each class the average of its training images, how that differs from the average of all classes,
-and the weights of the class laid out as an image. How alike they are is printed.
+For each class, the picture shows the average of its training images, the deviation from the average
+of all classes, and the weights as an image. The cosines of templates and averages are printed.
 """
 
 import argparse
@@ -13,13 +13,16 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the picture, and prints how well each template agrees with the class averages.
+    """Write the picture, and print the cosine of each template with the class averages.
 
     Raises:
-      InputError: RUN is no run of a linear classifier, its data are not there, or the file exists.
+      InputError: RUN is not the run of a linear classifier, its data do not exist, or the file
+        exists.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax templates", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a linear classifier")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run directory of a linear classifier"
+    )
     parser.add_argument("--out", type=Path, help="file to write (default: RUN/templates.png)")
     parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
@@ -29,8 +32,8 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{out} exists; add --force to overwrite it")
 
     from cv_jax import config as configs
-    from cv_jax import pretrained
     from cv_jax.inspect import templates
+    from cv_jax.interop import pretrained
 
     run = pretrained.read_run(options.run)
     if run.weights.model != "linear":
@@ -45,33 +48,37 @@ def main(arguments: list[str]) -> int:
     found = templates.compare(kernel, config.data.std, pixels, labels)
 
     if not out.absolute().parent.is_dir():
-        raise InputError(f"--out={out}: there is no folder {out.parent}")
+        raise InputError(f"--out={out}: the folder {out.parent} does not exist")
     templates.figure(found, names).savefig(out)
     cosines = templates.correlations(found)
     own, best = np.diag(cosines), cosines.argmax(axis=1)
     for i, name in enumerate(names):
-        print(f"{name:16} {own[i]:+.3f} with its average, nearest to that of {names[best[i]]}")
+        print(f"{name:16} {own[i]:+.3f} with its average; nearest average: {names[best[i]]}")
     right = int((best == np.arange(len(names))).sum())
     print(
-        f"{out}: {right} of {len(names)} templates are nearest to their own class's average, "
+        f"{out}: {right} of {len(names)} templates are nearest to the average of their class, "
         f"mean cosine {own.mean():+.3f}"
     )
     return 0
 
 
 def _training_images(config):
-    """Pixels uint8 [N, H, W, C] as the model gets them without augmentation, labels [N], names."""
-    from cv_jax import evaluators
+    """Return the training images as the model gets them without augmentation.
+
+    Returns:
+      Pixels uint8 [N, H, W, C], labels [N], and class names.
+    """
     from cv_jax.data import pipeline, splits
+    from cv_jax.evaluation import plan
 
     source = splits.open_train(config)
-    operations = evaluators.preprocessing(
+    operations = plan.preprocessing(
         config.eval_preprocess, config.image_size, "config.eval_preprocess"
     )
     if operations.test:
-        raise InputError("config.eval_preprocess makes views; averages need one image of each")
+        raise InputError("config.eval_preprocess has test-time views; averages need a single view")
     pixels, labels = pipeline.prepare(source, operations.fixed, "memory").cached
     missing = set(range(source.num_classes)) - set(labels.tolist())
     if missing:
-        raise InputError(f"class {min(missing)} has no training image, hence no average")
+        raise InputError(f"class {min(missing)} has no training image and no average")
     return pixels, labels, source.classes or tuple(map(str, range(source.num_classes)))

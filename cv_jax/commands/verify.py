@@ -1,4 +1,4 @@
-"""`python -m cv_jax verify DIR…`: checks what runs wrote, or prepared records, by their digests."""
+"""`python -m cv_jax verify DIR…`: checks the files of runs or prepared records by their digests."""
 
 import argparse
 from pathlib import Path
@@ -7,13 +7,13 @@ from cv_jax.errors import InputError
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a line for each checkpoint and each damaged file; 0 if all are sound, 1 if one is not.
+    """Print a line per checkpoint and per damaged file; return 0 if all are sound, or else 1.
 
     Raises:
       InputError: a directory holds neither checkpoints nor records.
     """
     parser = argparse.ArgumentParser(prog="python -m cv_jax verify", description=__doc__)
-    parser.add_argument("workdir", nargs="+", type=Path, help="of a run, or folder of records")
+    parser.add_argument("workdir", nargs="+", type=Path, help="run directory, or folder of records")
     damaged = 0
     for workdir in parser.parse_args(arguments).workdir:
         prepared = (workdir / "index.json").is_file()
@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify_run(workdir: Path) -> int:
-    from cv_jax import checkpoint
-    from cv_jax import workdir as records
+    from cv_jax.run import checkpoint
+    from cv_jax.run import workdir as records
 
     folder = workdir / "checkpoints"
     steps = checkpoint.finished(folder)
@@ -33,7 +33,7 @@ def _verify_run(workdir: Path) -> int:
     sound = [step for step in steps if reasons[step] is None]
     for step, reason in reasons.items():
         if reason and step < max(sound, default=0):
-            reason += "; a newer one is sound: this one can be deleted"
+            reason += "; a newer checkpoint is sound: this one can be deleted"
         print(f"{folder / str(step)}: {reason or 'sound'}")
     kept = checkpoint.read_lines(folder / str(sound[-1])) if sound else ""
     damaged = len(steps) - len(sound)

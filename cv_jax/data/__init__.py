@@ -1,1 +1,1 @@
-"""Input: sources of single examples, and the batches that a run makes of them."""
+"""Input: sources of single examples, and the batches of a run."""

@@ -1,6 +1,5 @@
 """TFDS datasets stored as ArrayRecord, read without TensorFlow."""
 
-import difflib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from cv_jax.data.source import Source, one_line
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, did_you_mean
 
 
 class CatalogRecords:
-    """The examples of a split; images stay encoded."""
+    """The examples of a split, with encoded images."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image: str, label: str):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -54,7 +53,7 @@ class CatalogRecords:
 
 
 def open_dataset(name: str, split: str, folder: Path) -> Source:
-    """Opens one split of a TFDS dataset; arguments and errors as in `sources.open_source`."""
+    """Open one split of a TFDS dataset; arguments and errors as in `sources.open_source`."""
     builder = load_builder(name, folder)
     _check_prepared(name, builder, folder)
     image, label = _keys(name, builder)
@@ -63,7 +62,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
     if channels not in (1, 3, 4) or features[image].np_dtype == np.float32:
         raise InputError(
             f"dataset {name!r}: images of {channels} channels and type "
-            f"{features[image].np_dtype} are not supported; allowed: 1, 3 or 4 of integers"
+            f"{features[image].np_dtype} are not supported; allowed: 1, 3 or 4 integer channels"
         )
     try:
         files = builder.info.splits[split].file_instructions
@@ -71,7 +70,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         splits = ", ".join(builder.info.splits)
         raise InputError(
-            f"split {split!r} of {name!r}: {one_line(error)}; it has {splits}"
+            f"split {split!r} of {name!r}: {one_line(error)}; available splits: {splits}"
         ) from None
     missing = [file.filename for file in files if not Path(file.filename).is_file()]
     if missing:
@@ -90,10 +89,10 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
 
 
 def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of a dataset; `digits` is written if it is not there yet.
+    """Return the TFDS builder of a dataset; `digits` is written on first use.
 
     Raises:
-      InputError: no dataset is called so.
+      InputError: the name or version of the dataset is unknown, or the dataset cannot be loaded.
     """
     if name.partition(":")[0].partition("/")[0] == "digits":
         from cv_jax.data import digits
@@ -103,9 +102,8 @@ def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder
         return tfds.builder(name, data_dir=folder, **options)
     except tfds.core.DatasetNotFoundError:
         known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see the TFDS catalog for names"
-        raise InputError(f"config.data.name: no dataset is called {name!r}; {hint}") from None
+        hint = did_you_mean(name, known, count=3) or "; see the TFDS catalog for names"
+        raise InputError(f"config.data.name: unknown dataset {name!r}{hint}") from None
     except (ValueError, AssertionError, RuntimeError, OSError) as error:
         raise InputError(f"config.data.name: {name!r}: {one_line(error)}") from None
 
@@ -118,10 +116,10 @@ def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) 
         )
     wanted, found = tfds.core.FileFormat.ARRAY_RECORD, builder.info.available_file_formats()
     if wanted not in found:
-        # TFDS's converter imports the last two; the new files lie beside the old ones.
+        # TFDS's converter imports the last two packages; it writes beside the old files.
         raise InputError(
             f"dataset {name!r} in {folder} is stored as {builder.info.file_format.value}, "
-            f"array_record is needed; convert it with: "
+            f"required: array_record; convert it with: "
             f"pip install tensorflow-cpu apache-beam mlcroissant && tfds convert_format "
             f"--dataset_version_dir={builder.data_path} --out_file_format=array_record"
         )
@@ -135,16 +133,16 @@ def _keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     if not images or not labels:
         raise InputError(
-            f"dataset {name!r} cannot be classified: it has the features {', '.join(features)}, "
-            f"and an image and a class label are needed"
+            f"dataset {name!r} has the features {', '.join(features)}; classification needs an "
+            f"image and a class label"
         )
-    # A dataset with several labels says by its supervised keys which one is meant.
+    # With several labels, the supervised keys select the label.
     image, label = builder.info.supervised_keys or (images[0], labels[0])
     return (image if image in images else images[0], label if label in labels else labels[0])
 
 
 def _fingerprint(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    """Name, version, split sizes, and a SHA-256 of the files that describe the dataset."""
+    """Name, version, split sizes, and the SHA-256 of the metadata files."""
     checksum = hashlib.sha256()
     for file in ("dataset_info.json", "features.json"):
         checksum.update((Path(builder.data_path) / file).read_bytes())

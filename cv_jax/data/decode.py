@@ -1,13 +1,12 @@
-"""Decoding: encoded bytes → uint8 [H, W, C], whole, or only the window that is read.
+"""Decoding: encoded bytes → uint8 [H, W, C], of the whole image or of one window.
 
-What an image becomes is what Pillow's `convert("RGB")` makes of it, as torchvision and timm load
-images: grey and palette images are spread over the channels, CMYK is converted, alpha is dropped
-(the colour below transparent pixels stays), of several frames the first is taken, and the
-orientation that EXIF states is ignored. Images of 16 bits are the exception: their high byte is
-taken, where Pillow would clip at 255.
+The pixels equal those of Pillow's `convert("RGB")`, as in torchvision and timm: grey and palette
+images are expanded to the channels, CMYK is converted, alpha is dropped (transparent pixels keep
+their colour), the first of several frames is used, and the EXIF orientation is ignored. The
+exception is 16-bit images: their high byte is used, where Pillow clips at 255.
 
-JPEGs go through libjpeg-turbo directly, with the accurate inverse DCT and smooth upsampling of
-chroma that are Pillow's too: the same pixels in less time.
+JPEGs are decoded by libjpeg-turbo directly, with Pillow's settings (accurate inverse DCT, smooth
+chroma upsampling): the same pixels in less time.
 """
 
 import io
@@ -25,19 +24,19 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class BrokenExample(RunError):
-    """An example that cannot be read; the message is one line with its place and the reason."""
+    """An unreadable example; the message is one line with the location and the reason."""
 
 
 def open_image(data: bytes | np.ndarray, channels: int, place: Callable[[], str]):
-    """The image as an array, or as a `Jpeg`, which decodes on being read.
+    """Return the image as an array, or as a `Jpeg`, which is decoded when its pixels are read.
 
     Args:
       data: an encoded image, or its pixels, uint8 [H, W, C].
       channels: 1, 3 or 4.
-      place: says where the data come from, for error messages.
+      place: returns the location of the data, for error messages.
 
     Raises:
-      BrokenExample: the bytes are no image, or one of a kind that is not defined.
+      BrokenExample: the bytes are not an image of a supported format and mode.
     """
     if isinstance(data, np.ndarray):
         return data
@@ -48,12 +47,11 @@ def open_image(data: bytes | np.ndarray, channels: int, place: Callable[[], str]
 
 
 class Jpeg:
-    """A JPEG that behaves like uint8 [H, W, C] in what operations on the host use: `shape`, windows
-    `image[top:bottom, left:right]`, and conversion to an array.
+    """A lazily decoded JPEG with the array interface of host operations: `shape`, windows
+    `image[top:bottom, left:right]`, and conversion to uint8 [H, W, C].
 
-    The first window is decoded alone: rows below it are left out, which saves their share of the
-    time. A second one decodes the whole image and keeps it. Either way the pixels are those of the
-    whole decoded image.
+    The first window is decoded without the rows below it, which saves their share of the time. A
+    second window decodes and keeps the whole image. The pixels are equal in both cases.
     """
 
     dtype = np.dtype(np.uint8)
@@ -78,31 +76,31 @@ class Jpeg:
         return np.array(self._whole, dtype, copy=copy)
 
     def _rows(self, bottom: int) -> np.ndarray:
-        """The image down to `bottom`, or somewhat further."""
+        """Decode the rows above `bottom`; the result may have more rows."""
         height, width, channels = self.shape
         data = self._data
-        # Chroma of half the height is interpolated: the last row may need the next row of chroma.
+        # Subsampled chroma is interpolated: the last row may need the next row of chroma.
         rows = min(height, bottom + 1)
         if self._frame.one_scan and rows < height:
-            # The decoder stops after as many rows as the header states.
+            # The decoder stops after the number of rows in the header.
             data = bytearray(data)
             data[self._frame.position : self._frame.position + 2] = rows.to_bytes(2, "big")
         try:
-            # Not strict: like Pillow, tolerate bytes that belong to nothing.
+            # Not strict: like Pillow, tolerate extraneous bytes.
             return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=False)
         except ValueError:
             return _decode_with_pillow(self._data, channels, self._place)
 
 
 class Frame(NamedTuple):
-    """What a JPEG's headers say.
+    """The headers of a JPEG.
 
     Attributes:
       height: of the image, in pixels.
       width: likewise.
-      components: 1 for grey, 3 for colours.
-      position: of the two bytes that hold the height.
-      one_scan: the image is coded from top to bottom once, so that a part of it can be decoded.
+      components: 1 for grey, 3 for colour.
+      position: offset of the two bytes of the height.
+      one_scan: the image is coded in one sequential scan, so its upper rows can be decoded alone.
     """
 
     height: int
@@ -113,7 +111,7 @@ class Frame(NamedTuple):
 
 
 def _frame(data: bytes) -> Frame | None:
-    """Reads the headers of a JPEG of 8 bits; none if it is another, or not whole."""
+    """Read the headers of an 8-bit JPEG; `None` for other data and for truncated files."""
     if data[:2] != b"\xff\xd8":
         return None
     frame, at = None, 2
@@ -127,7 +125,7 @@ def _frame(data: bytes) -> Frame | None:
             width = int.from_bytes(data[body + 3 : body + 5], "big")
             frame = Frame(height, width, data[body + 5], body + 1, kind != 0xC2)
         elif kind == 0xDA:
-            # Without an end-of-image marker the file was cut short.
+            # Without an end-of-image marker the file is truncated.
             if frame is None or not frame.height or data.rfind(b"\xff\xd9", body) < 0:
                 return None
             one_scan = frame.one_scan and data[body] == frame.components
@@ -136,7 +134,7 @@ def _frame(data: bytes) -> Frame | None:
     return None
 
 
-# A marker of a segment, after any number of fill bytes, and the segment's length.
+# A segment marker after any number of fill bytes, and the length of the segment.
 _SEGMENT = re.compile(rb"\xff+([\xc0-\xfe])(..)", re.DOTALL)
 
 
@@ -144,14 +142,14 @@ def _decode_with_pillow(data: bytes, channels: int, place: Callable[[], str]) ->
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _convert(image, channels)
-    except Exception as error:  # Pillow's readers raise many kinds
+    except Exception as error:  # Pillow's readers raise many types
         if isinstance(error, Image.UnidentifiedImageError):
-            error = "no image of a known format" if data else "empty"
+            error = "unknown image format" if data else "empty"
         raise BrokenExample(f"{place()}: {' '.join(str(error).split())}") from None
 
 
 def _convert(image: Image.Image, channels: int) -> np.ndarray:
-    """uint8 [H, W, channels] of a Pillow image of any mode."""
+    """Convert a Pillow image of any mode to uint8 [H, W, channels]."""
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no defined range")
     if image.mode.startswith("I;16"):

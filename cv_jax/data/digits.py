@@ -1,9 +1,8 @@
 """The embedded default dataset: handwritten digits, as a TFDS dataset.
 
-The 1,797 8×8 images that scikit-learn carries are the test part of the UCI "Optical recognition of
-handwritten digits" set (Alpaydin and Kaynak, 1998; 17 grey levels). Of each class, the middle one
-of every five images in the order given is a test image: a stratified split of 1,438 to train and
-359 to test.
+The 1,797 8×8 images included in scikit-learn are the test set of the UCI "Optical recognition of
+handwritten digits" dataset (Alpaydin and Kaynak, 1998; 17 grey levels). In each class, the third of
+every five images is a test image: a stratified split of 1,438 training and 359 test images.
 """
 
 import contextlib
@@ -38,7 +37,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             ),
             supervised_keys=("image", "label"),
             homepage="https://archive.ics.uci.edu/dataset/80",
-            # The order on disk is that of the source: shuffling is the pipeline's work.
+            # Keep the order of the source: the pipeline shuffles.
             disable_shuffling=True,
         )
 
@@ -49,13 +48,13 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         images, labels = load_arrays()
         chosen = is_test(labels) == test
         for i in np.flatnonzero(chosen):
-            # Images as PIL objects are encoded without TensorFlow.
+            # TFDS encodes PIL images without TensorFlow.
             image = Image.fromarray(images[i, :, :, 0], mode="L")
             yield int(i), {"image": image, "label": int(labels[i])}
 
 
 def load_arrays() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits: uint8 [1797, 8, 8, 1] on the scale 0…255, and int labels [1797]."""
+    """Return scikit-learn's digits: uint8 [1797, 8, 8, 1] in 0…255, and int64 labels [1797]."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -64,7 +63,7 @@ def load_arrays() -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_test(labels: np.ndarray) -> np.ndarray:
-    """Marks the middle one of every five examples of each class."""
+    """Return the mask of test examples: the third of every five examples of each class."""
     rank = np.zeros(len(labels), int)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -73,13 +72,13 @@ def is_test(labels: np.ndarray) -> np.ndarray:
 
 
 def ensure(folder: Path) -> Path:
-    """Writes the dataset if it is not there yet; returns the TFDS folder that holds it.
+    """Write the dataset if it does not exist; return the TFDS folder that contains it.
 
-    Safe while other processes do the same: each writes a folder of its own beside the goal and
-    renames it, and whoever comes second throws its copy away.
+    Safe for concurrent processes: each process writes a temporary folder beside the target and
+    renames it; if the target exists by then, the copy is deleted.
 
     Args:
-      folder: TFDS data folder. One that cannot be written falls back to the user's cache.
+      folder: TFDS data folder. If it is not writable, the user's cache is used.
     """
     if (folder / NAME / VERSION / "dataset_info.json").is_file():
         return folder
@@ -94,7 +93,7 @@ def ensure(folder: Path) -> Path:
         return ensure(cache)
     try:
         builder = Digits(data_dir=scratch, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints two lines and a bar
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints two lines and a progress bar
             tfds.disable_progress_bar()
             builder.download_and_prepare()
         try:

@@ -1,13 +1,13 @@
-"""A folder of images for each class.
+"""Datasets with one folder of images per class.
 
     folder:PATH with PATH/train/CLASS/…/IMAGE and PATH/val/CLASS/…/IMAGE
-        The splits are the folders' names. Classes are sorted by name, examples by class and path.
+        Splits are named by the folders. Classes are sorted by name, examples by class and path.
 
     folder:PATH with PATH/CLASS/IMAGE
-        One split, `images`. Parts of it hold every class in its share:
+        One split, `images`. Parts of it are stratified by class:
         train_split="images[:90%]", eval_split="images[90%:]".
 
-A part of a split is taken from a random order that spreads every class evenly; the seed decides it.
+A part of a split is a slice of a seeded random order in which every class is spread evenly.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 class FolderRecords:
-    """Image files and their labels; nothing is read before it is asked for."""
+    """Image files and their labels; files are read on access."""
 
     def __init__(self, root: Path, files: list[str], labels: np.ndarray):
         self.root, self.files, self._labels = root, files, labels
@@ -45,43 +45,43 @@ class FolderRecords:
 
 
 def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
-    """Opens a split, or a part of one, of a folder of images.
+    """Open a split, or a part of one, of a folder of images.
 
     Args:
       name: `folder:PATH`.
-      root: that path.
+      root: the PATH of `name`.
       split: such as `train`, `val[:1000]` or `images[:90%]`.
-      seed: decides which images a part holds.
+      seed: selects the images of a part.
 
     Raises:
-      InputError: there is no such folder or split, or a class without images.
+      InputError: the folder or split does not exist, or a class has no images.
     """
     known = splits_of(name, root)
     flat = known == ["images"]
     used = dict.fromkeys(subsets.split_names(split))
     if unknown := [part for part in used if part not in known]:
-        hint = (
-            "; it holds class folders only, so write images[:90%] and images[90%:]" if flat else ""
+        hint = "; its subfolders are classes: use images[:90%] and images[90%:]" if flat else ""
+        raise InputError(
+            f"unknown split {unknown[0]!r} of {name!r}; available splits: {', '.join(known)}{hint}"
         )
-        raise InputError(f"split {unknown[0]!r} of {name!r}: it has {', '.join(known)}{hint}")
     files, labels, starts, sizes, checksum = [], [], {}, {}, hashlib.sha256()
     classes = None
     for part in used:
         here = "" if flat else part
         found = _subfolders(root / here)
         if classes is not None and found != classes:
-            raise InputError(f"split {split!r} of {name!r}: {part} has other classes")
+            raise InputError(f"split {split!r} of {name!r}: the classes of {part} differ")
         classes, starts[part] = found, len(files)
         for label, class_ in enumerate(counted(classes, f"listing {part} of {name}")):
             listed = sorted(_images(root, os.path.join(here, class_)))
             if not listed:
-                raise InputError(f"{name!r}: {root / here / class_} holds no images")
+                raise InputError(f"{name!r}: {root / here / class_} contains no images")
             for file, size in listed:
                 checksum.update(f"{file}\0{size}\n".encode())
             files += [file for file, _ in listed]
             labels += [label] * len(listed)
         sizes[part] = len(files) - starts[part]
-    # Names and sizes tell data sets apart without reading them; the bytes of a few files make sure.
+    # Names and sizes identify most datasets without reading files; add the bytes of a few files.
     for i in np.linspace(0, len(files) - 1, 32).astype(int):
         checksum.update((root / files[i]).read_bytes())
     labels = np.array(labels, np.int64)
@@ -103,16 +103,16 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
 
 
 def splits_of(name: str, root: Path) -> list[str]:
-    """The splits of a folder: its subfolders, or `images` where these hold images themselves.
+    """Return the splits of a folder: its subfolders, or `images` if the subfolders contain images.
 
     Raises:
-      InputError: there is no such folder, or nothing in it.
+      InputError: the folder does not exist or has no subfolders.
     """
     if not root.is_dir():
-        raise InputError(f"config.data.name: {name!r}: there is no folder {root}")
+        raise InputError(f"config.data.name: {name!r}: folder {root} does not exist")
     folders = _subfolders(root)
     if not folders:
-        raise InputError(f"config.data.name: {name!r}: {root} holds no folders of images")
+        raise InputError(f"config.data.name: {name!r}: {root} contains no folders of images")
     flat = any(_is_image(entry) for folder in folders for entry in os.scandir(root / folder))
     return ["images"] if flat else folders
 
@@ -127,7 +127,7 @@ def _is_image(entry: os.DirEntry) -> bool:
 
 
 def _images(root: Path, folder: str) -> list[tuple[str, int]]:
-    """Paths from the root, with `/`, and sizes of the images below a folder."""
+    """List the images below a folder: paths relative to the root, with `/`, and sizes in bytes."""
     found = []
     for entry in os.scandir(root / folder):
         path = f"{folder}/{entry.name}"

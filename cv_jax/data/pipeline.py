@@ -1,8 +1,8 @@
-"""Batches: batch `t` of a run is a function of (seed, t) and of nothing else.
+"""Batches: batch `t` of a run is a function of (seed, t) only.
 
-The stream of a run is its split, shuffled anew each epoch and repeated; batch `t` is positions
-`t·B … t·B+B−1` of that stream. Which process asks, how many loader threads or workers there are,
-whether examples are cached and at which step a run starts make no difference.
+The stream of a run is its split, repeated and shuffled anew each epoch; batch `t` is the positions
+`t·B … t·B+B−1` of the stream. Batches do not depend on the number of processes, loader threads or
+workers, on the cache, or on the start step.
 """
 
 import math
@@ -19,19 +19,17 @@ from cv_jax.augment.stream import ONCE, Stream
 from cv_jax.augment.views import apply_views
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
+from cv_jax.devices.memory import free_memory
 from cv_jax.errors import InputError
-from cv_jax.limits import free_memory
-
-CACHES = ("auto", "device", "memory", "none")
 
 
 class Images(NamedTuple):
-    """The examples of a split after those host operations that draw nothing.
+    """The examples of a split after the deterministic host operations.
 
     Attributes:
-      source: where examples come from.
-      fixed: the host operations to apply; see `augment.Augmentation`.
-      cached: all of them in memory, uint8 [N, H, W, C] and int32 [N], or none.
+      source: the examples before these operations.
+      fixed: the deterministic host operations; see `augment.Augmentation`.
+      cached: all examples in memory, uint8 [N, H, W, C] and int32 [N]; `None` without a cache.
     """
 
     source: Source
@@ -39,31 +37,34 @@ class Images(NamedTuple):
     cached: tuple[np.ndarray, np.ndarray] | None = None
 
     def get(self, index: int) -> tuple[np.ndarray | Jpeg, int]:
-        """Image uint8 [H, W, C] and label; a `Jpeg` is not decoded before its pixels are read."""
+        """Image uint8 [H, W, C] and label; a `Jpeg` is decoded when its pixels are read."""
         if self.cached is not None:
             return self.cached[0][index], self.cached[1][index]
         image, label = self.source.read(index)
         return (apply_host(self.fixed, None, image) if self.fixed else image), label
 
     def place(self, resident: bool = False) -> str:
-        """Where they are, for the log; `resident` if they lie on the devices."""
+        """Storage of the examples, for the log; `resident`: in device memory."""
         if self.cached is None:
-            return f"{len(self.source):,} images, read and decoded as they are needed"
+            return f"{len(self.source):,} images, read and decoded on demand"
         pixels = self.cached[0]
         size = "x".join(map(str, pixels.shape[1:]))
-        where = "on the devices" if resident else "in host memory"
+        where = "in device memory" if resident else "in host memory"
         return f"{len(pixels):,} images of {size}, {pixels.nbytes / 2**20:,.1f} MiB, {where}"
 
 
 def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: iterable) -> Images:
-    """Decides on caching, and fills the cache.
+    """Return the images of a split, and fill the cache if it is used.
 
     Args:
       source: the split.
-      fixed: its deterministic host operations.
-      cache: "none"; "memory" or "device" (which is filled from there); or "auto": in memory if all
-        images have one size and take at most a quarter of the memory that is free.
-      progress: wraps the loop over the examples, to show how far it is.
+      fixed: deterministic host operations.
+      cache: "none", "memory", "device" (which is filled from host memory), or "auto": use host
+        memory if all images have one size and need at most a quarter of the free memory.
+      progress: wraps the loop over the examples, to display progress.
+
+    Raises:
+      InputError: the images do not fit the requested cache.
     """
     images = Images(source, fixed)
     if cache == "none" or not len(source):
@@ -74,8 +75,8 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
         return images
     if needed > free:
         raise InputError(
-            f"config.data.cache={cache}: {len(source):,} images of {first.shape} take "
-            f"{needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB of memory are free"
+            f"config.data.cache={cache}: {len(source):,} images of {first.shape} need "
+            f"{needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of memory are free"
         )
     pixels = np.empty((len(source), *first.shape), np.uint8)
     labels = np.empty(len(source), np.int32)
@@ -85,22 +86,22 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
             if cache == "auto":
                 return images
             raise InputError(
-                f"config.data.cache={cache} needs images of one size, but example {i} of "
-                f"{source.name} is {image.shape}, the first {first.shape}: resize before caching"
+                f"config.data.cache={cache} needs images of one size: example {i} of {source.name} "
+                f"is {image.shape}, the first {first.shape}; add a resize operation"
             )
         pixels[i] = image
     return images._replace(cached=(pixels, labels))
 
 
 class TrainBatches:
-    """Random access to the batches of a run, as a source for Grain.
+    """Random access to the training batches of a run, as a Grain source.
 
     Attributes:
       images: the examples.
-      host: host operations that draw; each position of the stream has a generator of its own.
-      seed: the run's seed.
-      batch_size: examples in the global batch.
-      rows: the positions within the global batch that this process holds.
+      host: random host operations; each position of the stream has its own generator.
+      seed: the seed of the run.
+      batch_size: size of the global batch.
+      rows: rows of the global batch on this process.
       total_steps: number of batches.
       stream: repeats and views of each example.
     """
@@ -126,9 +127,9 @@ class TrainBatches:
         return self.total_steps
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of batch `step`: image uint8 [b, H, W, C], label int32 [b].
+        """Rows of batch `step` on this process: image uint8 [b, H, W, C], label int32 [b].
 
-        Where host operations draw and there are several views, image is [b, views, H, W, C].
+        With random host operations and several views, image is [b, views, H, W, C].
         """
         indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
@@ -139,7 +140,7 @@ class TrainBatches:
         return _stack((self._example(*pair) for pair in pairs), len(indices))
 
     def indices(self, step: int) -> list[int]:
-        """Which examples of the split this process's rows of batch `step` are."""
+        """Indices into the split of the rows of batch `step` on this process."""
         first = step * self.batch_size
         return [self.order[int(first + row) // self.stream.repeats] for row in self.rows]
 
@@ -155,27 +156,26 @@ class TrainBatches:
 
 
 def _stack(examples: Iterator[tuple[np.ndarray | Jpeg, int]], size: int) -> dict[str, np.ndarray]:
-    """The images and labels of a batch; each image is copied into it while it is warm."""
+    """Stack examples to a batch; each image is copied while it is in the processor's cache."""
     images, labels = None, np.empty(size, np.int32)
     for i, (image, labels[i]) in enumerate(examples):
         if images is None:
             images = np.empty((size, *image.shape), np.uint8)
         if image.shape != images.shape[1:]:
-            raise ValueError(f"an image of {image.shape} in a batch of {images.shape[1:]}")
+            raise ValueError(f"images of {images.shape[1:]} and {image.shape} in one batch")
         images[i] = image
     return {"image": images, "label": labels}
 
 
 class EvalBatches:
-    """Random access to batches that hold every example of a split once, in order.
+    """Random access to the batches of a split: every example once, in order.
 
-    The last batch is padded, so that any number of devices divides it; positions tell padding
-    apart.
+    The last batch is padded to the batch size; the position of padding is beyond the split.
 
     Attributes:
       images: the examples.
-      batch_size: examples in the global batch.
-      rows: the positions within the global batch that this process holds.
+      batch_size: size of the global batch.
+      rows: rows of the global batch on this process.
       views: test-time views; see `augment.views`.
     """
 
@@ -186,10 +186,10 @@ class EvalBatches:
         return math.ceil(len(self.images.source) / self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
-        """image uint8 [b, H, W, C], or with views a tuple of [b, V, H, W, C], one for each size;
-        label int32 [b]; and position int32 [b] in the split, beyond its end for padding."""
+        """Rows of batch `step` on this process: image uint8 [b, H, W, C], or with views a tuple of
+        [b, V, H, W, C], one per size; label int32 [b]; and position in the split, int32 [b]."""
         positions = int(step) * self.batch_size + self.rows
-        # Padding repeats the first example: always there, and it counts for nothing.
+        # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)
         examples = [self.images.get(int(i)) for i in indices]
         if self.views:
@@ -212,16 +212,16 @@ def iterate(
     threads: int,
     prefetch: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches `start_step`, `start_step + 1`, … in order, loaded ahead.
+    """Iterate over batches `start_step`, `start_step + 1`, … in order, with prefetching.
 
     Args:
-      batches: random access to them.
-      start_step: the first one.
+      batches: random access to the batches.
+      start_step: step of the first batch.
       workers: loader processes; 0 loads in threads of this process.
-      threads: loader threads, in each worker if there are any.
-      prefetch: batches loaded ahead.
+      threads: loader threads, per worker if `workers` is positive.
+      prefetch: number of batches loaded ahead.
     """
-    # A cached batch is one gather: copying the cache to other processes would only cost.
+    # A cached batch is one gather: workers would only copy the cache.
     workers = 0 if batches.images.cached is not None else workers
     dataset = grain.MapDataset.source(batches)[start_step:]
     stream = dataset.to_iter_dataset(
@@ -236,6 +236,6 @@ def iterate(
 
 
 def _ignore_signals(worker: int, workers: int) -> None:
-    """Ctrl-C reaches every process of a terminal: the main one decides when loading ends."""
+    """Ignore signals in a worker: Ctrl-C reaches all processes; the main process ends loading."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,11 +1,11 @@
-"""Re-encoded datasets: ArrayRecord shards with an index, as `python -m cv_jax prepare` writes them.
+"""Re-encoded datasets: ArrayRecord shards with an index, written by `python -m cv_jax prepare`.
 
-    PATH/index.json                          what the data are, shards with counts and SHA-256
-    PATH/train.labels.npy                    int32 [N], so that opening reads no shard
-    PATH/train-00000-of-00042.array_record   one image a record
+    PATH/index.json                          metadata; shards with counts and SHA-256
+    PATH/train.labels.npy                    int32 [N], so opening reads no shard
+    PATH/train-00000-of-00042.array_record   one image per record
 
 A record is an encoded image, or raw pixels: `RAW`, height, width and channels as little-endian
-32-bit numbers, then the bytes of uint8 [H, W, C].
+uint32, then the bytes of uint8 [H, W, C].
 """
 
 import hashlib
@@ -27,12 +27,12 @@ _HEAD = struct.Struct("<4sIII")
 
 
 def pack(pixels: np.ndarray) -> bytes:
-    """The record of raw pixels, uint8 [H, W, C]."""
+    """Return the record of raw pixels, uint8 [H, W, C]."""
     return _HEAD.pack(RAW, *pixels.shape) + pixels.tobytes()
 
 
 def unpack(record: bytes) -> bytes | np.ndarray:
-    """The pixels in a record, or the encoded image that it is."""
+    """Return the raw pixels of a record, or the record itself if it is an encoded image."""
     if record[:4] != RAW:
         return record
     shape = _HEAD.unpack_from(record)[1:]
@@ -65,7 +65,7 @@ class FileRecords:
 
 
 class _Shard(NamedTuple):
-    """Tells ArrayRecord which records of a file to read, so that it need not open all to count."""
+    """A read instruction for ArrayRecord; with the counts given, it opens no file to count."""
 
     filename: str
     skip: int
@@ -74,29 +74,29 @@ class _Shard(NamedTuple):
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What `prepare` wrote about a folder.
+    """Read the index of a folder of records.
 
     Raises:
-      InputError: it wrote nothing there, or did not finish.
+      InputError: the index is missing, unreadable or unfinished.
     """
     try:
         index = json.loads((path / "index.json").read_text())
     except OSError:
         raise InputError(
-            f"{path} holds no records; write some with: python -m cv_jax prepare SOURCE --to {path}"
+            f"{path} has no index.json; create it with: python -m cv_jax prepare SOURCE --to {path}"
         ) from None
     except ValueError as error:
         raise InputError(f"{path}/index.json: {error}") from None
     if not index.get("finished"):
-        raise InputError(f"{path} is not finished; go on with: {index['command']}")
+        raise InputError(f"{path} is incomplete; resume with: {index['command']}")
     return index
 
 
 def open_records(name: str, path: Path, split: str) -> Source:
-    """Opens a split, or a part of one, of a re-encoded dataset; a part keeps the order of the data.
+    """Open a split, or a part of one, of a re-encoded dataset; the order of the data is kept.
 
     Raises:
-      InputError: there are no finished records, no such split, or a file is missing.
+      InputError: the records are unfinished, the split is unknown, or a file is missing or invalid.
     """
     index = read_index(path)
     known = index["splits"]
@@ -135,9 +135,9 @@ def open_records(name: str, path: Path, split: str) -> Source:
 
 
 def damage(path: Path) -> list[str]:
-    """What differs from the index in a folder of records: a line for each damaged file.
+    """Compare all files of a folder of records with the index; return a line per damaged file.
 
-    Reads every byte.
+    Every byte is read.
     """
     index, lines = read_index(path), []
     digests = {f"{part}.labels.npy": digest for part, digest in index["labels"].items()}
@@ -148,7 +148,7 @@ def damage(path: Path) -> list[str]:
         if not file.is_file():
             lines.append(f"{file}: missing")
         elif checksum(file) != digest:
-            lines.append(f"{file}: its SHA-256 differs from the index")
+            lines.append(f"{file}: SHA-256 differs from the index")
     return lines
 
 

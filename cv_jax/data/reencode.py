@@ -1,9 +1,9 @@
 """Re-encoding a dataset into ArrayRecord shards: smaller JPEGs or raw pixels, for speed.
 
-Shard k of a split holds a fixed range of its examples, in their order, and its bytes depend on
-these and the options alone: not on the number of processes, nor on how often work was broken off.
-A shard is written under another name, renamed when it is whole, and then gets a note with count,
-labels and SHA-256; what has its note is kept when the command is run again.
+Shard k of a split contains a fixed range of its examples, in order. Its bytes depend on the
+examples and options only, not on the number of processes or on interruptions. A shard is written
+under a temporary name and renamed when complete. Then a JSON note with count, labels and SHA-256 is
+written. A shard with a note is kept when the command is run again.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from cv_jax.errors import InputError, RunError
 
 
 class Options(NamedTuple):
-    """How images are stored.
+    """Encoding options.
 
     Attributes:
-      short_side: larger images are resized so that their shorter side is this; none keeps sizes.
-      method: filter of the resizing; see `augment.resample`.
-      quality: of the JPEGs, 1…100; none stores raw pixels.
-      shard_examples: examples in a shard.
-      skip_broken: leave out what cannot be read, instead of stopping.
+      short_side: length to which longer shorter sides are resized; `None` keeps all sizes.
+      method: filter for resizing; see `augment.resample`.
+      quality: JPEG quality, 1…100; `None` stores raw pixels.
+      shard_examples: examples per shard.
+      skip_broken: skip unreadable examples instead of stopping.
     """
 
     short_side: int | None = None
@@ -55,23 +55,23 @@ def reencode(
     command: str,
     progress: Callable = lambda loop: loop,
 ) -> dict[str, Any]:
-    """Writes splits of a dataset into `out`, or goes on where it was broken off.
+    """Write splits of a dataset into `out`, or resume an interrupted call.
 
     Args:
-      name: as `sources.open_source` takes it.
-      splits: the splits to write, whole.
-      folder: where prepared TFDS datasets lie.
-      out: a new folder, or one that the same arguments began.
-      options: how images are stored.
-      workers: processes.
-      command: what the user typed, told when work has to go on.
+      name: name of the dataset; see `sources.open_source`.
+      splits: names of whole splits.
+      folder: folder of prepared TFDS datasets.
+      out: a new folder, or the folder of an interrupted call with the same arguments.
+      options: encoding options.
+      workers: number of processes.
+      command: command line, stored in the index for the message that asks to resume.
       progress: wraps the loop over the shards.
 
     Returns:
       The index; see `records`.
 
     Raises:
-      InputError: the arguments, or `out` was begun with others.
+      InputError: invalid arguments, or `out` was created with different arguments.
       RunError: an image cannot be read.
     """
     opened = {split: sources.open_source(name, split, folder) for split in splits}
@@ -123,7 +123,7 @@ def reencode(
 
 
 class _Job(NamedTuple):
-    """One shard: its split, its number, its file and the range of its examples."""
+    """One shard: its split, its file and the range of its examples."""
 
     split: str
     file: str
@@ -143,11 +143,11 @@ def _note(out: Path, job: _Job) -> Path:
 
 
 def _begun(out: Path, plan: dict[str, Any]) -> bool:
-    """Begins the folder, or makes sure that it was begun alike; true if it is finished."""
+    """Create the folder, or check that it has the same plan; return whether it is finished."""
     file = out / "index.json"
     if not file.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"--to {out} holds something else; give a new folder")
+            raise InputError(f"--to {out} is not an empty folder; use a new folder")
         out.mkdir(parents=True, exist_ok=True)
         _write_json(file, plan)
         return False
@@ -159,17 +159,17 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
             there, here = old[group].get(key), new[group].get(key)
             if there != here:
                 differences.append(
-                    f"{key}: {there!r} there, {here!r} now" if group == "options" else f"{key} data"
+                    f"{key}: was {there!r}, is {here!r}" if group == "options" else f"{key} data"
                 )
     if differences:
         raise InputError(
-            f"--to {out} was begun with others: {'; '.join(differences)}; give a new folder"
+            f"--to {out} has other options or data: {'; '.join(differences)}; use a new folder"
         )
     return old["finished"]
 
 
 def _write_labels(out: Path, split: str, labels: list[int]) -> str:
-    """Writes the labels of a split; returns their SHA-256."""
+    """Write the labels of a split; return the SHA-256 of the file."""
     buffer = io.BytesIO()
     np.save(buffer, np.array(labels, np.int32))
     _write(out / f"{split}.labels.npy", buffer.getvalue())
@@ -181,7 +181,7 @@ def _write_json(file: Path, value: Any) -> None:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Writes a file whole, or not at all."""
+    """Write a file atomically."""
     part = _scratch(file)
     part.write_bytes(data)
     _publish(part, file)
@@ -192,7 +192,7 @@ def _scratch(file: Path) -> Path:
 
 
 def _publish(part: Path, file: Path) -> None:
-    """Gives a file its name once it is on the disk."""
+    """Flush a file to disk and rename it."""
     descriptor = os.open(part, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -200,7 +200,7 @@ def _publish(part: Path, file: Path) -> None:
 
 
 class _Completed:
-    """Futures as they complete, with their number known."""
+    """Iterate over futures as they complete; the length is known for progress display."""
 
     def __init__(self, futures):
         self.futures = futures
@@ -232,14 +232,14 @@ def _write_shard(job: _Job) -> None:
     file = out / job.file
     part = _scratch(file)
     labels = []
-    # Images are compressed already, or meant to be read fast.
+    # No compression: images are compressed already, or raw for speed.
     writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
     for index in range(job.start, job.stop):
         try:
             image, label = source.example(index)
         except decode.BrokenExample as error:
             if not options.skip_broken:
-                raise RunError(f"{error} (--skip-broken leaves it out)") from None
+                raise RunError(f"{error} (--skip-broken skips it)") from None
             continue
         writer.write(_encode(image, options))
         labels.append(label)
@@ -251,9 +251,9 @@ def _write_shard(job: _Job) -> None:
 
 
 def _encode(image: np.ndarray, options: Options) -> bytes:
-    """The record of an image, uint8 [H, W, C]."""
+    """Return the record of an image, uint8 [H, W, C]."""
     if options.short_side is not None and min(image.shape[:2]) > options.short_side:
-        from cv_jax.augment import host  # imports jax, which nothing else here needs
+        from cv_jax.augment import host  # imports jax, which is not needed elsewhere
 
         image = host.resize_small(options.short_side, options.method)(None, image)
     if options.quality is None:

@@ -1,4 +1,4 @@
-"""What a source is: random access to the examples of one split, whatever it is stored as.
+"""Source: random access to the examples of one split, independent of the storage format.
 
 An example is decoded when its pixels are read.
 """
@@ -14,7 +14,7 @@ from cv_jax.errors import InputError
 
 
 class Records(Protocol):
-    """The examples of one split, not decoded."""
+    """The encoded examples of one split."""
 
     def __len__(self) -> int: ...
 
@@ -22,10 +22,10 @@ class Records(Protocol):
         """An encoded image, or its pixels, uint8 [H, W, C]; and its label."""
 
     def place(self, index: int) -> str:
-        """Where the example lies, in words."""
+        """Description of the location of an example, for messages."""
 
     def labels(self, progress: Callable) -> np.ndarray:
-        """All labels, int [N]; decodes no image. `progress` wraps a loop that takes long."""
+        """All labels, int [N], without decoding images. `progress` wraps slow loops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Source:
     """One split of a dataset, or a part of one.
 
     Attributes:
-      name: what `config.data.name` says.
+      name: value of `config.data.name`.
       records: random access to `(encoded image or pixels, label)`.
-      num_classes: classes of the label.
-      channels: channels of every image.
-      fingerprint: what identifies the data: JSON-able, and equal where the data are equal.
-      classes: their names, where the source has any.
+      num_classes: number of classes.
+      channels: number of channels of every image.
+      fingerprint: JSON-serialisable identity of the data; equal data have equal fingerprints.
+      classes: names of the classes; `None` if unknown.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Source:
         return len(self.records)
 
     def read(self, index: int) -> tuple[np.ndarray | decode.Jpeg, int]:
-        """Image uint8 [H, W, C], decoded when its pixels are read, and its label.
+        """Image uint8 [H, W, C], decoded when its pixels are read, and label.
 
         Raises:
-          BrokenExample: the record or the image in it is damaged, or its label is no class.
+          BrokenExample: the record or its image is damaged, or the label is out of range.
         """
 
         def place():
@@ -63,7 +63,7 @@ class Source:
 
         try:
             data, label = self.records[index]
-        except Exception as error:  # readers of record files raise many kinds
+        except Exception as error:  # readers of record files raise many types
             raise decode.BrokenExample(f"{place()}: {one_line(error)}") from None
         if not 0 <= label < self.num_classes:
             raise decode.BrokenExample(
@@ -72,16 +72,16 @@ class Source:
         return decode.open_image(data, self.channels, place), label
 
     def example(self, index: int) -> tuple[np.ndarray, int]:
-        """Decoded image uint8 [H, W, C] and its label."""
+        """Decoded image uint8 [H, W, C] and label."""
         image, label = self.read(index)
         return np.asarray(image), label
 
 
 def check_classes(train: Source, evaluation: Source) -> None:
-    """Makes sure that a label means the same class in both splits.
+    """Check that both splits have the same classes in the same order.
 
     Raises:
-      InputError: the splits have other classes.
+      InputError: the classes differ.
     """
     ours, theirs = train.classes, evaluation.classes
     if ours == theirs:
@@ -91,11 +91,11 @@ def check_classes(train: Source, evaluation: Source) -> None:
         lacking, missing = "train", sorted(set(theirs) - set(ours))
     others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     raise InputError(
-        f"config.data.{lacking}_split: {train.name} has no class {missing[0]!r}{others} there; "
+        f"config.data.{lacking}_split: class {missing[0]!r}{others} of {train.name} missing; "
         f"both splits must have the same classes"
     )
 
 
 def one_line(error: Exception) -> str:
-    """The error's message without line ends, not too long."""
+    """Return the message of an error on one line, at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,10 +1,10 @@
-"""Opening sources: a name and a split to random access to their examples; see `source`.
+"""Opening of sources by the name of a dataset and a split; see `source`.
 
     digits, cifar10, imagenet2012:5.1.0   TFDS datasets in ArrayRecord; see `catalog`
-    folder:PATH                           a folder of images for each class; see `folder`
-    records:PATH                          what `python -m cv_jax prepare` re-encoded; see `records`
+    folder:PATH                           one folder of images per class; see `folder`
+    records:PATH                          output of `python -m cv_jax prepare`; see `records`
 
-Opening one reads no image.
+Opening a source reads no image.
 """
 
 import os
@@ -14,24 +14,24 @@ from cv_jax.data.source import Source
 
 
 def data_folder(setting: str | None) -> Path:
-    """Where prepared datasets lie: the setting, else $TFDS_DATA_DIR, else TFDS's own default."""
+    """Folder of prepared datasets: the setting, else $TFDS_DATA_DIR, else TFDS's default."""
     chosen = setting or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser()
 
 
 def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
-    """Opens one split of a dataset.
+    """Open one split of a dataset.
 
     Args:
       name: `folder:PATH`, `records:PATH`, or a TFDS name such as `cifar10`, `mnist:3.0.1` or
         `imagenet2012_subset/1pct`; `digits` is embedded and written on first use.
       split: a split, or part of one such as `train[:90%]`.
-      folder: where prepared TFDS datasets lie.
-      seed: decides which images a part of a folder's split holds.
+      folder: folder of prepared TFDS datasets.
+      seed: selects the images of a part of a `folder:PATH` split.
 
     Raises:
-      InputError: no such dataset, split or label, a file of it is missing, or it is not prepared,
-        and then the message is the command that prepares it.
+      InputError: the dataset, split or label does not exist, a file is missing, or the dataset is
+        not prepared; the message then contains the command that prepares it.
     """
     kind, _, path = name.partition(":")
     if kind == "folder":

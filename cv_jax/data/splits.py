@@ -1,4 +1,4 @@
-"""A split as the config asks for it."""
+"""Opening of splits with the options of the config."""
 
 import sys
 
@@ -11,16 +11,16 @@ from cv_jax.progress import counted
 
 
 def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, field: str) -> Source:
-    """A split of a dataset, without its broken examples if the config leaves those out.
+    """Open a split; with `config.data.skip_broken`, unreadable examples are removed.
 
     Args:
-      config: the run's config; `config.data` is read.
-      dataset: its name; see `sources.open_source`.
-      split: its split.
-      field: what asks for it, for messages.
+      config: config of the run; `config.data` is read.
+      dataset: name of the dataset; see `sources.open_source`.
+      split: name of the split.
+      field: config field that names the split, for messages.
 
     Raises:
-      InputError: it cannot be opened, or holds no examples.
+      InputError: the split cannot be opened or is empty.
     """
     data = config.data
     source = sources.open_source(dataset, split, sources.data_folder(data.dir), data.subset_seed)
@@ -30,17 +30,16 @@ def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, fiel
         )
         if reasons:
             print(
-                f"{len(reasons)} examples of {split} cannot be read and are left out; "
-                f"the first: {reasons[0]}",
+                f"skipping {len(reasons)} unreadable examples of {split}; the first: {reasons[0]}",
                 file=sys.stderr,
             )
     if not len(source):
-        raise InputError(f"{field}: {split!r} holds no examples")
+        raise InputError(f"{field}: split {split!r} is empty")
     return source
 
 
 def open_train(config: ml_collections.ConfigDict) -> Source:
-    """The training examples: of the split, the part that the config keeps."""
+    """Open the training split, reduced by `config.data.fraction` or `config.data.per_class`."""
     data = config.data
     source = open_split(config, data.name, data.train_split, "config.data.train_split")
     source = subsets.balanced(
@@ -51,5 +50,5 @@ def open_train(config: ml_collections.ConfigDict) -> Source:
         lambda loop: counted(loop, "reading labels"),
     )
     if not len(source):
-        raise InputError(f"config.data.fraction={data.fraction} keeps no example")
+        raise InputError(f"config.data.fraction={data.fraction} selects no example")
     return source

@@ -1,4 +1,4 @@
-"""Parts of a split: slices, balanced subsets, and what is left without broken examples."""
+"""Parts of a split: slices, balanced subsets, and splits without broken examples."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -33,23 +33,23 @@ class Subset:
 
 
 def split_names(split: str) -> list[str]:
-    """The splits that a string such as `train[:10%]+val` names."""
+    """Return the names of the splits in a string such as `train[:10%]+val`."""
     return [part.strip().partition("[")[0] for part in split.split("+")]
 
 
 def slices(name: str, split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]]:
-    """The pieces `(split, start, stop)` of a string such as `train[:10%]+val[5:]`, read as TFDS
-    reads it.
+    """Return the pieces `(split, start, stop)` of a string such as `train[:10%]+val[5:]`, in TFDS
+    syntax.
 
     Raises:
-      InputError: the string cannot be read or names a split that is not in `sizes`.
+      InputError: the string is invalid or a split is not in `sizes`.
     """
     try:
         known = {part: SimpleNamespace(num_examples=size) for part, size in sizes.items()}
         pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(known)
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"split {split!r} of {name!r}: {one_line(error)}; it has {', '.join(sizes)}"
+            f"split {split!r} of {name!r}: {one_line(error)}; available splits: {', '.join(sizes)}"
         ) from None
     return [
         (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in pieces
@@ -57,14 +57,13 @@ def slices(name: str, split: str, sizes: dict[str, int]) -> list[tuple[str, int,
 
 
 def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of all examples in which each class is spread evenly.
+    """Return a random order of all examples in which each class is spread evenly.
 
-    The first n of them hold every class in its share of the whole, to within one example, and a
-    larger n only adds to a smaller one.
+    In the first n examples, each class has its share of the whole to within one example.
 
     Args:
       labels: int [N].
-      seed: decides the order, together with the labels and nothing else.
+      seed: random seed; the order is a function of seed and labels.
 
     Returns:
       Indices, int [N].
@@ -84,24 +83,24 @@ def balanced(
     seed: int,
     progress: Callable = lambda loop: loop,
 ) -> Source:
-    """A part of the source with every class in its share, or with so many of each.
+    """Return a stratified part of a source, or a part with equal counts per class.
 
     Args:
-      source: the whole.
-      fraction: share of the examples that is kept, or none.
-      per_class: examples of each class that are kept, or none.
-      seed: which ones; a larger part with the same seed contains a smaller one.
+      source: the source to reduce.
+      fraction: share of the examples to keep, or `None`.
+      per_class: number of examples to keep per class, or `None`.
+      seed: selects the examples; with one seed, a larger part contains every smaller part.
       progress: wraps the loop over the labels.
 
     Raises:
-      InputError: both are given, one is out of range, or a class is too small.
+      InputError: both are given, a value is out of range, or a class has too few examples.
     """
     if fraction is None and per_class is None:
         return source
     if fraction is not None and per_class is not None:
         raise InputError("config.data.fraction and config.data.per_class are both set; keep one")
     if fraction is not None and not 0 < fraction <= 1:
-        raise InputError(f"config.data.fraction={fraction} is not in 0…1, without 0")
+        raise InputError(f"config.data.fraction={fraction} must be above 0 and at most 1")
     if per_class is not None and per_class < 1:
         raise InputError(f"config.data.per_class={per_class} must be at least 1")
     labels = source.records.labels(progress)
@@ -123,10 +122,10 @@ def balanced(
 def without_broken(
     source: Source, threads: int, progress: Callable[[Iterable], Iterable] = lambda loop: loop
 ) -> tuple[Source, list[str]]:
-    """The source without the examples that cannot be read, and what is wrong with each of those.
+    """Return the source without unreadable examples, and the reason for each of them.
 
-    Every example is decoded once, so that which ones are left out is known before the first batch
-    is made: batches stay functions of seed and step.
+    Every example is decoded once before the first batch, so batches remain functions of seed and
+    step.
     """
 
     def reason(index):

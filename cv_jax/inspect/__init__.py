@@ -1,1 +1,1 @@
-"""What a net can see, and what it has learned."""
+"""Analyses of models: receptive fields, and templates of linear classifiers."""

@@ -1,8 +1,8 @@
 """Theoretical receptive fields, layer by layer, from the traced program.
 
-The receptive field of a unit is the smallest rectangle of pixels that holds all that the unit can
-depend on. The edges of the image cut it short, so its size is measured on an image that is some
-thousands of pixels longer; how much of an image of the usual size a unit sees stands beside it.
+The receptive field of a unit is the smallest rectangle that contains all pixels the unit can depend
+on. Image edges clip it, so its size is measured on an image that is some thousands of pixels
+longer. `Layer.seen` is measured on an image of the requested size.
 """
 
 import math
@@ -13,23 +13,24 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from cv_jax.inspect.dependence import NOTHING, Field, dependence
+from cv_jax.inspect.dependence import dependence
+from cv_jax.inspect.primitives import NOTHING, Field
 
-LONG = (2048, 8192)  # pixels that are added to an image, at least; the second if the first is short
+LONG = (2048, 8192)  # minimal numbers of added pixels; the second if edges still clip all fields
 
 
 class Layer(NamedTuple):
-    """The receptive field of one layer.
+    """Receptive field of one layer.
 
     Attributes:
-      name: of the feature; "output" is what the model returns.
+      name: of the feature; "output" is the model's output.
       shape: of the feature, without the batch.
-      size: rows and columns of pixels that a unit reads, the largest of all units whose field the
-        edges of the image do not cut. None is the whole image: they cut that of every unit, however
-        large the image (up to 8192 pixels more), or the model takes images of one size only and
-        some unit reads all of them.
-      stride: rows and columns from one position of a map to the next; None for what is no map.
-      seen: share of the image that a unit sees at the size asked for, the mean over all units.
+      size: (rows, columns) in pixels of the largest field that the image edges do not clip. `None`
+        is the whole image: the edges clip every field, on images of up to 8192 more pixels, or the
+        model has a fixed image size and some unit depends on all pixels.
+      stride: (rows, columns) in pixels between neighbouring positions; `None` if the feature is not
+        a map.
+      seen: share of an image of the requested size that a unit depends on, mean over all units.
     """
 
     name: str
@@ -42,31 +43,33 @@ class Layer(NamedTuple):
 def intervals(
     model: nn.Module, inputs: tuple, image_size: tuple[int, int], axis: int
 ) -> OrderedDict[str, np.ndarray]:
-    """The rows, or columns, that each unit of each feature can depend on, in evaluation.
+    """Return the rows, or columns, that each unit of a feature can depend on, in evaluation mode.
 
     Args:
       model: a module of the registry whose first input is an image.
       inputs: valid inputs; the image gives channels and dtype, the others are constants.
-      image_size: height and width of the image.
+      image_size: (height, width) of the image.
       axis: 0 for rows, 1 for columns.
 
     Returns:
-      Feature → int [..., 2], the axes those of the feature without the batch, of length 1 where all
-      units are alike: first and last row or column, or −1 and −1 where a unit depends on no pixel.
-      The last is "output".
+      Feature → int [..., 2]: first and last row or column, −1 and −1 if a unit depends on no pixel.
+        The
+      other axes are the axes of the feature without the batch, of length 1 where all units are
+        equal.
+      The last feature is "output".
 
     Raises:
-      NotImplementedError: the model holds a primitive that `dependence` does not know.
-      ValueError: the model does not take an image of this size.
+      NotImplementedError: a primitive of the model has no dependence rule.
+      ValueError: the model does not accept an image of this size.
     """
     fields = _trace(model, inputs, image_size, axis)
     return OrderedDict((name, _ends(field)) for name, field in fields.items())
 
 
 def layers(model: nn.Module, inputs: tuple, image_size: tuple[int, int]) -> list[Layer]:
-    """The receptive field of every feature of a model, in forward order.
+    """Return the receptive field of every feature of a model, in forward order.
 
-    Arguments and errors are those of `intervals`.
+    Arguments and errors are the same as in `intervals`.
     """
     usual = [_trace(model, inputs, image_size, axis) for axis in (0, 1)]
     longer = _longer(model, inputs, image_size)
@@ -86,7 +89,7 @@ def layers(model: nn.Module, inputs: tuple, image_size: tuple[int, int]) -> list
 
 
 class _Longer(NamedTuple):
-    """The fields of an image that was made longer along one axis."""
+    """Fields of an image that is longer along one axis."""
 
     fields: OrderedDict[str, Field]
     length: int
@@ -94,7 +97,7 @@ class _Longer(NamedTuple):
 
 
 def _longer(model, inputs, image_size) -> list[_Longer] | None:
-    """A taller and a wider image; None for a model made for one size."""
+    """Trace a taller and a wider image; `None` for a model with a fixed image size."""
     height, width = image_size
     try:
         _shapes(model, inputs, (height + _added(height, LONG[0]), width))
@@ -104,8 +107,11 @@ def _longer(model, inputs, image_size) -> list[_Longer] | None:
 
 
 def _added(side: int, long: int) -> int:
-    """At least `long` pixels. Windows that fill the side without a rest still fill it with so many
-    more, and strides divide them."""
+    """Return the number of added pixels, at least `long`.
+
+    The number is a multiple of the side and of 64: windows that fill the side exactly also fill the
+    longer side, and strides divide it.
+    """
     unit = math.lcm(side, 64)
     return -(-long // unit) * unit
 
@@ -123,7 +129,7 @@ def _lengthened(model, inputs, image_size, axis) -> _Longer:
 
 
 def _size(field: Field, length: int) -> int | None:
-    """The longest interval that stops before the edges of an image of that length."""
+    """Longest interval that the edges of an image of this length do not clip."""
     ends = _ends(field)
     if (ends < 0).all():
         return 0
@@ -132,7 +138,7 @@ def _size(field: Field, length: int) -> int | None:
 
 
 def _stride(name, field, longer) -> tuple[int, int] | None:
-    """Pixels more for each position more."""
+    """Added pixels per added position."""
     if len(field.shape) != 4:
         return None
     positions = [longer[i].fields[name].shape[1 + i] - field.shape[1 + i] for i in (0, 1)]
@@ -140,7 +146,7 @@ def _stride(name, field, longer) -> tuple[int, int] | None:
 
 
 def _shapes(model, inputs, image_size):
-    """Shapes of the image and of the variables."""
+    """Abstract image and variables."""
     image, *others = inputs
     image = jax.ShapeDtypeStruct((1, *image_size, image.shape[-1]), image.dtype)
     rngs = {name: jax.random.key(0) for name in ("params", "dropout", "mask")}

@@ -1,9 +1,9 @@
-"""What a linear classifier has learned: one template for each class, beside its average image.
+"""Templates of a linear classifier, compared with the average images of the classes.
 
-The score of a class is the inner product of its column of weights with the image, so that the
-column, laid out as an image, is what the classifier looks for. A column is told from the others
-only up to what all have in common, which moves every score alike and no decision: templates and
-averages are therefore shown and compared after the mean over the classes is subtracted.
+The score of a class is the inner product of its column of weights with the image. The column,
+reshaped to an image, is the template of the class. A component common to all columns changes all
+scores equally and no decision, so the mean over the classes is subtracted from templates and
+averages.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 
 class Templates(NamedTuple):
-    """Templates and averages, both float64 [classes, H, W, C], their mean over classes subtracted.
+    """Templates and averages, float64 [classes, H, W, C].
 
     Attributes:
-      templates: the columns of weights.
-      averages: the mean image of each class.
-      images: the mean images themselves, on the scale 0…1.
+      templates: columns of weights, their mean over classes subtracted.
+      averages: mean image of each class, their mean over classes subtracted.
+      images: mean image of each class, in 0…1.
     """
 
     templates: np.ndarray
@@ -29,11 +29,11 @@ class Templates(NamedTuple):
 def compare(
     kernel: np.ndarray, std: tuple[float, ...], pixels: np.ndarray, labels: np.ndarray
 ) -> Templates:
-    """The templates of a classifier and the averages of its classes.
+    """Return the templates of a classifier and the average images of its classes.
 
     Args:
-      kernel: float [H·W·C, classes], which multiplies normalised pixels.
-      std: what pixels were divided by for that; one value, or one per channel.
+      kernel: float [H·W·C, classes]; multiplies normalised pixels.
+      std: divisor of the normalisation; one value, or one per channel.
       pixels: uint8 [N, H, W, C].
       labels: int [N]; every class has at least one example.
     """
@@ -55,10 +55,10 @@ def correlations(found: Templates) -> np.ndarray:
 
 
 def figure(found: Templates, names: tuple[str, ...], columns: int = 10) -> Figure:
-    """Average image, deviation of the average from that of all classes, and template, per class.
+    """Plot average image, deviation from the mean of all classes, and template of each class.
 
-    Deviations and templates have one scale each: of one channel, red is more and blue is less than
-    the mean of the classes; of three channels, grey is the mean.
+    Deviations share one scale, templates another. With one channel, red is above and blue below the
+    mean of the classes; with three channels, grey is the mean.
     """
     count = len(names)
     columns = min(columns, count)

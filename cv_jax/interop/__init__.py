@@ -1,12 +1,13 @@
-"""Weights from and to the PyTorch world and big_vision.
+"""Weight conversion between cv_jax, PyTorch libraries and big_vision.
 
     variables = interop.load("resnet50", "timm", state_dict, num_classes=10)
     state_dict = interop.export("resnet50", "torchvision", variables)
 
-Names and layouts of each source stand in mapping tables (`convolutional.py`), read in both
-directions; `weights.py` applies them strictly, `target.py` fits the result to other classes or
-input channels. A new source or architecture is one more table in a file of its own, listed in
-`weights.FAMILIES`. On disk, weights are ours (`saved.py`) or somebody else's (`foreign.py`).
+Mapping tables (such as `convolutional.py`) pair the array names and layouts of a source with the
+paths of the models here; each table serves both directions. `weights.py` applies a table strictly,
+`target.py` fits the result to other classes or input channels. A new source or architecture is a
+new mapping table, listed in `weights.FAMILIES`. `saved.py` reads and writes cv_jax weight files,
+`foreign.py` the files of other libraries.
 """
 
 from cv_jax.interop.target import Target, adapt, flatten, size_of, trained_with, unflatten

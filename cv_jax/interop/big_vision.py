@@ -1,10 +1,11 @@
-"""ViT as Google's `.npz` files hold it.
+"""Mapping table for ViT weights in Google's `.npz` files.
 
-They keep queries, keys and values apart and every head as an axis of its own, so that the table
-depends on the number of heads. google-research/vision_transformer (the paper's and AugReg's files)
-and google-research/big_vision name some layers differently; the table has the former's names,
-`plain_names` brings the latter's to them. Written are always the former's; of a model without a
-class token or with attention pooling, which only big_vision has, too.
+The files store queries, keys and values as separate arrays with an axis for the heads, so the table
+depends on the number of heads. google-research/vision_transformer (weights of the ViT paper and of
+AugReg) and google-research/big_vision use different names for some layers. The table has the names
+of vision_transformer; `plain_names` renames big_vision's arrays. Exported files always have
+vision_transformer's names, also for models without a class token or with attention pooling, which
+only big_vision has.
 """
 
 import re
@@ -15,7 +16,7 @@ import numpy as np
 from cv_jax.interop.tables import Family, Rule, one
 from cv_jax.interop.transforms import SAME, Transform
 
-# Where training states hold the weights.
+# Key prefixes of the weights in training states.
 PREFIXES = ("opt/target/", "params/", "params/img/")
 _STACKED = "Transformer/encoderblock/"
 _LAYERS = {
@@ -27,10 +28,10 @@ _POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
 def plain_names(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a file under vision_transformer's names.
+    """Return the arrays of a file under vision_transformer's names.
 
-    Of a training state only the weights are taken (of a pair of image and text towers the image's),
-    layers that are stacked for a scan become one block each, and big_vision's names are changed.
+    Optimiser states and the text tower of an image-text model are dropped. Layers stacked for
+    `scan` are split into one block each.
     """
     prefix = next((p for p in PREFIXES if f"{p}embedding/kernel" in state_dict), "")
     plain = {k.removeprefix(prefix): x for k, x in state_dict.items() if k.startswith(prefix)}
@@ -53,7 +54,7 @@ def _block_names(key: str) -> str:
 
 
 def _fused(heads: int, count: int) -> Transform:
-    """`count` arrays [..., heads, head_dim] as one matrix or vector [..., count·D]."""
+    """Transform `count` arrays [..., heads, head_dim] into one array [..., count·D]."""
 
     def load(*parts):
         return (np.concatenate([x.reshape(*x.shape[:-2], -1) for x in parts], axis=-1),)
@@ -66,7 +67,7 @@ def _fused(heads: int, count: int) -> Transform:
 
 
 def _merged(heads: int) -> Transform:
-    """The output projection [heads, head_dim, D] as a matrix [heads · head_dim, D]."""
+    """Transform the output projection [heads, head_dim, D] into a matrix [heads·head_dim, D]."""
     return Transform(
         lambda x: (x.reshape(-1, x.shape[-1]),), lambda x: (x.reshape(heads, -1, x.shape[-1]),)
     )
@@ -76,12 +77,12 @@ _QUERY = Transform(lambda x: (x[0],), lambda x: (x[None],))
 
 
 def _same(theirs: str, ours: str, weight: str = "kernel") -> list[Rule]:
-    """A layer that is the same on both sides."""
+    """Rules for a layer with the same array shapes on both sides."""
     return [one(f"{theirs}/{x}", f"params/{ours}/{x}", SAME) for x in (weight, "bias")]
 
 
 def _attention(theirs: str, ours: str, heads: int, inputs: dict[str, tuple[str, ...]]):
-    """Attention whose layers `inputs`, by our names, are several layers there."""
+    """Rules for attention; `inputs` maps a layer here to the source layers that it fuses."""
     rules = [
         Rule(
             tuple(f"{theirs}/{name}/{x}" for name in names),

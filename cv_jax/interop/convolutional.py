@@ -1,9 +1,8 @@
-"""AlexNet, VGG and ResNet as torchvision and timm write them.
+"""Mapping tables for AlexNet, VGG and ResNet of torchvision and timm.
 
-Both count the entries of `features` alike, and so do the models here. What differs: torchvision
-ends in linear layers on the flattened map, timm's VGG in filters as large as the map; timm keeps
-the pre-activation ResNet in a file of its own, with stages counted from 0 and a 1×1 filter as the
-classifier.
+torchvision, timm and the models here number the entries of `features` alike. torchvision's VGG ends
+in linear layers on the flattened map, timm's VGG in convolutions as large as the map. timm's
+pre-activation ResNet numbers the stages from 0 and has a 1×1 convolution as classifier.
 """
 
 from cv_jax.interop.tables import Family, batch_norm, conv, linear
@@ -18,7 +17,7 @@ _ALEXNET = [
     *linear("classifier.6", "head"),
 ]
 
-# The same numbers count convolutions and normalisations: what the model has there tells which.
+# Convolutions and batch norms share one numbering; `fill_in` selects the rules that fit the model.
 _VGG_FEATURES = [*_FEATURES, *batch_norm("features.{}", "features_{}")]
 _VGG = [
     *_VGG_FEATURES,

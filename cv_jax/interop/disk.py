@@ -1,4 +1,4 @@
-"""Tensor files: read whole, written whole or not at all."""
+"""Atomic writes of weight files, and .safetensors input and output."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ INSTALL = 'pip install "cv_jax[weights]"'
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new empty file beside `path`, which takes its place if the block ends without an error.
+    """Yield a new empty file beside `path`, which replaces `path` if the block succeeds.
 
     Raises:
       InputError: the folder or the file cannot be written.
@@ -26,7 +26,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
         yield pathlib.Path(scratch)
-        # Neither mkstemp nor safetensors give the file the usual permissions.
+        # mkstemp and safetensors ignore the umask; set the default permissions.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(scratch, 0o666 & ~mask)
@@ -41,7 +41,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """`(arrays by name, metadata)` of a .safetensors file.
+    """Return `(arrays by name, metadata)` of a .safetensors file.
 
     Raises:
       InputError: safetensors is not installed, or the file cannot be read.
@@ -58,13 +58,13 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[st
 def write_safetensors(
     path: pathlib.Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a .safetensors file.
+    """Write a .safetensors file.
 
     Raises:
       InputError: safetensors is not installed, or the file cannot be written.
     """
     safetensors = _safetensors()
-    # safetensors reads the memory as it lies, whatever the strides say.
+    # safetensors ignores strides: arrays must be contiguous.
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     with replacing(path) as scratch:
         try:
@@ -75,10 +75,10 @@ def write_safetensors(
 
 def _safetensors():
     try:
-        import ml_dtypes  # noqa: F401  # makes bfloat16 known to NumPy
+        import ml_dtypes  # noqa: F401  # registers bfloat16 with NumPy
         import safetensors.numpy
     except ImportError:
-        raise InputError(f"weights are kept in .safetensors files: {INSTALL}") from None
+        raise InputError(f".safetensors files need the safetensors package: {INSTALL}") from None
     return safetensors
 
 

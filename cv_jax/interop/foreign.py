@@ -1,8 +1,8 @@
-"""Weights as others keep them: single files, folders in the Hub's layout, and the Hub itself.
+"""Weights of other libraries: single files, folders in the Hub's layout, and the Hugging Face Hub.
 
-A folder in the Hub's layout holds `model.safetensors` (or `pytorch_model.bin`) and `config.json`,
-which names the architecture and says how images are prepared. That is how timm publishes its
-weights and how `timm.create_model("local-dir:FOLDER")` reads them.
+A folder in the Hub's layout contains `model.safetensors` (or `pytorch_model.bin`) and
+`config.json`, which gives the architecture and the image preprocessing. timm publishes its weights
+in this layout and reads it with `timm.create_model("local-dir:FOLDER")`.
 """
 
 import json
@@ -19,7 +19,7 @@ CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_
 PICKLED = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", *PICKLED, ".npz")
 
-# Where training scripts put the weights beside their optimiser and epoch.
+# Keys under which training scripts store the weights.
 _NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 _PREPROCESSING = (
     *("mean", "std", "interpolation", "crop_pct", "crop_mode"),
@@ -28,12 +28,14 @@ _PREPROCESSING = (
 
 
 class Foreign(NamedTuple):
-    """Attributes:
-    state_dict: name → numpy array.
-    metadata: of a .safetensors file.
-    architecture: the source's name of the network, "" where nothing says.
-    image_size: (height, width) that `config.json` gives, or None.
-    preprocessing: what it says of the preparation of images.
+    """Weights of another library.
+
+    Attributes:
+      state_dict: name → numpy array.
+      metadata: of a .safetensors file.
+      architecture: the source's name of the network; "" if unknown.
+      image_size: (height, width) from `config.json`, or `None`.
+      preprocessing: image preprocessing from `config.json`.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -44,16 +46,16 @@ class Foreign(NamedTuple):
 
 
 def read(place: str) -> Foreign:
-    """Reads a file, a folder in the Hub's layout, or `hf-hub:OWNER/NAME[@REVISION]`.
+    """Read a file, a folder in the Hub's layout, or `hf-hub:OWNER/NAME[@REVISION]`.
 
     Raises:
-      InputError: it is not there or cannot be read; one line says why and what would help.
+      InputError: the place does not exist or cannot be read; one line with the reason and a remedy.
     """
     if place.startswith(HUB):
         return _read_files(*_download(place.removeprefix(HUB)))
     path = pathlib.Path(place)
     if not path.exists():
-        raise InputError(f"there is no {place}; weights on the Hub are written {HUB}OWNER/NAME")
+        raise InputError(f"{place} does not exist; weights on the Hub are named {HUB}OWNER/NAME")
     if not path.is_dir():
         return _read_files(None, path)
     weights = next((path / n for n in (WEIGHTS, PICKLED_WEIGHTS) if (path / n).exists()), None)
@@ -64,10 +66,10 @@ def read(place: str) -> Foreign:
 
 
 def write(path: pathlib.Path, state_dict: dict[str, np.ndarray], config: dict[str, Any]) -> None:
-    """Writes a state dict to a file of one of `SUFFIXES`, else to a folder in the Hub's layout.
+    """Write a state dict to a file with one of `SUFFIXES`, or else to a folder in the Hub's layout.
 
     Raises:
-      InputError: it cannot be written, or the package that writes it is not installed.
+      InputError: the file cannot be written, or a required package is not installed.
     """
     if path.suffix in PICKLED:
         torch = _torch(path)
@@ -90,7 +92,7 @@ def _read_files(config: pathlib.Path | None, weights: pathlib.Path) -> Foreign:
         return Foreign(state_dict, metadata)
     try:
         facts = json.loads(config.read_text())
-        details = facts.get("pretrained_cfg", facts)  # older files keep everything at the top
+        details = facts.get("pretrained_cfg", facts)  # older files have no pretrained_cfg
         size = details.get("input_size")
         return Foreign(
             state_dict,
@@ -112,7 +114,7 @@ def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, 
         try:
             with np.load(path) as file:
                 return dict(file), {}
-        except Exception as error:  # zipfile, pickle and NumPy each have their own
+        except Exception as error:  # zipfile, pickle and NumPy raise different types
             raise InputError(f"cannot read {path}: {error}") from None
     raise InputError(f"cannot read {path}: allowed are {', '.join(SUFFIXES)} and folders")
 
@@ -120,16 +122,18 @@ def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, 
 def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
-        # Only tensors and plain containers: a pickle could run any code.
+        # weights_only rejects everything but tensors and containers: a pickle can run any code.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch each have their own
+    except Exception as error:  # pickle, zipfile and torch raise different types
         raise InputError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from None
     nested = next((k for k in _NESTED if isinstance(content, dict) and k in content), None)
     tensors = content if nested is None else content[nested]
     named = isinstance(tensors, dict) and all(hasattr(x, "numpy") for x in tensors.values())
     if not named or not tensors:
-        raise InputError(f"{path} holds no weights, neither at the top nor in {', '.join(_NESTED)}")
-    # Data-parallel training puts a module around the network.
+        raise InputError(
+            f"{path} holds no weights, neither at the top level nor in {', '.join(_NESTED)}"
+        )
+    # torch.nn.DataParallel adds the prefix `module.`.
     wrapped = all(key.startswith("module.") for key in tensors)
     return {
         key.removeprefix("module.") if wrapped else key: (
@@ -150,7 +154,7 @@ def _torch(path: pathlib.Path):
 
 
 def _download(repository: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The local copies of `config.json` and the weights."""
+    """Download `config.json` and the weights, and return their local paths."""
     try:
         import huggingface_hub
     except ImportError:
@@ -166,9 +170,9 @@ def _download(repository: str) -> tuple[pathlib.Path, pathlib.Path]:
             return config, fetch(WEIGHTS)
         except huggingface_hub.errors.EntryNotFoundError:
             return config, fetch(PICKLED_WEIGHTS)
-    except Exception as error:  # of the network, the Hub, the cache: all end here
+    except Exception as error:  # network, Hub and cache errors have different types
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"cannot download {HUB}{repository}: {reason} (a folder with {CONFIG} and {WEIGHTS}, "
-            "downloaded elsewhere, does as well)"
+            f"cannot download {HUB}{repository}: {reason} (a local folder with {CONFIG} and "
+            f"{WEIGHTS} works too)"
         ) from None

@@ -1,4 +1,4 @@
-"""Weights as ours from wherever they are: our own file, another project's, a folder, the Hub."""
+"""Reads any weights as `Saved`: a cv_jax file, another library's file, a folder, or the Hub."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,22 +13,22 @@ ImageSize = tuple[int, int] | None
 
 
 def read(place: str, report: Callable[[str], None]) -> Saved:
-    """Weights that say of themselves what they are.
+    """Read weights that name their model.
 
     Args:
-      place: one of our files, a folder in the Hub's layout, or `hf-hub:OWNER/NAME[@REVISION]`.
-      report: called with one sentence for each thing that was not taken over as it was.
+      place: a cv_jax file, a folder in the Hub's layout, or `hf-hub:OWNER/NAME[@REVISION]`.
+      report: called with one sentence for each change to the weights.
 
     Raises:
-      InputError: there is nothing, it cannot be read, or nothing says what it is.
+      InputError: the place does not exist, cannot be read, or does not name its model.
     """
     found = foreign.read(place)
     if saved.METADATA in found.metadata:
         return saved.parse(found.state_dict, found.metadata, place)
     if not found.architecture:
         raise InputError(
-            f"{place} was not written by cv_jax, and nothing in it names its model; make a file "
-            f"of ours with `python -m cv_jax convert {place} …`"
+            f"{place} was not written by cv_jax and does not name its model; convert it with "
+            f"`python -m cv_jax convert {place} …`"
         )
     return from_foreign(found, place, report)
 
@@ -45,28 +45,28 @@ def from_foreign(
     num_classes: int | None = None,
     channels: int | None = None,
 ) -> Saved:
-    """The weights of another project as ours.
+    """Convert the weights of another library.
 
     Args:
-      found: what was read at `place`.
-      place: for messages, and for `Saved.origin`.
-      report: called with one sentence for each thing that was not taken over as it was.
-      model: the registry's name; by default what `config.json` names.
-      source: whose layout the weights have; by default timm's, where there is a `config.json`.
+      found: the content of `place`.
+      place: for messages and for `Saved.origin`.
+      report: called with one sentence for each change to the weights.
+      model: the registry's name; default: from `config.json`.
+      source: layout of the weights; default: timm if there is a `config.json`.
       fields: further fields of the model.
-      image_size: (height, width) that the model shall take; by default as published.
-      num_classes: of another classifier.
-      channels: of other images.
+      image_size: (height, width) of the model's input; default: as published.
+      num_classes: classes of a new classifier; default: as in the weights.
+      channels: input channels; default: as in the weights.
 
     Raises:
-      InputError: nothing says what they are, or they do not fit.
+      InputError: model or source is unknown, or the weights do not fit the model.
     """
     source = source or ("timm" if found.architecture else None)
     if source is None:
         choice = "|".join(weights.SOURCES)
-        raise InputError(f"nothing in {place} says whose layout it has: add --source {choice}")
+        raise InputError(f"{place} does not name its layout; add --source {choice}")
     if model is None and not found.architecture:
-        raise InputError(f"nothing in {place} names the model: add --model NAME")
+        raise InputError(f"{place} does not name its model; add --model NAME")
     known = {}
     if model is None:
         model, known = weights.reference(source, found.architecture)
@@ -95,10 +95,10 @@ def as_saved(
     preprocessing: dict[str, Any],
     channels: int | None = None,
 ) -> Saved:
-    """Variables with what describes them.
+    """Return variables with their description.
 
-    Classes and input channels are read from the arrays; of nets whose first filter or classifier
-    has a name of its own, they are those in `fields` and `channels`.
+    Classes and input channels are read from the arrays, or from `fields` and `channels` if the
+    model has another name for its first kernel or classifier.
     """
     classes, read = trained_with(flatten(variables))
     channels = read or channels
@@ -117,7 +117,10 @@ def as_saved(
 
 
 def _for_channels(preprocessing: dict[str, Any], channels: int | None) -> dict[str, Any]:
-    """With other input channels, each is normalised by the average over the old, as timm does."""
+    """Adapt preprocessing to another number of channels.
+
+    Each channel gets the average mean and std over the old channels, as in timm.
+    """
     result = dict(preprocessing)
     for name in {"mean", "std"} & result.keys():
         values = result[name]

@@ -1,7 +1,7 @@
-"""Our own file of weights: one .safetensors file that says what it is.
+"""cv_jax weight files: one .safetensors file with a description of its model.
 
 Arrays are named by their paths ("params/layer1_0/conv1/kernel", "batch_stats/bn1/mean"). The
-metadata holds under "cv_jax" one JSON object with the other attributes of `Saved`.
+metadata key "cv_jax" holds one JSON object with the other attributes of `Saved`.
 """
 
 import json
@@ -19,24 +19,24 @@ from cv_jax.interop.disk import read_safetensors, write_safetensors
 from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
 FORMAT = 1
-METADATA = "cv_jax"  # the key under which a .safetensors file of ours describes itself
+METADATA = "cv_jax"  # metadata key of the description
 
 _log = logging.getLogger(__name__)
 
 
 class Saved(NamedTuple):
-    """A model's weights, with what is needed to build the model and to feed it.
+    """Weights with the description needed to build the model and to preprocess its images.
 
     Attributes:
-      variables: `{"params": …}` and what else the model has, numpy arrays.
+      variables: `{"params": …}` and further collections of the model, numpy arrays.
       model: the registry's name.
       fields: fields that differ from the registry's defaults, and `num_classes`.
-      image_size: (height, width) that the model was made for.
+      image_size: (height, width) of the model's input.
       channels: input channels.
-      source: whose layout the weights came in, one of `interop.SOURCES`; "" if trained here.
-      origin: where they came from: a path, or "hf-hub:…".
-      preprocessing: what the source says of its images: mean, std, crop_pct, interpolation, …
-      version: of cv_jax, which wrote the file.
+      source: original layout of the weights, one of `interop.SOURCES`; "" if trained with cv_jax.
+      origin: original place of the weights: a path, or "hf-hub:…".
+      preprocessing: image preprocessing of the source: mean, std, crop_pct, interpolation, …
+      version: version of cv_jax that wrote the file.
     """
 
     variables: dict[str, Any]
@@ -51,7 +51,7 @@ class Saved(NamedTuple):
 
 
 def write(path: str | os.PathLike, saved: Saved) -> None:
-    """Writes the file; one of that name is replaced at once, by the whole new one.
+    """Write the file; an existing file is replaced atomically.
 
     Raises:
       InputError: the file cannot be written, or safetensors is not installed.
@@ -62,11 +62,11 @@ def write(path: str | os.PathLike, saved: Saved) -> None:
 
 
 def read(path: str | os.PathLike) -> Saved:
-    """Reads a file that `write` wrote.
+    """Read a file written by `write`.
 
     Raises:
-      InputError: there is no such file, it is damaged or none of ours, or safetensors is not
-        installed.
+      InputError: the file does not exist, is damaged or was not written by cv_jax, or safetensors
+        is not installed.
     """
     return parse(*read_safetensors(pathlib.Path(path)), path)
 
@@ -74,20 +74,22 @@ def read(path: str | os.PathLike) -> Saved:
 def parse(
     arrays: dict[str, np.ndarray], metadata: dict[str, str], path: str | os.PathLike
 ) -> Saved:
-    """The content of a file of ours, once read; `path` is for the message.
+    """Return the content of a cv_jax file from its arrays and metadata; `path` is for messages.
 
     Raises:
-      InputError: the file is none of ours.
+      InputError: the file was not written by cv_jax.
     """
     if METADATA not in metadata:
         raise InputError(
-            f"{path} was not written by cv_jax; make it with `python -m cv_jax convert {path} …`"
+            f"{path} was not written by cv_jax; convert it with `python -m cv_jax convert {path} …`"
         )
     facts = json.loads(metadata[METADATA])
     if facts.pop("format") != FORMAT:
-        raise InputError(f"{path} was written by a newer cv_jax, {facts['version']}: update")
+        raise InputError(
+            f"{path} was written by a newer cv_jax ({facts['version']}); update cv_jax"
+        )
     facts["image_size"] = tuple(facts["image_size"])
-    # JSON knows no tuples, the models' fields no lists.
+    # JSON has no tuples; model fields have no lists.
     facts["fields"] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in facts["fields"].items()
@@ -105,22 +107,22 @@ def fit(
     report: Callable[[str], None] = _log.warning,
     **fields: Any,
 ) -> dict[str, Any]:
-    """The variables to start a model from, fitted to its classes and input channels.
+    """Return variables fitted to another model's classes, input channels and sizes.
 
     Args:
       saved: the weights.
-      model_name: the registry's name of the model to start.
-      image_size: side or (height, width) of its images; by default the model's own.
-      channels: its input channels; by default those of the publication.
-      seed: of a classifier that does not fit and is initialised anew.
-      report: called with one sentence for each thing that was not taken over as it was.
+      model_name: the registry's name of the target model.
+      image_size: side or (height, width) of its input; default: the model's own.
+      channels: its input channels; default: as published.
+      seed: for a new classifier, if the old one does not fit.
+      report: called with one sentence for each change to the weights.
       **fields: fields of the model, `num_classes` among them.
 
     Raises:
-      InputError: the arrays do not fit the model; all differences are listed.
+      InputError: the arrays do not fit the model; lists all differences.
     """
     if saved.model != model_name:
-        report(f"weights of {saved.model} are taken for {model_name}")
+        report(f"weights of {saved.model} are used for {model_name}")
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
     arrays, notes = adapt(flatten(saved.variables), target, seed, trained_size=saved.image_size)
     for note in notes:

@@ -1,8 +1,8 @@
-"""Swin, versions 1 and 2, as torchvision, timm and the official code write them.
+"""Mapping tables for Swin, versions 1 and 2, of torchvision, timm and the official code.
 
-torchvision counts stages and mergings as one list, timm merges at the start of a stage, the
-official code at the end of the one before. In version 2 torchvision has one bias for queries, keys
-and values, of which it holds the keys' third at zero; the others leave that third out.
+torchvision numbers stages and patch merging in one list. timm merges at the start of a stage, the
+official code at the end of the previous stage. In version 2, torchvision has one bias for queries,
+keys and values, with zeros for the keys; the other sources omit the bias of the keys.
 """
 
 import numpy as np
@@ -78,7 +78,7 @@ _CONSTANTS = r".*\.(relative_position_index|relative_coords_table|attn_mask)"
 
 
 def _torchvision_constants(model) -> dict[str, np.ndarray]:
-    """Indices and coordinates, which torchvision's files hold among the weights."""
+    """Relative indices and coordinates, which torchvision's state dicts contain."""
     window = (model.window_size, model.window_size)
     constants = {}
     for stage, depth in enumerate(model.depths):

@@ -1,13 +1,12 @@
-"""Mapping tables: which array of a reference is which array here.
+"""Mapping tables between the arrays of a reference and the arrays of a model here.
 
-A table is a list of rules. A rule pairs names there with paths here, `{}` standing for a whole
-number that is the same on both sides, and says how the arrays change:
+A table is a list of rules. A rule pairs reference names with paths here and has the transform
+between their arrays; `{}` is an integer that is equal on both sides:
 
     one("layer{}.{}.conv{}.weight", "params/layer{}_{}/conv{}/kernel", CONV)
 
-Read from left to right it loads, from right to left it exports, so that one table serves both. A
-rule may name several arrays on either side: a fused projection that is three arrays elsewhere, or
-stacked layers that are one.
+Loading applies a rule from left to right, exporting from right to left. A rule may name several
+arrays on either side, such as a fused projection for three arrays, or stacked layers.
 """
 
 import re
@@ -20,12 +19,12 @@ from cv_jax.interop.transforms import CONV, LINEAR, SAME, Transform
 
 
 class Rule(NamedTuple):
-    """Arrays that belong together; with numbers filled in, or with `{}` in their place.
+    """Corresponding arrays; names have numbers, or `{}` in place of each number.
 
     Attributes:
       theirs: names of the reference's arrays.
       ours: paths here, `params/…` or `batch_stats/…`.
-      transform: takes the arrays of one side, in this order, to those of the other.
+      transform: converts the arrays of one side, in this order, to the arrays of the other.
     """
 
     theirs: tuple[str, ...]
@@ -34,16 +33,15 @@ class Rule(NamedTuple):
 
 
 class Family(NamedTuple):
-    """One architecture as one source writes it.
+    """One architecture in the layout of one source.
 
     Attributes:
       source: one of `weights.SOURCES`.
       references: the source's name → (the registry's name, fields that differ from its defaults).
       rules: the mapping table.
-      ignored: patterns of the source's keys that hold nothing learnt: left out when loading.
-      fixed: the model → those of the ignored arrays that the source's files hold and its loader
-        asks for: added when exporting.
-      renamed: a file's arrays → the same under the table's names, where files differ in names.
+      ignored: patterns of the source's keys without learnt values; not loaded.
+      fixed: model → ignored arrays that the source's loader requires; added when exporting.
+      renamed: maps the arrays of a file to the table's names, for files with other names.
     """
 
     source: str
@@ -55,18 +53,18 @@ class Family(NamedTuple):
 
 
 def one(theirs: str, ours: str, transform: Transform = SAME) -> Rule:
-    """A rule for a single array on both sides."""
+    """A rule for one array on each side."""
     return Rule((theirs,), (ours,), transform)
 
 
 def conv(theirs: str, ours: str, *, bias: bool) -> list[Rule]:
-    """The filter of a convolution, and its bias if it has one."""
+    """Rules for the kernel of a convolution and, if `bias`, its bias."""
     kernel = one(f"{theirs}.weight", f"params/{ours}/kernel", CONV)
     return [kernel, one(f"{theirs}.bias", f"params/{ours}/bias")] if bias else [kernel]
 
 
 def linear(theirs: str, ours: str, transform: Transform = LINEAR) -> list[Rule]:
-    """The matrix of a linear layer and its bias."""
+    """Rules for the matrix and the bias of a linear layer."""
     return [
         one(f"{theirs}.weight", f"params/{ours}/kernel", transform),
         one(f"{theirs}.bias", f"params/{ours}/bias"),
@@ -74,7 +72,7 @@ def linear(theirs: str, ours: str, transform: Transform = LINEAR) -> list[Rule]:
 
 
 def norm(theirs: str, ours: str) -> list[Rule]:
-    """Scale and shift of a normalisation without running averages."""
+    """Rules for scale and shift of a normalisation without running averages."""
     return [
         one(f"{theirs}.weight", f"params/{ours}/scale"),
         one(f"{theirs}.bias", f"params/{ours}/bias"),
@@ -82,7 +80,7 @@ def norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def batch_norm(theirs: str, ours: str) -> list[Rule]:
-    """Scale, shift and both running averages."""
+    """Rules for scale, shift and both running averages."""
     return [
         *norm(theirs, ours),
         one(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
@@ -91,16 +89,16 @@ def batch_norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def fill_in(rules: Iterable[Rule], paths: Iterable[str]) -> tuple[list[Rule], list[str]]:
-    """Applies a table to the paths of a model.
+    """Apply a table to the paths of a model.
 
-    For each path the first rule is taken that names it and whose other paths the model has too.
+    A path gets the first rule that names it and whose other paths the model has too.
 
     Returns:
-      `(rules with their numbers filled in, paths that no rule names)`.
+      `(rules with their numbers filled in, paths without a rule)`.
     """
     paths = list(paths)
     known, named = set(paths), set()
-    filled, nameless = [], []
+    filled, unmatched = [], []
     compiled = [(rule, [_pattern(template) for template in rule.ours]) for rule in rules]
     for path in paths:
         if path in named:
@@ -117,8 +115,8 @@ def fill_in(rules: Iterable[Rule], paths: Iterable[str]) -> tuple[list[Rule], li
                 named.update(ours)
                 break
         else:
-            nameless.append(path)
-    return filled, nameless
+            unmatched.append(path)
+    return filled, unmatched
 
 
 def _pattern(template: str) -> re.Pattern:

@@ -1,4 +1,4 @@
-"""Weights fitted to a model with other classes, channels or sizes than they were trained with."""
+"""Fits weights to a model with other classes, input channels or sizes."""
 
 import math
 import re
@@ -13,21 +13,21 @@ from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop.resize import resize
 
-# By the registry's convention the first convolution and the classifiers carry these names.
+# Names of the first convolution and of the classifiers, by the registry's convention.
 STEMS = tuple(f"params/{name}/kernel" for name in ("conv1", "features_0", "patch_embed"))
 HEAD = re.compile(r"params/head\w*/(kernel|bias)")
-# A classifier with the statistics of what it reads.
+# A classifier with the statistics of its input.
 WHOLE_HEAD = re.compile(rf"{HEAD.pattern}|batch_stats/head_norm/(mean|var)")
 
 
 def flatten(variables) -> dict[str, Any]:
-    """Variables, nested dicts, as a flat dict by path, in the tree's order."""
+    """Return nested variables as a flat dict by path, in the order of the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Return the nested form; the inverse of `flatten`."""
     tree = {}
     for path, leaf in arrays.items():
         *parents, last = path.split("/")
@@ -39,7 +39,7 @@ def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def size_of(model_name: str, image_size: int | tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) of a model's images: the given ones, or else the model's own.
+    """Return (height, width) of a model's input: the given size, or the model's own.
 
     Raises:
       ValueError: no model has this name.
@@ -50,7 +50,7 @@ def size_of(model_name: str, image_size: int | tuple[int, int] | None = None) ->
 
 
 class Target:
-    """The model that weights are wanted for, with the shape and dtype of each of its arrays."""
+    """Target model of a conversion, with the shape and dtype of each of its arrays."""
 
     def __init__(
         self,
@@ -60,16 +60,16 @@ class Target:
         channels: int | None = None,
         **fields: Any,
     ):
-        """Traces the model's initialisation; nothing is computed.
+        """Trace the model's initialisation without computing it.
 
         Args:
           model_name: the registry's name.
-          image_size: side or (height, width); by default the model's own.
-          channels: input channels; by default those of the publication.
+          image_size: side or (height, width); default: the model's own.
+          channels: input channels; default: as published.
           **fields: fields of the model.
 
         Raises:
-          InputError: there is no such model or field, or a value is not allowed.
+          InputError: the model or a field is unknown, or a value is not allowed.
         """
         try:
             size = size_of(model_name, image_size)
@@ -86,11 +86,11 @@ class Target:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the model's classifier; 0 for a model that has none."""
+        """Classes of the model's classifier; 0 without a classifier."""
         return getattr(self.model, "num_classes", 0)
 
     def initial(self, paths: list[str], seed: int) -> dict[str, np.ndarray]:
-        """Freshly initialised arrays; the compiler leaves out whatever other paths would need."""
+        """Return newly initialised arrays; the compiler removes the work for other paths."""
         if not paths:
             return {}
 
@@ -105,11 +105,11 @@ class Target:
 
 
 def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """The first filter [h, w, in, out] for images of another number of channels.
+    """Adapt the first kernel [h, w, in, out] to another number of input channels, as timm does.
 
-    One channel gets the sum over the colours, so that a grey image gives what it gave as an RGB
-    image of three equal channels. Any other number gets the filters in turn, again and again, each
-    scaled by in/channels, so that the response keeps its size. These are timm's rules.
+    For one channel the kernel is summed over the input channels, so a grey image gives the same
+    output as an RGB image with three equal channels. Otherwise the input channels are repeated
+    cyclically and scaled by in/channels, which keeps the size of the response.
     """
     before = kernel.shape[2]
     if channels == 1:
@@ -119,18 +119,21 @@ def input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def trained_with(arrays: Mapping[str, np.ndarray]) -> tuple[int, int | None]:
-    """Classes (0 without a classifier) and input channels (None without a known first filter)."""
+    """Return the classes (0 without a classifier) and the input channels of the weights.
+
+    The input channels are `None` without a known first kernel.
+    """
     head = arrays.get("params/head/bias")
     stems = [arrays[path].shape[2] for path in STEMS if path in arrays]
     return 0 if head is None else len(head), stems[0] if stems else None
 
 
 def check(complaint: str, got: dict[str, tuple], expected: dict[str, tuple]) -> None:
-    """Compares shapes by name.
+    """Compare shapes by name.
 
     Raises:
-      InputError: they differ; after the complaint and the counts, every missing, misshapen and
-        unexpected name has a line of its own.
+      InputError: shapes differ. The first line has the complaint and the counts; one line follows
+        for each missing, misshapen and unexpected name.
     """
     common = expected.keys() & got.keys()
     lines = {
@@ -155,33 +158,31 @@ def adapt(
     source: str = "timm",
     trained_size: tuple[int, int] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Fits arrays, by path, to a target that may have other classes, input channels and sizes.
+    """Fit arrays, by path, to a target with other classes, input channels or sizes.
 
-    A classifier for other classes is left out; what is then lacking of the target's is initialised
-    from `seed`. Sizes are adapted in the way of `source`, from images of `trained_size` (see
-    `resize`).
+    A classifier with other classes is dropped; a missing classifier is initialised from `seed`.
+    Sizes are resampled with the method of `source`, from images of `trained_size` (see `resize`).
 
     Returns:
-      `(arrays, notes)`: every array of the target, in its dtype, and one sentence for each thing
-      that was not taken over as it was.
+      `(arrays, notes)`: all arrays of the target, in its dtypes, and one sentence for each change.
 
     Raises:
-      InputError: the arrays differ from the target's in any other way; all of them are listed.
+      InputError: the arrays differ from the target in another way; lists all differences.
     """
     arrays, notes = resize(arrays, target.model, target.image_size, source, trained_size)
     classes, channels = trained_with(arrays)
     for path in STEMS:
         if path in arrays and path in target.shapes and channels != target.channels:
             arrays[path] = input_channels(arrays[path], target.channels)
-            notes.append(f"{path}: {channels} input channels made {target.channels}")
+            notes.append(f"{path}: adapted from {channels} to {target.channels} input channels")
     if classes != target.num_classes:
         arrays = {path: x for path, x in arrays.items() if not WHOLE_HEAD.fullmatch(path)}
         if classes:
-            notes.append(f"the classifier of {classes} classes left out")
+            notes.append(f"classifier of {classes} classes dropped")
     fresh = [path for path in target.shapes if WHOLE_HEAD.fullmatch(path) and path not in arrays]
     arrays.update(target.initial(fresh, seed))
     if fresh:
-        notes.append(f"{' and '.join(fresh)} initialised anew")
+        notes.append(f"{' and '.join(fresh)} newly initialised")
     check(
         "these weights do not fit the model",
         {path: x.shape for path, x in arrays.items()},

@@ -1,7 +1,6 @@
-"""How an array of a reference becomes an array here, and back: pairs of functions, one the inverse
-of the other bit for bit.
+"""Layout transforms between the arrays of a reference and the arrays here, with exact inverses.
 
-PyTorch keeps filters as [out, in, height, width] and matrices as [out, in]; Flax as
+PyTorch stores kernels as [out, in, height, width] and matrices as [out, in]; Flax as
 [height, width, in, out] and [in, out].
 """
 
@@ -12,9 +11,11 @@ import numpy as np
 
 
 class Transform(NamedTuple):
-    """Attributes:
-    load: the reference's arrays → a tuple of arrays here.
-    export: arrays here → a tuple of the reference's arrays.
+    """A pair of inverse functions.
+
+    Attributes:
+      load: the reference's arrays → a tuple of arrays here.
+      export: arrays here → a tuple of the reference's arrays.
     """
 
     load: Callable[..., tuple[np.ndarray, ...]]
@@ -22,7 +23,7 @@ class Transform(NamedTuple):
 
 
 def one_to_one(load: Callable, export: Callable) -> Transform:
-    """A transform of a single array on both sides."""
+    """A transform of one array on each side."""
     return Transform(lambda x: (load(x),), lambda x: (export(x),))
 
 
@@ -32,9 +33,9 @@ CONV = one_to_one(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2,
 
 
 def linear_after_flatten(height: int, width: int) -> Transform:
-    """A linear layer on a flattened map: [out, C·H·W] there, [H·W·C, out] here.
+    """A linear layer on a flattened map: reference [out, C·H·W], here [H·W·C, out].
 
-    PyTorch flattens channels first, so that rows move as well as axes.
+    PyTorch flattens channels first, so the rows are permuted too.
     """
 
     def load(x):
@@ -49,7 +50,7 @@ def linear_after_flatten(height: int, width: int) -> Transform:
 
 
 def linear_from_conv(height: int, width: int) -> Transform:
-    """A filter as large as its map, [out, C, H, W] there, as the matrix [H·W·C, out] here."""
+    """A kernel as large as its map, reference [out, C, H, W], here a matrix [H·W·C, out]."""
 
     def load(x):
         return x.transpose(2, 3, 1, 0).reshape(-1, len(x))

@@ -1,7 +1,7 @@
-"""ViT, DeiT and MAE as torchvision, timm and the official MAE write them.
+"""Mapping tables for ViT, DeiT and MAE of torchvision, timm and the official MAE code.
 
-The models here carry timm's names, which the official MAE uses too. torchvision has names of its
-own. Google's files are in big_vision.py.
+The models here use timm's names, as does the official MAE code. torchvision uses other names.
+`big_vision.py` covers Google's files.
 """
 
 import numpy as np
@@ -60,7 +60,7 @@ _MAE = [
 
 
 def _mae_positions(model) -> dict[str, np.ndarray]:
-    """The fixed positions, which the official files hold among the weights."""
+    """Fixed positions, which the official state dicts contain."""
     (rows, columns), _ = model.check()
     return {
         key: np.pad(sincos_2d(rows, columns, width), ((1, 0), (0, 0)))[None]
@@ -111,7 +111,7 @@ _TIMM_NAMES = {
         for suffix, ours in (("", ""), ("distilled_", "_distilled"))
     },
 }
-# The official fine-tuned encoders: patches averaged, then a norm of their own.
+# The official fine-tuned encoders apply `fc_norm` to the average of the patches.
 _FINE_TUNED = dict(pool="mean", class_token=True, fc_norm=True)
 _MAE_SIZES = [("b", 16, "base"), ("l", 16, "large"), ("h", 14, "huge")]
 

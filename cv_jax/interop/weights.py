@@ -1,4 +1,4 @@
-"""Loading and exporting weights: a mapping table, applied strictly."""
+"""Strict loading and exporting of weights with mapping tables."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     *swin_transformer.FAMILIES,
 )
 
-# PyTorch's batch normalisation counts batches, and reads the count only where it averages evenly.
+# PyTorch's batch norm counts batches, but uses the count only for cumulative averages.
 COUNTER = "num_batches_tracked"
 
 ImageSize = int | tuple[int, int] | None
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 def family(model_name: str, source: str) -> Family:
-    """The mapping table for a model of the registry in the layout of a source.
+    """Return the mapping table of a model in the layout of a source.
 
     Raises:
-      InputError: there is no such source, or it has no such model.
+      InputError: the source is unknown, or has no such model.
     """
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; allowed: {', '.join(SOURCES)}")
@@ -56,15 +56,15 @@ def family(model_name: str, source: str) -> Family:
             known += names
     raise InputError(
         f"{source} has no counterpart of model {model_name!r}; it has "
-        f"{', '.join(dict.fromkeys(known)) or 'none of the models here'}"
+        f"{', '.join(dict.fromkeys(known)) or 'no model of cv_jax'}"
     )
 
 
 def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
-    """What a source calls `name`: the registry's name, and the fields that it needs.
+    """Return the registry's name of a source's network, and the fields it needs.
 
     Raises:
-      InputError: there is no such source, or none of the models here is what it calls `name`.
+      InputError: the source is unknown, or no model here corresponds to `name`.
     """
     known = {}
     for candidate in FAMILIES:
@@ -72,18 +72,18 @@ def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
             known.update(candidate.references)
     if name not in known:
         raise InputError(
-            f"no model here is {source}'s {name!r}; known are {', '.join(known) or 'none'}; "
-            "name a model of the same layout with --model"
+            f"no cv_jax model corresponds to {source}'s {name!r}; known: "
+            f"{', '.join(known) or 'none'}; name a model of the same layout with --model"
         )
     return known[name]
 
 
 def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a source publishes about the network that a model is, or None if it has no name there.
+    """Return the source's names for a model, or `None` if the source has no such network.
 
     Returns:
-      `architecture`, the source's name, and `first_conv` and `classifier`, its names of the first
-      and the last layer, where these are PyTorch's modules.
+      `architecture`, the source's name, and `first_conv` and `classifier`, the names of the first
+      and the last layer, if they are PyTorch modules.
     """
     table = family(model_name, source)
     defaults = models.fields(model_name)
@@ -113,29 +113,28 @@ def load(
     report: Callable[[str], None] = _log.warning,
     **fields: Any,
 ) -> dict[str, Any]:
-    """The variables of a model from a reference's weights.
+    """Return the variables of a model from a reference's weights.
 
     Args:
       model_name: the registry's name.
-      source: one of `SOURCES`, whose names and layouts the weights have.
+      source: layout of the weights, one of `SOURCES`.
       state_dict: the reference's name → numpy array.
-      image_size: side or (height, width) of the images that the model shall take; by default the
-        model's own.
-      num_classes: by default as many as the weights have. With another number the classifier is
-        left out and the model's initialised anew from `seed`; 0 leaves it out.
-      channels: input channels; by default as many as the weights have. The first filter is adapted
-        as `target.input_channels` says.
-      seed: of a classifier's initialisation.
-      report: called with one sentence for each thing that was not taken over as it was.
+      image_size: side or (height, width) of the model's input; default: the model's own.
+      num_classes: default: as in the weights. Another number replaces the classifier by a new one,
+        initialised from `seed`; 0 drops the classifier.
+      channels: input channels; default: as in the weights. Another number adapts the first kernel,
+        see `target.input_channels`.
+      seed: of a new classifier's initialisation.
+      report: called with one sentence for each change to the weights.
       **fields: further fields of the model.
 
     Returns:
-      `{"params": …}`, and `"batch_stats"` where the model has them: numpy arrays in the dtype of
-      the model's variables.
+      `{"params": …}`, and `"batch_stats"` if the model has them: numpy arrays in the dtypes of the
+      model's variables.
 
     Raises:
-      InputError: model and source do not go together, or keys are missing, unexpected or misshapen;
-        all of them are listed in one message.
+      InputError: the source has no such model, or keys are missing, unexpected or misshapen; one
+        message lists all of them.
     """
     table = family(model_name, source)
     ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
@@ -150,7 +149,7 @@ def load(
     channels = channels or trained_channels
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
 
-    # What the source must hold: the target's arrays, but with the source's classes and channels.
+    # Expected shapes: the target's, with the classes and channels of the weights.
     shapes = {path: x.shape for path, x in target.shapes.items()}
     for path, shape in list(shapes.items()):
         if HEAD.fullmatch(path):
@@ -164,13 +163,13 @@ def load(
     rules = _rules(table, shapes, model_name)
     shapes.update(_trained_sizes(rules, shapes, state_dict))
     check(
-        f"these are not the weights of {model_name} as {source} writes them",
+        f"the weights do not fit {model_name} in the layout of {source}",
         {key: np.shape(x) for key, x in state_dict.items()},
         _expected(rules, shapes),
     )
     fitted, notes = adapt(_load(rules, state_dict), target, seed, source)
     if num_classes == 0 and trained_classes:
-        notes.append(f"the classifier of {trained_classes} classes left out")
+        notes.append(f"classifier of {trained_classes} classes dropped")
     for note in notes:
         report(note)
     return unflatten(fitted)
@@ -184,22 +183,22 @@ def export(
     image_size: ImageSize = None,
     **fields: Any,
 ) -> dict[str, np.ndarray]:
-    """A model's variables as the reference's weights: the inverse of `load`, bit for bit.
+    """Return a model's variables as the reference's weights: the exact inverse of `load`.
 
     Args:
       model_name: the registry's name.
-      source: one of `SOURCES`, whose names and layouts the weights shall have.
-      variables: all of the model's; classes and input channels are read from the arrays.
-      image_size: side or (height, width) that the model was made for; by default the model's own.
-      **fields: fields that the model was made with.
+      source: layout of the result, one of `SOURCES`.
+      variables: all variables of the model; classes and input channels are read from the arrays.
+      image_size: side or (height, width) of the model's input; default: the model's own.
+      **fields: fields of the model.
 
     Returns:
-      The reference's name → numpy array, with PyTorch's batch counters at zero, so that
-      `load_state_dict` takes it strictly.
+      The reference's name → numpy array. PyTorch's batch counters are zero; a strict
+      `load_state_dict` accepts the result.
 
     Raises:
-      InputError: model and source do not go together, or the variables are not those of the model;
-        all differences are listed in one message.
+      InputError: the source has no such model, or the variables do not fit the model; one message
+        lists all differences.
     """
     table = family(model_name, source)
     arrays = {path: np.asarray(x) for path, x in flatten(variables).items()}
@@ -209,7 +208,7 @@ def export(
         fields.setdefault("num_classes", classes)
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
     expected = {path: x.shape for path, x in target.shapes.items()}
-    check(f"these are not the variables of {model_name}", shapes, expected)
+    check(f"the variables do not fit {model_name}", shapes, expected)
 
     state_dict = {}
     for rule in _rules(table, shapes, model_name):
@@ -223,11 +222,11 @@ def export(
 
 
 def _rules(table: Family, shapes: Mapping[str, tuple], model_name: str) -> list[Rule]:
-    """The table's rules for all of a model's paths."""
-    rules, nameless = fill_in(table.rules, shapes)
-    if nameless:
+    """Return the table's rules for all paths of a model."""
+    rules, unmatched = fill_in(table.rules, shapes)
+    if unmatched:
         raise InputError(
-            f"{table.source} has no counterpart of {', '.join(nameless)} of model {model_name!r}"
+            f"{table.source} has no counterpart of {', '.join(unmatched)} of model {model_name!r}"
         )
     return rules
 
@@ -235,7 +234,7 @@ def _rules(table: Family, shapes: Mapping[str, tuple], model_name: str) -> list[
 def _trained_sizes(
     rules: list[Rule], shapes: Mapping[str, tuple], state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, tuple]:
-    """The source's shapes of what can be resampled to those of the target."""
+    """Return the source's shapes of arrays that can be resampled to the target's shapes."""
     sizes = {}
     for rule in rules:
         path, array = rule.ours[0], state_dict.get(rule.theirs[0])
@@ -265,13 +264,13 @@ def _export(rule: Rule, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def _expected(rules: list[Rule], shapes: Mapping[str, tuple]) -> dict[str, tuple]:
-    """The shapes of the source's arrays: what `export` makes of one zero, repeated."""
+    """Return the shapes of the source's arrays, by exporting broadcast zeros."""
     zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     return {key: x.shape for rule in rules for key, x in _export(rule, zeros).items()}
 
 
 def _trained_with(table: Family, state_dict: Mapping[str, np.ndarray]):
-    """The source's classes and input channels, as `target.trained_with` gives them."""
+    """Return the source's classes and input channels, as `target.trained_with` does."""
     rules, _ = fill_in(table.rules, ("params/head/bias", *STEMS))
     rules = [
         rule

@@ -10,7 +10,6 @@ flax, so that an architecture can be taken elsewhere.
 """
 
 import dataclasses
-import difflib
 import fnmatch
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.errors import did_you_mean
 from cv_jax.models import (
     alexnet,
     deit,
@@ -76,9 +76,8 @@ class Card(NamedTuple):
 
 def _entry(name: str) -> Entry:
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see list_models()"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        hint = did_you_mean(name, MODELS, count=3) or "; see list_models()"
+        raise ValueError(f"unknown model {name!r}{hint}")
     return MODELS[name]
 
 
@@ -113,9 +112,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
     allowed = fields(name)
     for key in overrides:
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(allowed)}"
-            raise ValueError(f"model {name!r} has no field {key!r}; {hint}")
+            hint = did_you_mean(key, allowed) or f"; it has {', '.join(allowed)}"
+            raise ValueError(f"model {name!r} has no field {key!r}{hint}")
     return _entry(name).module(**{**allowed, **overrides})
 
 

@@ -18,6 +18,7 @@ class Entry(NamedTuple):
       channels: input channels of the publication.
       inputs: for a model that takes more or other than one image: batch size → one valid input,
         the positional arguments after `variables`.
+      task: how the model is fed and scored, a key of `cv_jax.tasks.TASKS`.
     """
 
     module: Any
@@ -27,3 +28,4 @@ class Entry(NamedTuple):
     image_size: tuple[int, int] = (224, 224)
     channels: int = 3
     inputs: Callable[[int], tuple[jax.Array, ...]] | None = None
+    task: str = "classification"

@@ -155,5 +155,6 @@ MODELS = {
         "Dosovitskiy et al., An image is worth 16x16 words, arXiv:2010.11929; Vaswani et al., "
         "Attention is all you need, arXiv:1706.03762",
         inputs=_inputs,
+        task="transcription",
     )
 }

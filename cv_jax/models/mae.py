@@ -306,10 +306,12 @@ def encoder(mae: MAE) -> ViT:
 
 
 _PAPER = "He et al., Masked autoencoders are scalable vision learners, arXiv:2111.06377"
+_SIZES = {
+    "b16": dict(width=768, depth=12, num_heads=12),
+    "l16": dict(width=1024, depth=24, num_heads=16),
+    "h14": dict(patch_size=14, width=1280, depth=32, num_heads=16),
+}
 MODELS = {
-    "mae_vit_b16": Entry(MAE, dict(width=768, depth=12, num_heads=12), 2021, _PAPER),
-    "mae_vit_l16": Entry(MAE, dict(width=1024, depth=24, num_heads=16), 2021, _PAPER),
-    "mae_vit_h14": Entry(
-        MAE, dict(patch_size=14, width=1280, depth=32, num_heads=16), 2021, _PAPER
-    ),
+    f"mae_vit_{size}": Entry(MAE, fields, 2021, _PAPER, task="reconstruction")
+    for size, fields in _SIZES.items()
 }

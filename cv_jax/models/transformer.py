@@ -405,12 +405,13 @@ def _inputs(batch: int) -> tuple[jax.Array, jax.Array]:
 
 _PAPER = "Vaswani et al., Attention is all you need, arXiv:1706.03762"
 MODELS = {
-    "transformer_base": Entry(Transformer, {}, 2017, _PAPER, inputs=_inputs),
+    "transformer_base": Entry(Transformer, {}, 2017, _PAPER, inputs=_inputs, task="translation"),
     "transformer_big": Entry(
         Transformer,
         dict(width=1024, hidden_dim=4096, num_heads=16, dropout_rate=0.3),
         2017,
         _PAPER,
         inputs=_inputs,
+        task="translation",
     ),
 }

@@ -1,1 +1,1 @@
-"""What a sweep found: tables, figures and comparisons, from the files that its trials wrote."""
+"""Sweep reports: tables, figures and comparisons from the files of the trials."""

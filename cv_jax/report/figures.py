@@ -1,8 +1,8 @@
-"""Figures of a sweep, chosen by what was swept.
+"""Figures of a sweep, selected by the swept keys.
 
-A number that was swept, such as depth or patch size, makes curves over it; names, such as
-augmentations or models, make bars. Points are means over seeds, whiskers standard deviations, and
-every seed is a dot. Where the multiply-adds differ they are drawn, too, with the speed.
+A swept number, such as depth or patch size, becomes the x axis of curves; swept names, such as
+augmentations or models, become bars. Points are means over seeds, error bars standard deviations,
+dots single seeds. If the multiply-adds differ, they and the training speed have their own panels.
 """
 
 import math
@@ -16,7 +16,7 @@ from cv_jax.report.settings import Setting, metrics_of, show
 
 
 def figure(settings: list[Setting]) -> Figure | None:
-    """The figure of these settings; none if there is one setting only, or nothing measured."""
+    """Return the figure of the settings; `None` for a single setting or without results."""
     done = [setting for setting in settings if setting.results]
     if len(done) < 2:
         return None
@@ -45,7 +45,7 @@ def figure(settings: list[Setting]) -> Figure | None:
 
 
 def _panels(settings: list[Setting]) -> list[tuple[str, Callable, str]]:
-    """(title, metrics of a trial → value or none, scale) of each panel."""
+    """Return (title, metrics of a trial → value or `None`, scale) of each panel."""
 
     def metric(name, change=lambda x: x):
         return lambda metrics: change(metrics[name]) if name in metrics else None
@@ -72,7 +72,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _lines(settings, axis_key) -> dict[str, list[Setting]]:
-    """The settings by what they have besides the axis."""
+    """Group the settings by the values of all keys but `axis_key`."""
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
         rest = [f"{k}={show(v)}" for k, v in setting.values.items() if k != axis_key]

@@ -1,4 +1,4 @@
-"""What history adds to the results of a net: its year, and how far its units see."""
+"""Publication year and receptive field of each model, for sweeps over models."""
 
 from cv_jax import config as configs
 from cv_jax import models
@@ -8,12 +8,12 @@ from cv_jax.report.settings import Setting
 
 
 def by_year(settings: list[Setting]) -> list[Setting]:
-    """In the order of publication; of one year, in the order of the sweep."""
+    """Sort by year of publication; within a year, in the order of the sweep."""
     return sorted(settings, key=lambda s: _year(s) or 9999)
 
 
 def facts(setting: Setting) -> list[str]:
-    """The year, and the receptive field of the last layer whose units have a place in the image."""
+    """Return the year, and the receptive field of the last layer with spatial positions."""
     if not setting.results:
         return [str(_year(setting) or ""), ""]
     config = setting.results[0].config
@@ -26,7 +26,7 @@ def _year(setting: Setting) -> int | None:
 
 
 def _field(values: dict) -> str:
-    """Its side in pixels, or "image"."""
+    """Return the side of the receptive field in pixels, or "image"."""
     config = configs.restore(values)
     name, size = config.model.name, config.image_size
     size = (size, size) if isinstance(size, int) else tuple(size)

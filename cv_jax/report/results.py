@@ -1,12 +1,12 @@
-"""The trials of a sweep as they are now: done, or what became of them, and what they measured."""
+"""Current state of the trials of a sweep, and their metrics."""
 
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import json_files, workdir
 from cv_jax.errors import RunError
+from cv_jax.run import json_files, workdir
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
 
@@ -18,12 +18,12 @@ class Result(NamedTuple):
 
     Attributes:
       name: of its point.
-      values: what is swept, without the seed: key → value; none where the point does not set it.
-      seed: of the run; none if it has not begun.
-      state: DONE, or in words how far it is.
-      metrics: of a finished trial: name → number.
-      config: the flat values of its config.json; empty if it has not begun.
-      start: the last entry of its run.json; empty likewise.
+      values: swept keys without the seed: key → value; `None` if the point does not set the key.
+      seed: of the run; `None` if the run has not begun and the point does not set the seed.
+      state: DONE, or a description of the progress.
+      metrics: name → number; empty if the trial is not done.
+      config: flat values of config.json; empty if the run has not begun.
+      start: last entry of run.json; empty if the run has not begun.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Result(NamedTuple):
 
 
 def read(folder: Path) -> tuple[Sweep, list[Result]]:
-    """All trials of a sweep, in the order of its points.
+    """Read all trials of a sweep, in the order of its points.
 
     Raises:
-      InputError: there is no sweep, or its file is damaged.
-      RunError: a trial's files are damaged.
+      InputError: the folder holds no sweep, or the sweep's file is damaged.
+      RunError: files of a trial are damaged.
     """
     sweep = folders.read(folder)
     files = [folder / "trials.jsonl", *sorted((folder / "slurm").glob("*.jsonl"))]
@@ -78,7 +78,7 @@ def _recorded(read: Callable, path: Path, absent: Any) -> Any:
 
 
 def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
-    """The last loss and accuracy of every split, sizes, and times."""
+    """Return the last loss and accuracy of every split, model sizes, and times."""
     metrics = {}
     for line in json_files.read_lines(path / "metrics.jsonl"):
         for name in ("accuracy", "loss"):
@@ -94,7 +94,7 @@ def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
 
 
 def _seconds(times: list[dict]) -> float:
-    """Of all processes of a run: the clock of each starts anew."""
+    """Sum the time of all processes of a run; each process restarts the clock."""
     total, last = 0.0, 0.0
     for line in times:
         if line["seconds"] < last:
@@ -104,8 +104,11 @@ def _seconds(times: list[dict]) -> float:
 
 
 def _speed(times: list[dict], batch_size: int) -> float:
-    """Images a second between two lines, the median: most lines have no evaluation or save between
-    them, and the first of a process, which compiles, has none before it."""
+    """Median of the images per second between two lines.
+
+    Most pairs of lines have no evaluation or save between them. The first line of a process, which
+    includes compilation, has no line before it.
+    """
     speeds = [
         (b["step"] - a["step"]) * batch_size / (b["seconds"] - a["seconds"])
         for a, b in zip(times, times[1:], strict=False)
@@ -115,7 +118,7 @@ def _speed(times: list[dict], batch_size: int) -> float:
 
 
 def _state(path: Path, ended: dict | None) -> str:
-    """In words, what became of a trial that is not done."""
+    """Describe the state of a trial that is not done."""
     step = folders.progress(path)
     if workdir.in_use(path):
         return f"running, step {step}"

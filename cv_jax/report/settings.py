@@ -1,4 +1,4 @@
-"""Trials grouped by setting: those that differ in nothing but the seed."""
+"""Trials grouped by setting; the trials of a setting differ only in the seed."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ class Setting(NamedTuple):
     """One setting.
 
     Attributes:
-      values: key → value of what is swept, without the seed.
-      results: its finished trials.
-      unfinished: number of its other trials.
+      values: swept keys without the seed: key → value.
+      results: finished trials.
+      unfinished: number of unfinished trials.
     """
 
     values: dict[str, Any]
@@ -22,21 +22,21 @@ class Setting(NamedTuple):
     unfinished: int
 
     def label(self) -> str:
-        """`key=value, …`."""
+        """Return `key=value, …`."""
         return ", ".join(f"{key}={show(value)}" for key, value in self.values.items())
 
     def by_seed(self, metric: str) -> dict[int, float]:
-        """Seed → value, of the trials that have this metric."""
+        """Return seed → value, for the trials with this metric."""
         return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}
 
     def spread(self, metric: str) -> Spread | None:
-        """Over the seeds; none if no trial has this metric."""
+        """Spread over the seeds; `None` if no trial has this metric."""
         values = list(self.by_seed(metric).values())
         return spread(values) if values else None
 
 
 def group(results: list[Result]) -> list[Setting]:
-    """The settings, in the order in which they first come."""
+    """Group trials by setting, in the order of their first trials."""
     groups: dict[tuple, list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(result.values.values()), []).append(result)
@@ -51,10 +51,10 @@ def group(results: list[Result]) -> list[Setting]:
 
 
 def metrics_of(settings: list[Setting], suffix: str) -> list[str]:
-    """The metrics that end so, those of the test split first, then in the order of the lines.
+    """Return the metrics with this suffix: test split first, then in the order of the lines.
 
-    What a training step measured of its augmented images is left out where an evaluation scores
-    the training images themselves: one whose name holds "train".
+    The training step's own metric, measured on augmented images, is dropped if an evaluation covers
+    the training images (a metric whose name contains "train").
     """
     found = dict.fromkeys(
         name
@@ -71,10 +71,12 @@ def metrics_of(settings: list[Setting], suffix: str) -> list[str]:
 def comparisons(
     settings: list[Setting], metric: str
 ) -> Iterator[tuple[str, Setting, Setting, Comparison]]:
-    """Along each key, every setting against the one with the key's first value and all else equal.
+    """Compare, along each key, every setting with the setting that has the key's first value.
+
+    All other keys are equal in both settings.
 
     Yields:
-      The key, the setting, what it is compared with, and the differences.
+      The key, the setting, the setting compared with, and the differences.
     """
     by_values = {tuple(s.values.items()): s for s in settings}
     for key in settings[0].values:
@@ -89,7 +91,7 @@ def comparisons(
 
 
 def show(value: Any) -> str:
-    """A swept value, readable."""
+    """Format a swept value."""
     if value is None:
         return "default"
     return f"{value:g}" if isinstance(value, float) else text_of(value) or '""'

@@ -1,4 +1,4 @@
-"""Means over seeds, and differences between settings that were run with the same seeds."""
+"""Means over seeds, and differences between settings with the same seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,7 @@ from scipy import stats
 
 
 class Spread(NamedTuple):
-    """Of some values: how many, their mean, and their sample standard deviation (of n − 1; none for
-    one value)."""
+    """Count, mean and sample standard deviation (n − 1; `None` for one value) of some values."""
 
     count: int
     mean: float
@@ -18,14 +17,15 @@ class Spread(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Differences of one setting to another, seed by seed.
+    """Differences between two settings, paired by seed.
 
     Attributes:
-      count: seeds that both were run with.
+      count: number of common seeds.
       mean: of the differences.
-      deviation: sample standard deviation of the differences; none for one seed.
-      low, high: 95 % confidence interval of the mean, by Student's t; none for one seed.
-      p: two-sided p value of the paired t test; none for one seed, or if all differences are equal.
+      deviation: sample standard deviation of the differences; `None` for one seed.
+      low, high: 95 % confidence interval of the mean, by Student's t; `None` for one seed.
+      p: two-sided p value of the paired t test; `None` for one seed or if all differences are
+        equal.
     """
 
     count: int
@@ -37,7 +37,11 @@ class Comparison(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Raises ValueError if there are no values."""
+    """Return the spread of values.
+
+    Raises:
+      ValueError: there are no values.
+    """
     if not len(values):
         raise ValueError("no values")
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -45,11 +49,11 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:
-    """First minus second over the seeds that both have; none if there is no such seed.
+    """Return first minus second over the common seeds; `None` without a common seed.
 
     Args:
       first: seed → value.
-      second: likewise.
+      second: seed → value.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:

@@ -1,4 +1,4 @@
-"""Tables of a sweep: aligned for reading (and valid Markdown), and as CSV."""
+"""Tables of a sweep: aligned Markdown, and CSV."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ from cv_jax.sweep.points import Sweep
 
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose columns line up; the first `left` are flush left."""
-    # A bar inside a cell, as augmentations have it, would end the cell.
+    """Return a Markdown table with aligned columns; the first `left` are left-justified."""
+    # An unescaped bar, as in augmentation strings, would end the cell.
     head, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
@@ -32,7 +32,7 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
 
 
 def of_settings(settings: list[Setting]) -> str:
-    """A line for each setting: means and standard deviations over its seeds."""
+    """One row per setting: means and standard deviations over its seeds."""
     keys = list(settings[0].values)
     historical = keys == ["model"]
     accuracies = metrics_of(settings, "_accuracy")
@@ -68,7 +68,7 @@ def of_settings(settings: list[Setting]) -> str:
 
 
 def of_comparisons(settings: list[Setting], metric: str) -> str | None:
-    """Differences along each swept key, seed by seed; none if there is nothing to compare."""
+    """Differences along each swept key, paired by seed; `None` without a comparison."""
     rows, percent = [], metric.endswith("_accuracy")
     factor, unit = (100, " %") if percent else (1, "")
     for key, setting, other, found in comparisons(settings, metric):
@@ -97,12 +97,12 @@ def _probability(p: float) -> str:
 
 
 def of_unfinished(results: list[Result]) -> list[str]:
-    """`name: what became of it`, of each trial that is not done."""
+    """Return `name: state` of each trial that is not done."""
     return [f"{result.name}: {result.state}" for result in results if not result.metrics]
 
 
 def settings_csv(settings: list[Setting]) -> str:
-    """One row for each setting, the numbers in full."""
+    """One row per setting, with unrounded numbers."""
     names = list(dict.fromkeys(n for s in settings for r in s.results for n in r.metrics))
     keys = list(settings[0].values)
     suffixes = ("mean", "deviation", "best")
@@ -122,7 +122,7 @@ def settings_csv(settings: list[Setting]) -> str:
 
 
 def trials_csv(sweep: Sweep, results: list[Result], folder: Path) -> str:
-    """One row for each trial, with its plain command."""
+    """One row per trial, with its command."""
     keys = list(results[0].values)
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     head = ["trial", *keys, "seed", "state", *names, "commit", "command"]
@@ -144,7 +144,7 @@ def _csv(head, rows) -> str:
 
 
 def _mean(found: Spread | None, percent: bool, sign: bool = False) -> str:
-    """`97.21 ± 0.30 %`."""
+    """Format as `97.21 ± 0.30 %`."""
     if found is None:
         return ""
     factor, digits = (100, 2) if percent else (1, 4)
@@ -162,7 +162,7 @@ def _best(setting: Setting, measured: list[str], percent: bool) -> str:
 
 
 def _size(found: Spread | None) -> str:
-    """Four digits with a unit: `4.089 G`."""
+    """Format with four digits and a unit: `4.089 G`."""
     if found is None:
         return ""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import json_files, workdir
+from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError
-from cv_jax.fields import FIELDS
+from cv_jax.run import json_files, workdir
 from cv_jax.sweep.points import Point, Sweep
 
 

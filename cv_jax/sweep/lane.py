@@ -6,13 +6,14 @@ from pathlib import Path
 
 import ml_collections
 
-from cv_jax import json_files, train
-from cv_jax import workdir as records
-from cv_jax.checkpoint import Checkpoints
-from cv_jax.experiment import Experiment
-from cv_jax.metrics import quality
+from cv_jax.evaluation.metrics import quality
+from cv_jax.run import json_files
+from cv_jax.run import workdir as records
+from cv_jax.run.checkpoint import Checkpoints
+from cv_jax.run.writers import open_writers
 from cv_jax.sweep import folder
-from cv_jax.writers import open_writers
+from cv_jax.training import loop
+from cv_jax.training.experiment import Experiment
 
 
 class Lane:
@@ -39,8 +40,8 @@ class Lane:
         """Whether it was trained to its end before; its code then says so."""
         summary = folder.summary_of(self.workdir)
         if summary and summary["step"] == self.parts.total_steps:
-            self.code = train.DONE
-        return self.code == train.DONE
+            self.code = loop.DONE
+        return self.code == loop.DONE
 
     def start(self, step: int, weights: str | None, say: Callable[[str], None]) -> None:
         """Begins, or goes on, after so many updates."""
@@ -69,5 +70,5 @@ class Lane:
         """Writes its summary; see `describe.sizes`."""
         self.lines.restore()
         steps = self.parts.total_steps
-        summary = train.summarise(self.config, self.lines.values(), steps, *sizes)
+        summary = loop.summarise(self.config, self.lines.values(), steps, *sizes)
         json_files.write_record(self.workdir / "summary.json", summary)

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cv_jax import json_files, workdir
-from cv_jax.sweep import child
+from cv_jax.run import json_files, workdir
+from cv_jax.sweep import process_entry
 from cv_jax.sweep.folder import Trial, progress
 from cv_jax.sweep.slots import Slot
 
@@ -192,7 +192,7 @@ def said(code: int) -> str:
 def _start(trial: Trial, slot: Slot) -> Running:
     step = progress(trial.workdir)
     cores = ",".join(map(str, slot.cores))
-    bootstrap = [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), cores]
+    bootstrap = [sys.executable, "-I", "-S", process_entry.__file__, str(os.getpid()), cores]
     with trial.log.open("ab") as log:
         log.write(f"$ {shlex.join(trial.command)}\n".encode())
         log.flush()

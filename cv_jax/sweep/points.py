@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cv_jax import config as configs
+from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError
-from cv_jax.fields import FIELDS
 
 LONGEST_NAME = 100  # characters; file systems allow 255 bytes, and a few more are added
 

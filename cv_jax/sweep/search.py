@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cv_jax import config as configs
-from cv_jax import json_files
 from cv_jax.errors import InputError
-from cv_jax.metrics import quality
+from cv_jax.evaluation.metrics import quality
+from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import points
 from cv_jax.sweep.folder import Trial

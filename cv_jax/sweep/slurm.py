@@ -24,8 +24,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax import json_files
 from cv_jax.errors import InputError, RunError
+from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.local import said
@@ -181,7 +181,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
     import submitit
 
-    from cv_jax.sweep.task import Task
+    from cv_jax.sweep.slurm_task import Task
 
     place, token = folder / "slurm", uuid.uuid4().hex[:8]
     place.mkdir(exist_ok=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cv_jax import config as configs
-from cv_jax import describe, experiment, workdir
 from cv_jax.errors import InputError, RunError
 from cv_jax.progress import counted
+from cv_jax.run import workdir
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.points import Point, Sweep, distinct, text_of
+from cv_jax.training import dry_run, experiment
 
 
 def prepare(
@@ -55,7 +56,7 @@ def listing(sweep: Sweep, folder: Path) -> Iterator[str]:
     for point in counted(sweep.points, "counting"):
         with _named(point):
             parts = _build(sweep, point)
-        parameters, adds = describe.sizes(parts)
+        parameters, adds = dry_run.sizes(parts)
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
         step = folders.progress(folder / point.name)

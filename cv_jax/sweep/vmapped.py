@@ -23,20 +23,22 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
-from cv_jax import experiment, json_files, profiling, train
-from cv_jax import workdir as records
 from cv_jax.data import pipeline
-from cv_jax.describe import sizes as sizes_of
 from cv_jax.errors import InputError
-from cv_jax.experiment import Experiment
-from cv_jax.metrics import metrics_of, quality
-from cv_jax.pretrained import digest
+from cv_jax.evaluation.metrics import quality
+from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress
-from cv_jax.step import all_finite
+from cv_jax.run import json_files
+from cv_jax.run import workdir as records
 from cv_jax.sweep.lane import Lane
-from cv_jax.sweep.together import Batches, Together
-from cv_jax.sweep.unify import Different
-from cv_jax.train import is_due
+from cv_jax.sweep.merge_programs import Different
+from cv_jax.sweep.stacked import Batches, Together
+from cv_jax.training import experiment, loop, profiling
+from cv_jax.training.dry_run import sizes as sizes_of
+from cv_jax.training.experiment import Experiment
+from cv_jax.training.loop import is_due
+from cv_jax.training.objective import metrics_of
+from cv_jax.training.step import all_finite
 
 # Result fields that the loop, the loader or the compiler read: one value for all trials.
 SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.")
@@ -103,7 +105,7 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
         todo = [lane for lane in lanes if not lane.finished()]
         say(f"{len(todo)} of {len(lanes)} trials to train, together")
         if todo:
-            stop = stack.enter_context(train.signals_caught())
+            stop = stack.enter_context(loop.signals_caught())
             _loop(todo, say, stop)
     return [lane.code for lane in lanes]
 
@@ -144,7 +146,7 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
         return [(i, lane) for i, lane in enumerate(lanes) if lane.code is None]
 
     def fail(lane, step):
-        lane.close(train.NOT_FINITE)
+        lane.close(loop.NOT_FINITE)
         progress.line(f"{lane.workdir.name}: the loss is not finite at step {step}")
 
     def settle(step, metrics):
@@ -218,8 +220,8 @@ def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
     # ---- The end
     progress.close()
     for _, lane in running():
-        lane.close(train.DONE if step == total_steps else train.STOPPED)
-        if lane.code == train.DONE:
+        lane.close(loop.DONE if step == total_steps else loop.STOPPED)
+        if lane.code == loop.DONE:
             lane.summarise(sizes)
 
 

@@ -1,4 +1,4 @@
-"""The operations of a plan, written with Pillow as timm and torchvision write them."""
+"""Reference implementation of a plan's operations in Pillow, as in timm and torchvision."""
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -11,26 +11,26 @@ METHODS = {
 
 
 def to_pillow(array: np.ndarray) -> Image.Image:
-    """Grey levels [H, W, 1 or 3], of any dtype."""
+    """Convert grey levels [H, W, 1 or 3] of any dtype."""
     array = np.asarray(array).astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """int64 [H, W, C]."""
+    """Convert to int64 [H, W, C]."""
     array = np.asarray(image).astype(int)
     return array if array.ndim == 3 else array[..., None]
 
 
 def affine(image, matrix, method, fill):
-    """`matrix` as Pillow takes it."""
+    """Apply an affine map; `matrix` in Pillow's convention."""
     return image.transform(
         image.size, Image.Transform.AFFINE, matrix, METHODS[method], fillcolor=fill
     )
 
 
 def operate(image: Image.Image, name: str, argument: float, method: str, fill: int) -> Image.Image:
-    """One operation of `plan.OPERATIONS`."""
+    """Apply one operation of `plan.OPERATIONS`."""
     filled = fill if image.mode == "L" else (fill,) * 3
     enhancers = {
         "brightness": ImageEnhance.Brightness,
@@ -51,7 +51,7 @@ def operate(image: Image.Image, name: str, argument: float, method: str, fill: i
     if name == "rotate":
         return image.rotate(argument, METHODS[method], fillcolor=filled)
     if name == "posterise":
-        # Pillow refuses to keep no bits at all.
+        # Pillow does not accept 0 bits.
         return ImageOps.posterize(image, int(argument)) if argument else image.point(lambda v: 0)
     if name == "solarise":
         return ImageOps.solarize(image, argument)

@@ -1,4 +1,4 @@
-"""Affine maps, against Pillow."""
+"""Affine maps compared with Pillow."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ RUN = jax.jit(affine.affine, static_argnames=("method", "fill"))
 
 
 def matrices(height, width, generator):
-    """Shears, translations and rotations of any size that is allowed."""
+    """Random shears, translations and rotations over the whole allowed range."""
     place = generator.uniform(-1, 1, 3)
     return [
         affine.shear(place[0], 0.0),
@@ -25,8 +25,8 @@ def matrices(height, width, generator):
 
 
 def undecided(matrix, shape, method):
-    """Pixels that single precision may put on the other side of a border, or for "nearest" on
-    another pixel: Pillow computes places in double precision."""
+    """Mask of pixels on which single and double precision (Pillow) may disagree: samples close to
+    the image border, or, for "nearest", close to the border between two pixels."""
     a, b, c, d, e, f = np.asarray(matrix, float)
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     places = np.stack([a * x + b * y + c, d * x + e * y + f])
@@ -62,7 +62,7 @@ def test_whole_pixels_move_unchanged(method):
     assert (moved[:, -3:] == 7).all()
 
 
-def test_rotation_turns_as_pillow_does():
+def test_rotation_matches_pillow():
     image = np.random.default_rng(0).integers(0, 256, (20, 33, 3))
     for degrees in (-170.0, -30.0, 12.5, 90.5):
         got = RUN(
@@ -72,10 +72,10 @@ def test_rotation_turns_as_pillow_does():
         )
         want = to_array(to_pillow(image).rotate(degrees, 2))
         off = np.abs(np.asarray(got) - want).max(axis=-1)
-        assert (off > 1).mean() < 0.005  # pixels on the border of the turned image
+        assert (off > 1).mean() < 0.005  # pixels on the border of the rotated image
 
 
-def test_as_many_levels_of_fill_as_channels():
+def test_fill_needs_one_level_per_channel():
     with pytest.raises(
         ValueError, match=r"fill=\(1, 2, 3\) has 3 values, the image has 1 channels"
     ):

@@ -1,4 +1,4 @@
-"""Random rectangles: their stated distributions."""
+"""Distributions of random boxes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import scipy.stats
 from cv_jax.augment import boxes
 
 SIZE, AREA, RATIO = (400, 500), (0.1, 0.3), (0.5, 2.0)
-# The tests below reject a right implementation once in 1,000 seeds; the seeds are fixed.
-LEAST = 1e-3
+# Each test rejects a correct implementation for one seed in 1,000; the seeds are fixed.
+MIN_PVALUE = 1e-3
 
 
 def sides(count, size, area, ratio, limit):
@@ -22,13 +22,13 @@ def test_areas_are_uniform_and_aspects_log_uniform_where_every_box_fits():
     first, second, found = sides(4000, SIZE, AREA, RATIO, SIZE)
     assert found.all()
     share = first * second / (SIZE[0] * SIZE[1])
-    assert scipy.stats.kstest(share, scipy.stats.uniform(0.1, 0.2).cdf).pvalue > LEAST
+    assert scipy.stats.kstest(share, scipy.stats.uniform(0.1, 0.2).cdf).pvalue > MIN_PVALUE
     log = np.log2(first / second)
-    assert scipy.stats.kstest(log, scipy.stats.uniform(-1, 2).cdf).pvalue > LEAST
+    assert scipy.stats.kstest(log, scipy.stats.uniform(-1, 2).cdf).pvalue > MIN_PVALUE
     assert abs(scipy.stats.spearmanr(share, log).statistic) < 0.06
 
 
-def test_limits_hold_and_what_never_fits_is_told():
+def test_limits_hold_and_found_is_false_if_no_box_fits():
     first, second, found = sides(500, (20, 20), (0.9, 1.0), (0.5, 2.0), (19, 19))
     assert found.any()
     assert (first[found] <= 19).all()
@@ -43,10 +43,10 @@ def test_corners_are_uniform_over_the_places_where_the_box_fits():
     assert (corners[:, 1] == 0).all()
     counts = np.bincount(corners[:, 0], minlength=6)
     assert len(counts) == 6
-    assert scipy.stats.chisquare(counts).pvalue > LEAST
+    assert scipy.stats.chisquare(counts).pvalue > MIN_PVALUE
 
 
-def test_a_mask_may_reach_over_the_border():
+def test_a_mask_is_clipped_at_the_border():
     mask = np.asarray(boxes.mask(4, 5, -1, 3, 3, 9))[..., 0]
     expected = np.zeros((4, 5), bool)
     expected[:2, 3:] = True

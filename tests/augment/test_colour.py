@@ -1,4 +1,4 @@
-"""Colours on the device, against Pillow and NumPy."""
+"""Lighting on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_lighting_moves_all_pixels_along_the_published_components():
         [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
     )
     along = shifts[:, 0, 0] @ directions / 255  # the directions are orthonormal to 4 digits
-    # 200 draws: the spread is known to 5 %, and ±20 % is four standard errors.
+    # 200 draws: the standard error is 5 %, and ±20 % is four standard errors.
     np.testing.assert_allclose(along.std(axis=0), [0.02175, 0.00188, 0.00045], rtol=0.2)
     np.testing.assert_array_equal(run("lighting(0)", images), images)
 

@@ -1,4 +1,4 @@
-"""Erasing: what, where and how often."""
+"""Erasing: area, position, filling and probability."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from cv_jax import augment
 
 COUNT, HEIGHT, WIDTH = 700, 16, 20
 KEYS = jax.random.split(jax.random.key(0), COUNT)
-# No draw gives these values.
+# Values that no filling draws.
 IMAGES = jnp.full((COUNT, HEIGHT, WIDTH, 3), 7.0) + jnp.arange(3)
 
 
@@ -28,7 +28,7 @@ def test_boxes_are_filled_in_the_stated_share_of_images():
         rows, columns = np.where(mask.any(axis=1))[0], np.where(mask.any(axis=0))[0]
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert box.all()
-        # Two sides, each rounded by up to half a pixel.
+        # Each side is rounded by up to half a pixel.
         height, width = box.shape
         assert (height - 0.5) * (width - 0.5) <= HEIGHT * WIDTH / 3
         assert (height + 0.5) * (width + 0.5) >= HEIGHT * WIDTH * 0.02
@@ -38,7 +38,7 @@ def test_boxes_are_filled_in_the_stated_share_of_images():
     assert scipy.stats.kstest(noise.ravel()[:20000], "norm").pvalue > 1e-3
 
 
-def test_fillings():
+def test_modes_of_filling():
     got = run("erase(1, 'constant')")
     assert set(np.unique(got)) == {0.0, 7.0, 8.0, 9.0}
     got = run("erase(1, 'channel')")
@@ -56,11 +56,11 @@ def test_several_boxes_share_the_area():
     assert area.max() < 1 / 3 + 0.1
 
 
-def test_cutout_is_a_square_with_its_centre_anywhere():
+def test_cutout_is_a_square_with_a_uniform_centre():
     erased = run("cutout(6)")[..., 0] == 0
     sizes = erased.sum(axis=(1, 2))
     assert sizes.max() == 36
-    # A centre in the corner leaves a quarter.
+    # A square centred in the corner is clipped to a quarter.
     assert sizes.min() == 9
     whole = (sizes == 36).sum()
     inner = (HEIGHT - 5) * (WIDTH - 5) / (HEIGHT * WIDTH)

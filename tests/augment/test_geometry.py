@@ -1,4 +1,4 @@
-"""Geometry on the device, against NumPy."""
+"""Geometry on the device compared with NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_flip_mirrors_about_the_stated_share():
     mirrored = (got == np.asarray(images)[:, :, ::-1]).all(axis=(1, 2, 3))
     same = (got == np.asarray(images)).all(axis=(1, 2, 3))
     assert (mirrored ^ same).all()
-    # 200 draws with p = 0.3: outside 34…86 less than once in 10,000.
+    # 200 draws with p = 0.3: outside 34…86 with probability below 1e-4.
     assert 34 <= mirrored.sum() <= 86
 
 
@@ -50,18 +50,18 @@ def test_pad_crop_takes_a_window_of_the_padded_image(mode, numpy):
         ]
         assert matches
         places.add(matches[0])
-    assert len(places) == 25  # 200 draws miss one of 25 places once in 140
+    assert len(places) == 25  # 200 draws miss one of 25 positions with p = 1/140
 
 
 @pytest.mark.parametrize("string", ["flip", "pad_crop(1)", "pad_crop(3, 'reflect')|flip"])
-def test_shape_dtype_and_range_stay_and_keys_decide(string):
+def test_shape_dtype_and_range_are_kept_and_keys_determine_pixels(string):
     images = pictures()
     got = run(string, images)
     assert (got.shape, got.dtype) == (images.shape, images.dtype)
     assert got.min() >= 0
     assert got.max() <= 255
     np.testing.assert_array_equal(got, jax.jit(lambda x: run(string, x))(images))
-    # An image's pixels depend on its own key, not on its neighbours in the batch.
+    # Pixels depend on the key of the image, not on other images in the batch.
     np.testing.assert_array_equal(got[7:9], run(string, images[7:9], KEYS[7:9]))
     assert not np.array_equal(got, run(string, images, jax.random.split(jax.random.key(1), 200)))
 

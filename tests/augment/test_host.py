@@ -1,4 +1,4 @@
-"""Host operations, against Pillow and brute force."""
+"""Host operations compared with Pillow and with brute force."""
 
 import io
 
@@ -45,8 +45,8 @@ def test_shift_moves_every_pixel_and_fills_with_black(height, width, down, right
             assert (got[y, x] == (image[y - down, x - right] if inside else 0)).all()
 
 
-def test_mirror_and_shift_are_for_tests_too():
-    """Both draw nothing, so that they may stand in the preprocessing of an evaluation."""
+def test_mirror_and_shift_are_deterministic():
+    """Both are allowed in `config.eval_preprocess`."""
     image = picture(6, 8, 3)
     parsed = augment.parse("resize(12)|mirror|shift(-2, 3)")
     assert len(parsed.fixed) == 3
@@ -99,12 +99,12 @@ def test_random_crops_reach_every_place_equally_often():
     corners = [crop(generator, image)[0, 0, 0] for _ in range(9000)]
     values, counts = np.unique(corners, return_counts=True)
     assert sorted(values) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
-    # Nine cells of expectation 1000: the chi-squared of 8 degrees exceeds 31.8 once in 10,000.
+    # Nine cells of mean 1000: chi-squared with 8 degrees of freedom exceeds 31.8 with p = 1e-4.
     assert ((counts - 1000) ** 2 / 1000).sum() < 31.8
 
 
 def test_inception_crops_have_the_stated_areas_and_aspects():
-    # Each pixel tells its own place, so that a crop tells its window.
+    # Each pixel encodes its position, so a crop identifies its window.
     rows, columns = np.meshgrid(np.arange(200), np.arange(250), indexing="ij")
     image = np.stack([rows, columns], axis=-1).astype(np.uint8)
     generator = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_inception_crops_have_the_stated_areas_and_aspects():
     for _ in range(400):
         got = crop(generator, image).astype(float)
         assert got.shape == (50, 50, 2)
-        # Nearest sampling at the centres of 50 cells: first and last centre are 49/50 of a side.
+        # Nearest sampling of 50 cell centres: first and last centre are 49/50 of a side apart.
         height = (got[-1, 0, 0] - got[0, 0, 0]) * 50 / 49
         width = (got[0, -1, 1] - got[0, 0, 1]) * 50 / 49
         shares.append(height * width / (200 * 250))
@@ -126,7 +126,7 @@ def test_inception_crops_have_the_stated_areas_and_aspects():
     assert abs(np.mean(np.log(ratios))) < 0.03
 
 
-def test_an_inception_crop_of_a_strip_falls_back_to_the_middle():
+def test_an_inception_crop_of_a_strip_falls_back_to_the_centre():
     image = picture(4, 400, 1)
     got = host.inception_crop(4, 0.9, 1.0, method="nearest")(np.random.default_rng(0), image)
     middle = image[:, 197:202]

@@ -1,11 +1,14 @@
-"""The same key gives the same pixels under jit, under vmap and on any number of devices."""
+"""One key gives the same pixels under jit, under vmap and on any number of devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv_jax import augment, sharding, step
+from cv_jax import augment
+from cv_jax.augment.batch import augment_batch
+from cv_jax.devices import mesh as meshes
+from cv_jax.random_streams import stream_key
 
 RECIPES = (
     "random_resized_crop(0.3, method='bicubic')|colour_jitter(0.4, 0.4, 0.4, 0.1)|three_augment"
@@ -26,16 +29,14 @@ def test_pixels_are_the_same_bit_for_bit(load_config, string):
 
     @jax.jit
     def run(batch):
-        return step.augment_batch(config, augmentation, 10, jnp.int32(5), batch)
+        return augment_batch(config, augmentation, 10, jnp.int32(5), batch)
 
-    one, eight = (
-        jax.device_get(run(sharding.to_global(sharding.make_mesh(n), batch))) for n in (1, 8)
-    )
+    one, eight = (jax.device_get(run(meshes.to_global(meshes.make_mesh(n), batch))) for n in (1, 8))
     np.testing.assert_array_equal(one["image"], eight["image"])
     np.testing.assert_array_equal(one["label"], eight["label"])
 
-    # One image by itself: no vmap, another program.
-    key = step.stream(config.seed, "augment", 5)
+    # A single image: a different program without vmap.
+    key = stream_key(config.seed, "augment", 5)
     keys = jnp.stack([jax.random.fold_in(key, position) for position in range(16)])
     images = jnp.asarray(batch["image"], jnp.float32)
     together = jax.jit(lambda: augment.apply_images(augmentation.image, keys, images))()

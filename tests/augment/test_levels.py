@@ -1,4 +1,4 @@
-"""Arithmetic on grey levels, against Pillow."""
+"""Arithmetic on grey levels compared with Pillow."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from pillow import operate, to_array, to_pillow
 from cv_jax.augment import levels
 
 SHAPES = ((12, 17, 3), (12, 17, 1))
-# Argument of each operation from a whole number 0…8191, and how far it may be from Pillow.
+# For each operation: argument from an integer 0…8191, tolerance against Pillow, function.
 OPERATIONS = {
     "brightness": (lambda n: n / 4096, 0, levels.brightness),
     "contrast": (
@@ -37,7 +37,7 @@ JITTED = {name: jax.jit(function) for name, (_, _, function) in OPERATIONS.items
 
 
 def draw(seed, shape):
-    """Noise over a part of the range, smooth ramps, or a few levels."""
+    """Draw noise over a part of the range, a noisy ramp, or an image of few levels."""
     generator = np.random.default_rng(seed)
     low, high = np.sort(generator.integers(0, 257, 2))
     noise = generator.integers(low, max(high, low + 1), shape)
@@ -49,7 +49,7 @@ def draw(seed, shape):
 @pytest.mark.parametrize("name", OPERATIONS)
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.integers(0, 10**6), st.integers(0, 8191), st.sampled_from(SHAPES))
-def test_an_operation_is_pillows(name, seed, number, shape):
+def test_operations_match_pillow(name, seed, number, shape):
     argument, tolerance, _ = OPERATIONS[name]
     image = draw(seed, shape)
     want = to_array(operate(to_pillow(image), name, argument(number), "bicubic", 0))
@@ -57,7 +57,7 @@ def test_an_operation_is_pillows(name, seed, number, shape):
     np.testing.assert_allclose(got, want, atol=tolerance, rtol=0)
 
 
-def test_autocontrast_differs_from_pillow_only_where_double_precision_does():
+def test_autocontrast_differs_from_pillow_only_by_double_precision():
     ramp = np.arange(256, dtype=np.uint8)[:, None, None]
     run = jax.jit(lambda x: levels.autocontrast(x, *levels.extremes(x)))
     for low, high in ((0, 255), (3, 200), (17, 17), (100, 151), (1, 86)):
@@ -69,13 +69,13 @@ def test_autocontrast_differs_from_pillow_only_where_double_precision_does():
         assert (off[~exact] == 0).all()
 
 
-def test_grayscale_is_pillows_for_every_colour_of_a_grid():
+def test_grayscale_matches_pillow_on_a_grid_of_colours():
     grid = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3, indexing="ij"), -1).reshape(52, -1, 3)
     want = to_array(to_pillow(grid).convert("L"))
     np.testing.assert_array_equal(jax.jit(levels.grey)(jnp.asarray(grid, jnp.int32)), want)
 
 
-def test_hue_is_torchvisions_on_pillow_images_for_every_colour_of_a_grid():
+def test_hue_matches_torchvision_on_a_grid_of_colours():
     grid = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3, indexing="ij"), -1).reshape(52, -1, 3)
     turn, saturation, value = to_pillow(grid).convert("HSV").split()
     run = jax.jit(levels.hue)
@@ -87,7 +87,7 @@ def test_hue_is_torchvisions_on_pillow_images_for_every_colour_of_a_grid():
 
 
 @pytest.mark.parametrize("largest", [2.0, 9.0])
-def test_gaussian_blur_is_pillows(largest):
+def test_gaussian_blur_matches_pillow(largest):
     run = jax.jit(lambda x, radius: levels.gaussian_blur(x, radius, largest))
     for seed in range(20):
         image = draw(seed, SHAPES[seed % 2])
@@ -97,7 +97,7 @@ def test_gaussian_blur_is_pillows(largest):
         np.testing.assert_allclose(got, want, atol=1, rtol=0)
 
 
-def test_colours_of_other_channel_counts_are_an_error():
+def test_colours_need_one_or_three_channels():
     for function in (levels.grey, lambda x: levels.hue(x, 3)):
         with pytest.raises(ValueError, match="colours need 1 or 3 channels, the image has 2"):
             function(jnp.zeros((4, 4, 2), jnp.int32))

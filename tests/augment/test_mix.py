@@ -1,4 +1,4 @@
-"""Mixing, against NumPy; distributions of what is drawn."""
+"""Mixing compared with NumPy, and distributions of the draws."""
 
 import functools
 
@@ -11,8 +11,8 @@ import scipy.stats
 from cv_jax import augment
 from cv_jax.augment import mix
 
-# The tests of distributions reject a right implementation once in 1,000 seeds; seeds are fixed.
-LEAST = 1e-3
+# Each test of a distribution rejects a correct implementation for one seed in 1,000.
+MIN_PVALUE = 1e-3
 STRINGS = (
     "mixup(0.8)",
     "mixup(0.8, 'example')",
@@ -38,7 +38,7 @@ def run(string, key, images, labels):
 
 
 @pytest.mark.parametrize("string", STRINGS)
-def test_labels_keep_their_mass_and_follow_the_pixels(string):
+def test_labels_sum_to_one_and_match_the_pixels(string):
     images, labels = batch()
     for seed in range(4):
         mixed, soft = map(np.asarray, run(string, jax.random.key(seed), images, labels))
@@ -49,7 +49,7 @@ def test_labels_keep_their_mass_and_follow_the_pixels(string):
         for i, image in enumerate(np.asarray(images)):
             partner = np.asarray(images)[7 - i]
             pasted = (mixed[i] == partner).all(axis=-1)
-            if pasted.any():  # a box: the label counts its pixels
+            if pasted.any():  # a box: the label weight is its pixel count
                 assert kept[i] == np.float32(1 - pasted.sum() / pasted.size)
                 np.testing.assert_array_equal(mixed[i][~pasted], image[~pasted])
                 assert pasted.sum() == pasted.any(axis=0).sum() * pasted.any(axis=1).sum()
@@ -72,30 +72,30 @@ def test_probability_zero_is_the_identity(name):
 def test_shares_of_mixup_follow_the_folded_beta_distribution(alpha):
     shares = np.asarray(mix.draw_mixup(jax.random.key(1), 4000, alpha).share)
     assert shares.min() >= 0.5
-    # max(λ, 1−λ) of a symmetric distribution has the CDF 2F(x)−1 on ½…1.
+    # For a symmetric distribution, max(λ, 1−λ) has the CDF 2F(x)−1 on ½…1.
     beta = scipy.stats.beta(alpha, alpha)
     test = scipy.stats.kstest(shares, lambda x: np.clip(2 * beta.cdf(x) - 1, 0, 1))
-    assert test.pvalue > LEAST
+    assert test.pvalue > MIN_PVALUE
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_boxes_of_cutmix_have_the_stated_size_and_place(alpha):
-    # Many pixels, so that rounding to them hides in the noise; boxes are cut at the border.
+    # Many pixels, so rounding is below the noise. Boxes are clipped at the border.
     size, count = 4000, 4000
     top, left, h, w = np.asarray(mix.draw_cutmix(jax.random.key(2), count, alpha, size, size).box)
     assert (top >= 0).all()
     assert (top + h <= size).all()
     whole = (top > 0) & (top + h < size) & (left > 0) & (left + w < size)
     assert (np.abs(h - w)[whole] <= 0).all()
-    # Against NumPy's draws of the same definition.
+    # Reference: the same definition in NumPy.
     draw = np.random.default_rng(0)
     side = (np.sqrt(1 - draw.beta(alpha, alpha, count)) * size).astype(int)
     centre = draw.integers(0, size, (2, count))
     low, high = np.maximum(centre - side // 2, 0), np.minimum(centre + (side + 1) // 2, size)
     area = ((high - low)[0] * (high - low)[1]) / size**2
-    assert scipy.stats.ks_2samp(h * w / size**2, area).pvalue > LEAST
-    assert scipy.stats.ks_2samp(top, low[0]).pvalue > LEAST
-    assert scipy.stats.ks_2samp(left + w, high[1]).pvalue > LEAST
+    assert scipy.stats.ks_2samp(h * w / size**2, area).pvalue > MIN_PVALUE
+    assert scipy.stats.ks_2samp(top, low[0]).pvalue > MIN_PVALUE
+    assert scipy.stats.ks_2samp(left + w, high[1]).pvalue > MIN_PVALUE
 
 
 def test_mixing_and_switching_have_their_probabilities():
@@ -110,6 +110,6 @@ def test_mixing_and_switching_have_their_probabilities():
     levels = np.array([len(np.unique(image)) for image in mixed])
     changed = np.array([not (a == b).all() for a, b in zip(mixed, np.asarray(images), strict=True)])
     blended = changed & (levels == 1)
-    # Boxes that are empty or cover all are about one in fifty of CutMix at 8 pixels.
-    assert scipy.stats.binomtest(int(blended.sum()), 2000, 0.6 * 0.7).pvalue > LEAST
+    # At 8 pixels, about one in fifty CutMix boxes is empty or covers the image.
+    assert scipy.stats.binomtest(int(blended.sum()), 2000, 0.6 * 0.7).pvalue > MIN_PVALUE
     assert abs((levels == 2).mean() - 0.6 * 0.3) < 0.04

@@ -1,4 +1,4 @@
-"""What every operation on one image promises, and what the random ones draw."""
+"""Invariants of all operations on one image, and distributions of their draws."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def jitted(string):
 
 
 @pytest.mark.parametrize("string", STRINGS.values(), ids=STRINGS)
-def test_dtype_shape_and_range_stay_and_keys_alone_decide(string):
+def test_dtype_shape_and_range_are_kept_and_keys_determine_pixels(string):
     run, images = jitted(string), pictures()
     got = run(KEYS, images)
     assert (got.shape, got.dtype) == (images.shape, images.dtype)
@@ -41,14 +41,14 @@ def test_dtype_shape_and_range_stay_and_keys_alone_decide(string):
     if string != "lighting":
         np.testing.assert_array_equal(got, jnp.round(got))
     np.testing.assert_array_equal(run(KEYS, images), got)
-    # An image's pixels depend on its own key, not on its place or its neighbours.
+    # Pixels depend on the key of the image, not on its index or on other images.
     np.testing.assert_array_equal(run(KEYS[::-1], images[::-1])[::-1], got)
 
 
 @pytest.mark.parametrize("name", STRINGS)
 def test_probability_zero_is_the_identity(name):
     arguments = "2, probability=0.0" if name == "pad_crop" else "probability=0.0"
-    images = pictures() + 0.25  # not even rounded
+    images = pictures() + 0.25  # the identity does not round
     operations = augment.parse(f"{name}({arguments})").image
     np.testing.assert_array_equal(augment.apply_images(operations, KEYS, images), images)
 
@@ -65,7 +65,7 @@ def test_factors_are_uniform_around_one(name):
     keys = jax.random.split(jax.random.key(1), 1000)
     factors = np.asarray(jax.jit(jax.vmap(lambda key: colour._factor(key, 0.4)))(keys))
     assert scipy.stats.kstest(factors, scipy.stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
-    # The operation uses that factor.
+    # The operation uses this factor.
     got = jitted(f"{name}(0.4, probability=1)")(KEYS, pictures())
     for i, key in enumerate(KEYS):
         factor = colour._factor(jax.random.fold_in(key, 0), 0.4)
@@ -74,7 +74,7 @@ def test_factors_are_uniform_around_one(name):
         np.testing.assert_array_equal(got[i], want)
 
 
-def test_colour_jitter_is_pillows_three_operations_in_a_random_order():
+def test_colour_jitter_matches_pillow_in_a_random_order():
     keys = jax.random.split(jax.random.key(2), 120)
     images = pictures(120)
     got = np.asarray(jitted("colour_jitter(0.4, 0.4, 0.4)")(keys, images))
@@ -95,7 +95,7 @@ def test_colour_jitter_is_pillows_three_operations_in_a_random_order():
     assert len(orders) == 6
 
 
-def test_hue_turns_by_at_most_its_strength():
+def test_hue_rotates_by_at_most_its_strength():
     red = jnp.zeros((200, 2, 2, 3)).at[..., 0].set(255.0)
     got = np.asarray(jitted("hue(0.1)")(jax.random.split(jax.random.key(0), 200), red))
     turns = [np.asarray(to_pillow(image).convert("HSV"))[0, 0, 0].astype(np.int8) for image in got]
@@ -104,7 +104,7 @@ def test_hue_turns_by_at_most_its_strength():
     assert max(turns) > 20
 
 
-def test_images_of_one_channel_have_no_colour_to_change():
+def test_colour_operations_keep_images_of_one_channel():
     images = pictures(channels=1)
     for string in ("saturation", "hue", "grayscale(1)"):
         np.testing.assert_array_equal(jitted(string)(KEYS, images), images)
@@ -114,7 +114,7 @@ def test_images_of_one_channel_have_no_colour_to_change():
 
 
 @pytest.mark.parametrize("name", ["translate", "shear", "rotate"])
-def test_random_maps_are_pillows_with_the_drawn_matrix(name):
+def test_random_maps_match_pillow_with_the_drawn_matrix(name):
     string = {
         "translate": "translate(0.3, 'bilinear', 50)",
         "shear": "shear(0.4, 'bilinear', 50)",
@@ -154,7 +154,7 @@ def test_a_window_is_enlarged_exactly_as_by_pillow(method):
 def test_random_resized_crop_takes_the_central_window_when_none_fits():
     images = pictures()
     got = jitted("random_resized_crop(1, 1, 0.5, 0.5)")(KEYS, images)
-    # Half as wide as high: all rows, the five middle columns.
+    # Half as wide as high: all rows, the five central columns.
     want = [
         to_array(to_pillow(image[:, 4:9]).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
         for image in np.asarray(images)

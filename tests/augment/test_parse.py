@@ -12,7 +12,7 @@ def test_operations_are_sorted_into_stages_in_order():
         "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|erase|mixup"
     )
     assert [len(stage) for stage in parsed[1:]] == [1, 1, 0, 2, 1, 1]
-    # What follows a random crop cannot be cached.
+    # Operations after a random crop cannot be cached.
     parsed = augment.parse("random_crop(16)|resize(32)")
     assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0, 0]
     assert augment.parse("") == (ONCE, (), (), (), (), (), ())
@@ -21,7 +21,7 @@ def test_operations_are_sorted_into_stages_in_order():
 
 
 @pytest.mark.parametrize(
-    ("string", "said"),
+    ("string", "message"),
     [
         ("flp", "unknown augmentation 'flp'; did you mean flip?"),
         ("zzzz", "allowed: repeat, views, resize, "),
@@ -39,7 +39,7 @@ def test_operations_are_sorted_into_stages_in_order():
         ("inception_crop(8, 0.5, 0.2)", "0 < min_area <= max_area <= 1"),
         ("flip|resize(3)", "resize(3) is a host operation and must stand before flip"),
         ("flips|resize(3)", "resize(3) is a host operation and must stand before flips"),
-        ("multi_scale(())", "1…1000 sizes are possible, got 0"),
+        ("multi_scale(())", "sizes must have 1…1000 values, got 0"),
         ("multi_scale((8, 0))", "size must be positive"),
         ("mixup|flip", "flip is an image operation and must stand before mixup"),
         ("erase|flip", "flip is an image operation and must stand before erase"),
@@ -66,9 +66,9 @@ def test_operations_are_sorted_into_stages_in_order():
         ("__import__('os').getcwd()", "is not of the form"),
     ],
 )
-def test_a_mistake_gives_one_line(string, said):
+def test_errors_are_one_line(string, message):
     with pytest.raises(InputError) as caught:
         augment.parse(string)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith("config.augment: ")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Policies: scales against timm and torchvision, pixels against Pillow by the same plan."""
+"""Policies: scales compared with timm and torchvision, pixels with Pillow under the same plan."""
 
 import collections
 import json
@@ -39,7 +39,7 @@ for _name in ("Identity", "Rotate", "Brightness", "Contrast", "Sharpness"):
 
 
 @pytest.mark.parametrize("increasing", [True, False])
-def test_scales_of_randaugment_are_timms(increasing):
+def test_scales_of_randaugment_match_timm(increasing):
     scales = GOLDEN["randaugment_increasing" if increasing else "randaugment"]
     magnitudes = jnp.asarray(GOLDEN["magnitudes"])
     ours = policies.randaugment_scale(magnitudes, jnp.array(False), increasing, SIZE)
@@ -50,7 +50,7 @@ def test_scales_of_randaugment_are_timms(increasing):
 
 
 @pytest.mark.parametrize("policy", ["trivialaugment", "autoaugment"])
-def test_scales_are_torchvisions(policy):
+def test_scales_match_torchvision(policy):
     space = {name: pair for name, pair in GOLDEN[policy].items() if isinstance(pair[0], list)}
     bins = jnp.arange(31.0 if policy == "trivialaugment" else 10.0)
 
@@ -69,12 +69,12 @@ def test_scales_are_torchvisions(policy):
         if factor:
             np.testing.assert_allclose(below[ours], 1 - values, rtol=1e-4, atol=1e-5)
         assert signed == (ours in plan.FACTORS or ours in plan.SIGNED)
-    # Of the fourteen operations of each space those without a strength are the rest.
+    # Operations without a strength have no scale.
     assert set(plan.OPERATIONS) - set(above) >= {"autocontrast", "equalise"}
 
 
 @pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
-def test_pairs_of_autoaugment_are_torchvisions(policy):
+def test_pairs_of_autoaugment_match_torchvision(policy):
     theirs = [[(NAMES[n], p, s) for n, p, s in pair] for pair in GOLDEN["policies"][policy]]
     ours = autoaugment.policy_table(policy)
     assert len(ours) == 25
@@ -96,7 +96,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("string", PLANS)
-def test_pixels_are_those_of_pillow_by_the_same_plan(string):
+def test_pixels_match_pillow_under_the_same_plan(string):
     count, size = 60, (24, 32)
     keys = jax.random.split(jax.random.key(5), count)
     plans = jax.jit(jax.vmap(lambda key: PLANS[string](jax.random.fold_in(key, 0), size)))(keys)
@@ -119,20 +119,20 @@ def test_pixels_are_those_of_pillow_by_the_same_plan(string):
             off = np.abs(np.asarray(got[i]) - to_array(want))
             names = {name for name, _ in steps}
             inexact = names & {*plan.SIGNED, "autocontrast"}
-            # What follows an inexact operation may stretch its one grey level.
+            # Later operations may amplify the one grey level of an inexact operation.
             if not inexact:
                 assert off.max() == 0, steps
             elif len(names - {"identity"}) == 1:
-                assert (off > 1).mean() < 0.05, steps  # places at the border of a pixel
+                assert (off > 1).mean() < 0.05, steps  # samples at the border of a pixel
             else:
                 assert np.median(off) <= 1, steps
 
 
-def test_randaugment_draws_every_operation_as_often():
+def test_randaugment_draws_operations_uniformly():
     keys = jax.random.split(jax.random.key(0), 3000)
     drawn = jax.jit(jax.vmap(lambda key: PLANS["randaugment(2, 9, 0.5)"](key, SIZE)))(keys)
     counts = np.bincount(np.asarray(drawn.operation).ravel(), minlength=len(plan.OPERATIONS))
-    # Half of the layers do nothing; the others are equally likely.
+    # Half of the layers are the identity; the other operations are equally likely.
     assert scipy.stats.binomtest(int(counts[0]), 6000, 0.5).pvalue > 1e-3
     assert scipy.stats.chisquare(counts[1:]).pvalue > 1e-3
     degrees = np.asarray(drawn.argument)[np.asarray(drawn.operation) == plan.NUMBER["rotate"]]
@@ -143,7 +143,7 @@ def test_randaugment_draws_every_operation_as_often():
     assert scipy.stats.kstest(below, normal.cdf).pvalue > 1e-3
 
 
-def test_trivialaugment_draws_every_operation_and_strength_as_often():
+def test_trivialaugment_draws_operations_and_strengths_uniformly():
     keys = jax.random.split(jax.random.key(1), 6000)
     drawn = jax.jit(jax.vmap(policies.plan_trivialaugment))(keys)
     names = collections.Counter(plan.OPERATIONS[int(o)] for o in drawn.operation[:, 0])

@@ -1,4 +1,4 @@
-"""Resampling, against Pillow, Pillow's algorithm in NumPy, and linear interpolation written out."""
+"""Resampling compared with Pillow, with its algorithm in NumPy, and with linear interpolation."""
 
 import concurrent.futures
 
@@ -19,7 +19,7 @@ def picture(height, width, channels, seed=0):
 
 
 def kernel(method, x):
-    """The filter at distance x, and its reach."""
+    """The value of the filter at distance x."""
     x = np.abs(x)
     if method == "bilinear":
         return np.maximum(1 - x, 0)
@@ -33,7 +33,7 @@ REACH = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
 
 def along_first_axis(image, size, method):
-    """Resamples [N, ...] to [size, ...] in whole numbers: weights of 22 bits, levels of eight."""
+    """Resample [N, ...] to [size, ...] in integers: weights of 22 bits, levels of 8 bits."""
     scale = len(image) / size
     stretch = max(scale, 1)
     rows = []
@@ -50,7 +50,7 @@ def along_first_axis(image, size, method):
 
 
 def reference(image, size, method):
-    """Along rows first."""
+    """Resample along rows first."""
     across = image
     if image.shape[1] != size[1]:
         across = along_first_axis(image.swapaxes(0, 1), size[1], method).swapaxes(0, 1)
@@ -59,9 +59,9 @@ def reference(image, size, method):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("method", ["nearest", *FILTERED])
-def test_resample_is_pillows_resize(channels, method):
+def test_resample_matches_pillow(channels, method):
     image = picture(13, 17, channels)
-    # Pillow of any version begins with the rows where the height does not shrink more.
+    # Sizes for which every version of Pillow starts with the rows.
     for size in [(31, 9), (9, 7), (20, 17), (13, 5), (40, 60)]:
         got = resample.resample(image, size, method)
         for c in range(channels):
@@ -72,7 +72,7 @@ def test_resample_is_pillows_resize(channels, method):
 
 @given(sides, sides, sides, sides, st.sampled_from(FILTERED), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_resample_takes_rows_first_whatever_pillow_does(height, width, h, w, method, channels):
+def test_resample_takes_rows_first_with_any_pillow(height, width, h, w, method, channels):
     image = picture(height, width, channels)
     got = resample.resample(image, (h, w), method)
     np.testing.assert_array_equal(got, reference(image, (h, w), method))
@@ -86,7 +86,7 @@ def test_quick_is_within_a_level_of_exact_but_for_few_pixels(channels, method):
     for seed in range(30):
         height, width, h, w = draw.integers(1, 120, 4)
         image = picture(height, width, channels, seed)
-        if seed % 2:  # smooth, as photographs are
+        if seed % 2:  # smooth, like photographs
             ramp = np.add.outer(np.arange(height) * 3, np.arange(width) * 2)[..., None]
             image = ((image // 8 + ramp) % 256).astype(np.uint8)
         got = resample.resample(image, (h, w), method, quick=True)
@@ -99,7 +99,7 @@ def test_quick_is_within_a_level_of_exact_but_for_few_pixels(channels, method):
     assert (differences > 1).mean() < 1e-4
 
 
-def test_quick_gives_the_same_in_many_threads():
+def test_quick_is_thread_safe():
     images = [picture(90 + i, 80, 3, i) for i in range(40)]
 
     def resized(image):
@@ -124,7 +124,7 @@ def test_linear_interpolates_between_the_nearest_four(channels, size):
     got = resample.resample(image, size, "linear")
 
     def weights(inputs, outputs):
-        # Centres of output pixels in the coordinates of the input, held inside the image.
+        # Centres of output pixels in input coordinates, clipped to the image.
         places = np.clip((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
         return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(inputs)))
 

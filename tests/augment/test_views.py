@@ -1,4 +1,4 @@
-"""Test-time views against crops written out by hand."""
+"""Test-time views compared with explicit crops."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_ten_crop(image):
     assert views.dtype == np.uint8
 
 
-def test_ten_crop_pads_what_is_too_small(image):
+def test_ten_crop_pads_small_images(image):
     (views,) = views_of("ten_crop(13)", image)
     padded = np.pad(image, ((1, 1), (0, 0), (0, 0)))
     np.testing.assert_array_equal(views[0], padded[:, :13])

@@ -13,7 +13,7 @@ def draw(data_dir, out, string, *more):
 
 
 def cells(path):
-    """[rows, columns, 32, 32, 3]."""
+    """Return the images of the grid, [rows, columns, 32, 32, 3]."""
     grid = np.asarray(Image.open(path))[4:, 4:]
     rows, columns = grid.shape[0] // 36, grid.shape[1] // 36
     grid = grid[: rows * 36, : columns * 36].reshape(rows, 36, columns, 36, 3)
@@ -23,7 +23,9 @@ def cells(path):
 def test_originals_above_augmented_images(data_dir, tmp_path, capsys):
     out = tmp_path / "a.png"
     assert draw(data_dir, out, "flip(1)") == 0
-    assert capsys.readouterr().out == f"{out}: 6 images of digits, augmented below each\n"
+    assert (
+        capsys.readouterr().out == f"{out}: 6 images of digits, each above its augmented versions\n"
+    )
     grid = cells(out)
     assert grid.shape == (4, 3, 32, 32, 3)
     np.testing.assert_array_equal(grid[0, :, :, ::-1], grid[1])
@@ -36,7 +38,7 @@ def test_mixed_and_erased_images_and_views(data_dir, tmp_path):
     assert draw(data_dir, out, "views(2)|erase(1, 'constant')|mixup(1.0)") == 0
     grid = cells(out)
     assert grid.shape == (6, 3, 32, 32, 3)
-    # The mean of digits, 0.305 of white, stands in the box or is mixed into it.
+    # The mean of digits, 0.305 of white, fills the erased box, mixed or not.
     assert not np.array_equal(grid[1], grid[2])
     assert (grid[1] == 78).any()
 
@@ -46,7 +48,7 @@ def test_mistakes_give_one_line_and_write_nothing(data_dir, tmp_path, capsys):
     for arguments, said in (
         (["flp"], "unknown augmentation 'flp'; did you mean flip?"),
         (["lighting"], "lighting needs 3 channels, the image has 1"),
-        (["flip", "--rows", "0"], "at least one each"),
+        (["flip", "--rows", "0"], "both must be at least 1"),
         (["flip", "--split", "nosuch"], "nosuch"),
     ):
         assert draw(data_dir, out, *arguments) == 2
@@ -60,7 +62,7 @@ def test_mistakes_give_one_line_and_write_nothing(data_dir, tmp_path, capsys):
     assert out.read_text() == "mine"
     assert draw(data_dir, out, "flip", "--force") == 0
     assert draw(data_dir, tmp_path / "no" / "a.png", "flip") == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("string", ["randaugment(2, 9)|cutout(8)|cutmix"])

@@ -1,4 +1,4 @@
-"""`predict` against the same answers worked out in NumPy, and what it says of mistakes."""
+"""`predict` compared with NumPy, and its error messages."""
 
 import json
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv_jax import experiment, pretrained, train
 from cv_jax.__main__ import main
 from cv_jax.data import sources
+from cv_jax.interop import pretrained
+from cv_jax.training import experiment, loop
 
 
 def trained(load_config, path, name="linear", overrides=None):
     config = load_config(name, {"total_steps": 20, "batch_size": 64, **(overrides or {})})
-    assert train.train(experiment.build(config), path, "") == 0
+    assert loop.train(experiment.build(config), path, "") == 0
     return path
 
 
@@ -33,7 +34,7 @@ def files(data_dir, tmp_path_factory):
     for i in range(40):
         pixels, label = source.example(i)
         image = Image.fromarray(pixels[..., 0])
-        # A file in colour is read as grey by a net for grey images.
+        # A model for grey images reads colour files as grey.
         paths.append(str(folder / f"{i}.png"))
         (image.convert("RGB") if i % 2 else image).save(paths[-1])
         images.append(np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), float))
@@ -42,7 +43,7 @@ def files(data_dir, tmp_path_factory):
 
 
 def probabilities(path, images):
-    """Those of the linear classifier that was trained there, float [N, 10]."""
+    """Return the probabilities of the trained linear classifier, float [N, 10]."""
     run = pretrained.read_run(path)
     head = run.weights.variables["params"]["head"]
     normalised = (images / 255 - run.config["data.mean"]) / run.config["data.std"]
@@ -51,28 +52,28 @@ def probabilities(path, images):
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-def answers(capsys, *arguments):
-    capsys.readouterr()  # what training said
+def predictions(capsys, *arguments):
+    capsys.readouterr()  # drop the output of training
     assert main(["predict", *map(str, arguments)]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def check(found, paths, expected):
-    assert [answer["image"] for answer in found] == paths
-    for answer, wanted in zip(found, expected, strict=True):
-        order = [one["class"] for one in answer["predictions"]]
+    assert [prediction["image"] for prediction in found] == paths
+    for prediction, wanted in zip(found, expected, strict=True):
+        order = [entry["class"] for entry in prediction["predictions"]]
         np.testing.assert_allclose(
-            [one["probability"] for one in answer["predictions"]], wanted[order], rtol=1e-4
+            [entry["probability"] for entry in prediction["predictions"]], wanted[order], rtol=1e-4
         )
         assert order == list(np.argsort(-wanted))
-        assert [one["name"] for one in answer["predictions"]] == [str(k) for k in order]
+        assert [entry["name"] for entry in prediction["predictions"]] == [str(k) for k in order]
 
 
 def test_probabilities_are_those_of_numpy(run, files, capsys):
     paths, images, labels = files
-    found = answers(capsys, run, *paths, "--json", "--top=10")
+    found = predictions(capsys, run, *paths, "--json", "--top=10")
     check(found, paths, probabilities(run, images))
-    right = [answer["predictions"][0]["class"] for answer in found] == labels
+    right = [prediction["predictions"][0]["class"] for prediction in found] == labels
     assert right.mean() > 0.5
 
 
@@ -80,7 +81,7 @@ def test_views_are_averaged_as_in_the_runs_evaluation(load_config, files, tmp_pa
     paths, images, _ = files
     path = trained(load_config, tmp_path / "run", overrides={"eval_preprocess": "resize(32)|flips"})
     expected = (probabilities(path, images) + probabilities(path, images[:, :, ::-1])) / 2
-    check(answers(capsys, path, *paths, "--json", "--top=10"), paths, expected)
+    check(predictions(capsys, path, *paths, "--json", "--top=10"), paths, expected)
 
 
 def test_a_line_names_the_likeliest_classes(run, files, capsys):
@@ -92,7 +93,7 @@ def test_a_line_names_the_likeliest_classes(run, files, capsys):
     assert said == f"{paths[3]}: {first} {wanted[first]:.2%}, {second} {wanted[second]:.2%}\n"
 
 
-def test_classes_are_numbers_where_the_data_are_gone(load_config, files, tmp_path, capsys):
+def test_classes_are_numbers_without_the_dataset(load_config, files, tmp_path, capsys):
     paths, images, labels = files
     folder = tmp_path / "images"
     for path, label in zip(paths, labels, strict=True):
@@ -100,7 +101,7 @@ def test_classes_are_numbers_where_the_data_are_gone(load_config, files, tmp_pat
             (folder / split / f"digit {label}").mkdir(parents=True, exist_ok=True)
             (folder / split / f"digit {label}" / path.rpartition("/")[2]).symlink_to(path)
     data = {"data.name": f"folder:{folder}", "data.eval_split": "val", "image_size": 32}
-    # What the presets of digits say of one channel is said of three here.
+    # The presets of digits have one channel; folder images have three.
     more = {"data.mean": "0.5", "data.std": "0.5", "eval_preprocess": "resize(32)"}
     run = trained(load_config, tmp_path / "run", overrides={**data, **more})
     capsys.readouterr()
@@ -111,7 +112,7 @@ def test_classes_are_numbers_where_the_data_are_gone(load_config, files, tmp_pat
     assert main(["predict", str(run), paths[0], "--top=1"]) == 0
     said = capsys.readouterr()
     assert said.out == named.replace(": digit ", ": ")
-    assert said.err.startswith("classes are numbers, for their names are not at hand: ")
+    assert said.err.startswith("class names are not available, classes are printed as numbers: ")
     assert said.err.count("\n") == 1
 
 
@@ -124,12 +125,12 @@ def test_mistakes(run, files, load_config, tmp_path, capsys):
     mae = trained(load_config, tmp_path / "mae", "mae", short)
     capsys.readouterr()
     for arguments, message in (
-        ([run, "nowhere.png"], "nowhere.png: there is no such file"),
-        ([run, paths[0], text], f"{text}: no image of a known format"),
+        ([run, "nowhere.png"], "nowhere.png: no such file"),
+        ([run, paths[0], text], f"{text}: unknown image format"),
         ([run, cut], f"{cut}: "),
         ([run, paths[0], "--top=0"], "--top=0 must be at least 1"),
-        ([tmp_path, paths[0]], "is no run directory"),
-        ([mae, paths[0]], "which knows no classes"),
+        ([tmp_path, paths[0]], "is not a run directory"),
+        ([mae, paths[0]], "which is not a classifier"),
     ):
         assert main(["predict", *map(str, arguments)]) == 2
         said = capsys.readouterr().err

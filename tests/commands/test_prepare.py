@@ -1,4 +1,4 @@
-"""`python -m cv_jax prepare NAME`: building datasets, and its mistakes."""
+"""`python -m cv_jax prepare NAME`: datasets and error messages."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ def test_the_embedded_dataset_needs_no_tensorflow(tmp_path, capsys):
     assert "digits test: 359 examples" in said
 
 
-def test_without_tensorflow_the_way_to_it_is_told(tmp_path, capsys, monkeypatch):
+def test_a_missing_tensorflow_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert program.main(["prepare", "mnist", f"--data-dir={tmp_path}"]) == 2
     said = capsys.readouterr().err
@@ -41,7 +41,7 @@ def _jpeg(grey):
 
 
 def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
-    """The archives as they are published, but for their size, where TFDS looks for them."""
+    """Archives in the published structure but smaller, in TFDS's manual folder."""
     pytest.importorskip("tensorflow", reason="TFDS writes datasets with TensorFlow")
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
@@ -61,7 +61,7 @@ def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
     source = sources.open_source("imagenet2012", "train", tmp_path)
     assert source.num_classes == 1000
     examples = [source.example(i) for i in range(len(source))]
-    # Each class has the grey levels that were written for it, whatever the order of examples.
+    # Each class has the grey levels of its files, in any order of examples.
     for number in range(3):
         levels = [image.mean() for image, label in examples if label == number]
         assert sorted(levels) == pytest.approx([50 * number + 10 * i for i in range(4)], abs=1)
@@ -70,13 +70,13 @@ def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["mnits"], "no dataset is called 'mnits'; did you mean mnist"),
-        (["folder:/x"], "is there already; --to DIR re-encodes it"),
+        (["mnits"], "unknown dataset 'mnits'; did you mean mnist"),
+        (["folder:/x"], "exists already; add --to DIR to re-encode it"),
         (["digits", "--to=o", "--quality=0"], "--quality=0 is not in 1…100"),
         (["digits", "--to=o", "--short-side=0"], "--short-side=0 must be at least 1"),
         (["digits", "--to=o", "--method=best"], "--method=best is not one of nearest"),
         (["digits", "--to=o", "--splits=train,dev"], "split 'dev' of 'digits'"),
-        (["folder:/no/where", "--to=o"], "there is no folder /no/where"),
+        (["folder:/no/where", "--to=o"], "folder /no/where does not exist"),
     ],
 )
 def test_mistakes_give_one_line_and_write_nothing(

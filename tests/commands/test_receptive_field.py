@@ -28,7 +28,7 @@ def test_json_and_fields(capsys):
     ("arguments", "message"),
     [
         (["resnet19"], "did you mean resnet18"),
-        (["transformer_base"], "takes tokens, no image"),
+        (["transformer_base"], "takes tokens, not an image"),
         (["lenet5", "--image-size", "8"], "at least 16x16"),
         (["vit_ti16", "--image-size", "33"], "does not divide"),
         (["lenet5", "--fields", "width=3"], "has no field 'width'"),

@@ -1,10 +1,10 @@
-"""`python -m cv_jax`: dispatch, and the command that checks checkpoints."""
+"""`python -m cv_jax`: dispatch, and the command `verify`."""
 
 import jax.numpy as jnp
 import pytest
 
 from cv_jax.__main__ import COMMANDS, main
-from cv_jax.checkpoint import Checkpoints
+from cv_jax.run.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def workdir(tmp_path):
     return tmp_path
 
 
-def test_sound_and_damaged_checkpoints_are_told_apart(workdir, capsys):
+def test_sound_and_damaged_checkpoints(workdir, capsys):
     assert main(["verify", str(workdir)]) == 0
     assert capsys.readouterr().out.count(": sound") == 2
     (workdir / "checkpoints" / "10" / "meta.json").write_text("{}")
@@ -27,11 +27,11 @@ def test_sound_and_damaged_checkpoints_are_told_apart(workdir, capsys):
     assert (workdir / "checkpoints" / "10").is_dir()  # nothing is moved
 
 
-def test_a_damaged_checkpoint_before_a_sound_one_can_go(workdir, capsys):
+def test_a_damaged_checkpoint_before_a_sound_one_can_be_deleted(workdir, capsys):
     (workdir / "checkpoints" / "5" / "meta.json").write_text("{}")
     assert main(["verify", str(workdir)]) == 1
     out = capsys.readouterr().out
-    assert "5: meta.json differs from what was written; a newer one is sound: this one can" in out
+    assert "5: meta.json differs from what was written; a newer checkpoint is sound: this" in out
     assert f"{workdir}/checkpoints/10: sound" in out
 
 

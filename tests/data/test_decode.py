@@ -1,4 +1,4 @@
-"""Decoding, against Pillow."""
+"""Decoding compared with Pillow."""
 
 import io
 
@@ -40,7 +40,7 @@ def pixels_of(data, channels=3):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_windows_of_a_jpeg_are_those_of_pillow(mode, progressive, subsampling, data):
+def test_windows_of_a_jpeg_match_pillow(mode, progressive, subsampling, data):
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
     original = picture(height, width, mode)
     file = encoded(original, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
@@ -48,7 +48,7 @@ def test_windows_of_a_jpeg_are_those_of_pillow(mode, progressive, subsampling, d
     image = opened(file)
     assert isinstance(image, decode.Jpeg)
     assert image.shape == whole.shape
-    for _ in range(2):  # the first is decoded alone, the second from the whole
+    for _ in range(2):  # the first window is decoded alone, the second with the whole image
         top = data.draw(st.integers(0, height - 1))
         bottom = data.draw(st.integers(top + 1, height))
         left = data.draw(st.integers(0, width - 1))
@@ -61,7 +61,7 @@ def test_windows_of_a_jpeg_are_those_of_pillow(mode, progressive, subsampling, d
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
 @pytest.mark.parametrize("height", [33, 48])
 def test_every_row_may_be_the_last_of_a_window(subsampling, height):
-    """Chroma of the last rows is interpolated from rows below the window."""
+    """The chroma of the last rows is interpolated from rows below the window."""
     original = np.asarray(picture(height, 21))
     file = simplejpeg.encode_jpeg(original, quality=95, colorsubsampling=subsampling)
     whole = np.asarray(Image.open(io.BytesIO(file)))
@@ -93,7 +93,7 @@ def test_restart_markers_and_bytes_between_segments_change_nothing():
         ("YCbCr", "JPEG"),
     ],
 )
-def test_every_mode_becomes_what_pillow_converts_it_to(mode, kind):
+def test_every_mode_is_converted_like_pillow(mode, kind):
     image = picture(9, 7, "RGB" if mode == "P" else "L" if mode == "1" else mode)
     file = encoded(image.convert(mode), kind)
     expected = Image.open(io.BytesIO(file)).convert("RGB")
@@ -120,7 +120,7 @@ def test_sixteen_bits_keep_their_high_byte():
 
 def test_exif_orientation_is_ignored():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90°
     image = picture(10, 20)
     assert pixels_of(encoded(image, "JPEG", exif=exif)).shape == (10, 20, 3)
 
@@ -131,7 +131,7 @@ def test_an_animation_gives_its_first_frame():
     assert (pixels_of(file) == (255, 0, 0)).all()
 
 
-def test_pixels_pass_through():
+def test_arrays_are_returned_unchanged():
     pixels = R.integers(0, 256, (3, 4, 3), np.uint8)
     assert opened(pixels) is pixels
 
@@ -141,10 +141,10 @@ PNG = encoded(picture(64, 64), "PNG")
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         (b"", "empty"),
-        (b"not an image", "no image of a known format"),
+        (b"not an image", "unknown image format"),
         (JPEG[: len(JPEG) // 2], "truncated"),
         (JPEG[:-2], "truncated"),
         (JPEG[:30], ""),
@@ -152,17 +152,17 @@ PNG = encoded(picture(64, 64), "PNG")
         (encoded(Image.new("F", (2, 2)), "TIFF"), "mode F have no defined range"),
     ],
 )
-def test_what_cannot_be_read_says_where_and_why(file, said):
+def test_errors_have_the_location_and_the_reason(file, message):
     with pytest.raises(decode.BrokenExample) as caught:
         pixels_of(file)
     assert str(caught.value).startswith("here: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @given(st.integers(0, len(JPEG) - 1), st.integers(0, 255))
 @settings(max_examples=200, deadline=None)
-def test_a_damaged_byte_gives_pixels_or_one_line(place, value):
+def test_a_damaged_byte_gives_pixels_or_a_broken_example(place, value):
     file = bytearray(JPEG)
     file[place] = value
     try:

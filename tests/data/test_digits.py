@@ -1,4 +1,4 @@
-"""The embedded digits, against scikit-learn's arrays."""
+"""The embedded digits compared with scikit-learn's arrays."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from cv_jax.data import digits
 
 
-def test_the_dataset_holds_what_scikit_learn_carries(data_dir):
+def test_the_dataset_equals_scikit_learn(data_dir):
     original = load_digits()
     test = digits.is_test(original.target)
     builder = tfds.builder("digits", data_dir=data_dir)
@@ -25,7 +25,7 @@ def test_the_dataset_holds_what_scikit_learn_carries(data_dir):
         for i in range(len(source)):
             example = source[i]
             assert example["image"].shape == (8, 8, 1)
-            # 17 grey levels, spread over 0…255: nothing is lost.
+            # 17 grey levels are scaled to 0…255 without loss.
             np.testing.assert_array_equal(
                 np.round(example["image"][..., 0] * (16 / 255)), expected[i]
             )
@@ -57,7 +57,7 @@ def _ensure(folder, environment=None):
     )
 
 
-def test_processes_that_start_at_the_same_time_leave_one_whole_dataset(tmp_path):
+def test_concurrent_processes_write_one_complete_dataset(tmp_path):
     processes = [_ensure(tmp_path) for _ in range(3)]
     for process in processes:
         out, err = process.communicate(timeout=120)
@@ -67,8 +67,8 @@ def test_processes_that_start_at_the_same_time_leave_one_whole_dataset(tmp_path)
     assert len(tfds.builder("digits", data_dir=tmp_path).as_data_source("test")) == 359
 
 
-def test_where_the_folder_is_read_only_the_cache_of_the_user_serves(tmp_path, monkeypatch):
-    # A file in the place of the folder refuses everybody, root too.
+def test_a_read_only_folder_falls_back_to_the_cache(tmp_path, monkeypatch):
+    # A file instead of the folder: not even root can write there.
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -77,7 +77,7 @@ def test_where_the_folder_is_read_only_the_cache_of_the_user_serves(tmp_path, mo
     assert json.loads((folder / "digits" / "1.0.0" / "dataset_info.json").read_text())
 
 
-def test_a_cache_that_cannot_be_written_either_is_an_error(tmp_path, monkeypatch):
+def test_a_read_only_cache_is_an_error(tmp_path, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))

@@ -10,7 +10,7 @@ from cv_jax.errors import InputError
 
 
 def write(root, tree, size=(6, 5)):
-    """Images in `{folder: count}`; the red of each tells its number."""
+    """Write the images of `{folder: count}`; the red channel is the number of the image."""
     for folder, count in tree.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -59,7 +59,7 @@ def test_suffixes_of_any_case_deep_folders_and_other_files(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_class_folders_alone_are_split_by_a_seed(flat, seed):
+def test_class_folders_without_splits_are_split_by_a_seed(flat, seed):
     train, test = opened(flat, "images[:75%]", seed), opened(flat, "images[75%:]", seed)
     assert train.classes == ("cat", "dog", "train")
     np.testing.assert_array_equal(np.bincount(train.records.labels(None)), [15, 75, 30])
@@ -71,7 +71,7 @@ def test_class_folders_alone_are_split_by_a_seed(flat, seed):
     assert opened(flat, "images[:75%]", seed + 1).records.files != train.records.files
 
 
-def test_the_fingerprint_tells_data_apart_and_not_places(split, tmp_path):
+def test_the_fingerprint_depends_on_the_data_and_not_on_the_path(split, tmp_path):
     first = opened(split, "train").fingerprint
     copy = write(tmp_path / "elsewhere", {"train/cat": 6, "train/dog": 4})
     assert opened(copy, "train").fingerprint == first
@@ -82,23 +82,23 @@ def test_the_fingerprint_tells_data_apart_and_not_places(split, tmp_path):
     assert opened(copy, "train").fingerprint != first
 
 
-def test_mistakes_give_one_line(split, flat, tmp_path):
+def test_errors_are_one_line(split, flat, tmp_path):
     (tmp_path / "train" / "empty").mkdir(parents=True)
-    for root, part, said in [
-        (tmp_path / "no", "train", "there is no folder"),
-        (tmp_path / "train" / "empty", "train", "holds no folders of images"),
-        (tmp_path, "train", "empty holds no images"),
-        (split, "test", "'test' of .*: it has other, train, val"),
-        (split, "train[:x]", "it has train"),
-        (split, "train+other", "other has other classes"),
-        (flat, "train", r"it has images; it holds class folders only, so write images\[:90%\]"),
+    for root, part, message in [
+        (tmp_path / "no", "train", "no does not exist"),
+        (tmp_path / "train" / "empty", "train", "contains no folders of images"),
+        (tmp_path, "train", "empty contains no images"),
+        (split, "test", "split 'test' of .*; available splits: other, train, val"),
+        (split, "train[:x]", "available splits: train"),
+        (split, "train+other", "the classes of other differ"),
+        (flat, "train", r"splits: images; its subfolders are classes: use images\[:90%\]"),
     ]:
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             opened(root, part)
         assert "\n" not in str(caught.value)
 
 
 def test_both_splits_must_have_the_same_classes(split):
-    with pytest.raises(InputError, match="eval_split: .* has no class 'cat' and 1 more there"):
+    with pytest.raises(InputError, match="eval_split: class 'cat' and 1 more of .* missing"):
         check_classes(opened(split, "train"), opened(split, "other"))
     check_classes(opened(split, "train"), opened(split, "val"))

@@ -1,4 +1,4 @@
-"""Batches: the same whatever the layout, and every test example once."""
+"""Batches: independent of the layout; every test example once."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def assert_equal(got, expected):
 
 @pytest.fixture(scope="module")
 def stream(source):
-    """The whole run's batches, straight from random access."""
+    """All batches of the run, by random access."""
     batches = make(source)
     return [batches[step] for step in range(STEPS)]
 
@@ -65,7 +65,7 @@ def test_the_cache_changes_nothing(source, stream):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_together_hold_the_global_batch(source, stream, processes):
+def test_rows_of_all_processes_form_the_global_batch(source, stream, processes):
     slices = np.split(np.arange(SIZE), processes)
     parts = [make(source, rows) for rows in slices]
     for step in (0, 17, STEPS - 1):
@@ -74,7 +74,7 @@ def test_processes_together_hold_the_global_batch(source, stream, processes):
         assert_equal([whole], [stream[step]])
 
 
-def test_an_epoch_is_a_permutation_and_the_next_another(source):
+def test_each_epoch_is_a_different_permutation(source):
     order = make(source).order
     size = len(source)
     first = [order[i] for i in range(size)]
@@ -84,14 +84,14 @@ def test_an_epoch_is_a_permutation_and_the_next_another(source):
     assert first != list(range(size))
 
 
-def test_the_seed_decides_order_and_crops(source, stream):
+def test_the_seed_determines_order_and_crops(source, stream):
     other = make(source, seed=2)[0]
     assert (other["label"] != stream[0]["label"]).any()
     again = make(source, seed=1)[0]
     assert_equal([again], stream[:1])
 
 
-def test_random_host_operations_differ_from_epoch_to_epoch(source):
+def test_random_host_operations_differ_between_epochs(source):
     batches = make(source)
     crops = {}
     for position in range(3 * len(source)):

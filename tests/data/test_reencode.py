@@ -1,4 +1,4 @@
-"""Re-encoded records: what is written, resumed after a kill, and read again."""
+"""Re-encoded records: writing, resuming after SIGKILL, and reading."""
 
 import io
 import json
@@ -24,7 +24,7 @@ SIZES = [(40, 60), (30, 20), (16, 90), (25, 25)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight images in two splits and two classes, one of them grey."""
+    """Eight images in two splits and two classes; one image per split is grey."""
     root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split in ("train", "val"):
         for label, class_ in enumerate(("cat", "dog")):
@@ -51,7 +51,7 @@ def raw(folder, tmp_path_factory):
     return out
 
 
-def test_raw_pixels_are_those_that_pillow_resizes(folder, raw):
+def test_raw_pixels_match_pillow(folder, raw):
     old = sources.open_source(f"folder:{folder}", "train", None)
     new = sources.open_source(f"records:{raw}", "train", None)
     assert len(new) == len(old) == 4
@@ -66,7 +66,7 @@ def test_raw_pixels_are_those_that_pillow_resizes(folder, raw):
     assert new.records.place(3) == f"record 3 of {raw}/train-00000-of-00001.array_record"
 
 
-def test_jpegs_are_those_that_pillow_writes(data_dir, tmp_path):
+def test_jpegs_match_pillow(data_dir, tmp_path):
     more = [f"--data-dir={data_dir}", "--quality=80", "--splits=test", "--shard-examples=100"]
     assert prepare("digits", tmp_path / "out", *more) == 0
     old = sources.open_source("digits", "test", data_dir)
@@ -90,7 +90,7 @@ def start(data_dir, out, workers):
     )
 
 
-def test_killed_at_any_time_it_ends_with_the_bytes_of_the_undisturbed_run(data_dir, tmp_path):
+def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_run(data_dir, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(data_dir, killed, workers=2)
     notes = []
@@ -101,18 +101,18 @@ def test_killed_at_any_time_it_ends_with_the_bytes_of_the_undisturbed_run(data_d
     process.wait()
     done = {path.name: path.stat().st_mtime_ns for path in killed.glob("*.array_record")}
     assert 4 <= len(done) < 72
-    with pytest.raises(InputError, match="is not finished; go on with: python -m cv_jax prepare"):
+    with pytest.raises(InputError, match="is incomplete; resume with: python -m cv_jax prepare"):
         sources.open_source(f"records:{killed}", "train", None)
     noted = {path.name.removesuffix(".json") for path in killed.glob("*.array_record.json")}
 
-    # A shard that is there but was not noted, as after a loss of power, is made anew.
+    # A shard without a note, as after a power failure, is written again.
     unnoted = sorted(noted)[0]
     (killed / unnoted).write_bytes(b"half")
     (killed / f"{unnoted}.json").unlink()
     others = [start(data_dir, killed, 2), start(data_dir, whole, 1)]
     for other in others:
-        _, said = other.communicate(timeout=120)
-        assert other.returncode == 0, said
+        _, message = other.communicate(timeout=120)
+        assert other.returncode == 0, message
     assert files_of(killed) == files_of(whole)
     assert len(files_of(whole)) == 72 + 2
     for name in noted - {unnoted}:
@@ -122,8 +122,8 @@ def test_killed_at_any_time_it_ends_with_the_bytes_of_the_undisturbed_run(data_d
 
 def test_other_options_or_data_in_the_same_folder_are_refused(folder, raw, tmp_path, capsys):
     assert prepare(f"folder:{folder}", raw, "--quality=90", "--short-side=24") == 2
-    said = capsys.readouterr().err
-    assert "quality: None there, 90 now; short_side: 20 there, 24 now" in said
+    message = capsys.readouterr().err
+    assert "quality: was None, is 90; short_side: was 20, is 24" in message
     shutil.copytree(folder, tmp_path / "more")
     Image.new("RGB", (9, 9)).save(tmp_path / "more/train/cat/5.png")
     assert prepare(f"folder:{tmp_path / 'more'}", raw, "--raw", "--short-side=20") == 2
@@ -131,7 +131,7 @@ def test_other_options_or_data_in_the_same_folder_are_refused(folder, raw, tmp_p
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     assert prepare(f"folder:{folder}", tmp_path / "full") == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
 
 
 def test_verify_names_damaged_and_missing_files(raw, tmp_path, capsys):
@@ -145,12 +145,12 @@ def test_verify_names_damaged_and_missing_files(raw, tmp_path, capsys):
     shard.write_bytes(data)
     (out / "val.labels.npy").unlink()
     assert program.main(["verify", str(out)]) == 1
-    said = capsys.readouterr().out
-    assert f"{shard}: its SHA-256 differs from the index\n" in said
-    assert f"{out}/val.labels.npy: missing\n" in said
+    message = capsys.readouterr().out
+    assert f"{shard}: SHA-256 differs from the index\n" in message
+    assert f"{out}/val.labels.npy: missing\n" in message
 
 
-def test_mistakes_on_opening_give_one_line(raw, tmp_path):
+def test_errors_on_opening(raw, tmp_path):
     def opened(split="train", **changes):
         out = tmp_path / "broken"
         shutil.rmtree(out, ignore_errors=True)
@@ -169,27 +169,27 @@ def test_mistakes_on_opening_give_one_line(raw, tmp_path):
         opened(train__labels__npy=b"")
     with pytest.raises(InputError, match="1 of 1 files of split 'train' are missing"):
         opened(**{"train-00000-of-00001__array_record": None})
-    with pytest.raises(InputError, match="it has train, val"):
+    with pytest.raises(InputError, match="available splits: train, val"):
         opened("test")
     with pytest.raises(InputError, match="index.json"):
         opened(index__json=b"{")
-    with pytest.raises(InputError, match="holds no records; write some with"):
+    with pytest.raises(InputError, match="has no index.json; create it with"):
         opened(index__json=None)
     assert len(opened("train[:0%]")) == 0
     assert len(opened("train+val[1:]")) == 7
 
 
-def test_broken_images_stop_it_or_are_left_out_and_counted(folder, tmp_path, capfd):
+def test_broken_images_are_an_error_or_are_skipped_and_counted(folder, tmp_path, capfd):
     images = tmp_path / "images"
     shutil.copytree(folder, images)
     (images / "train" / "cat" / "1.png").write_bytes(b"\x89PNG\r\n")
     assert prepare(f"folder:{images}", tmp_path / "out") == 1
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: folder:{images}, {images}/train/cat/1.png: ")
-    assert said.endswith("(--skip-broken leaves it out)")
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: folder:{images}, {images}/train/cat/1.png: ")
+    assert message.endswith("(--skip-broken skips it)")
     assert prepare(f"folder:{images}", tmp_path / "other", "--skip-broken") == 0
-    assert "train: 3 examples in 1 shards" in (said := capfd.readouterr().out)
-    assert "1 broken left out" in said
+    assert "train: 3 examples in 1 shards" in (message := capfd.readouterr().out)
+    assert "1 broken left out" in message
     source = sources.open_source(f"records:{tmp_path / 'other'}", "train", None)
     assert source.records.labels(None).tolist() == [0, 1, 1]
     assert json.loads((tmp_path / "other" / "index.json").read_text())["sizes"]["train"] == 4

@@ -1,4 +1,4 @@
-"""A split on the devices gives the batches that the host's loader gives."""
+"""Batches of a split in device memory equal those of the host's loader."""
 
 import copy
 
@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cv_jax import augment, experiment, sharding
+from cv_jax import augment
 from cv_jax.data import pipeline, resident, sources
+from cv_jax.devices import mesh as meshes
 from cv_jax.errors import InputError
+from cv_jax.training import experiment
 
 STEPS, SIZE = 65, 48  # more than two epochs
 
@@ -22,8 +24,8 @@ def batches(data_dir):
 
 
 @pytest.mark.parametrize(("devices", "start"), [(1, 0), (8, 0), (8, 29), (3, STEPS)])
-def test_the_batches_are_the_loaders(batches, devices, start):
-    mesh = sharding.make_mesh(devices)
+def test_batches_match_the_loader(batches, devices, start):
+    mesh = meshes.make_mesh(devices)
     got = list(resident.iterate(mesh, batches, start))
     assert len(got) == STEPS - start
     for step, batch in enumerate(got, start):
@@ -31,26 +33,26 @@ def test_the_batches_are_the_loaders(batches, devices, start):
         assert batch.keys() == expected.keys()
         for key, value in expected.items():
             assert batch[key].dtype == value.dtype
-            assert batch[key].sharding.is_equivalent_to(sharding.over_batch(mesh), value.ndim)
+            assert batch[key].sharding.is_equivalent_to(meshes.over_batch(mesh), value.ndim)
             np.testing.assert_array_equal(batch[key], value)
 
 
-def test_after_the_start_the_hosts_pixels_are_not_needed(batches):
+def test_host_images_are_not_needed_after_the_start(batches):
     own = copy.copy(batches)
-    stream = resident.iterate(sharding.make_mesh(2), own, 0)
+    stream = resident.iterate(meshes.make_mesh(2), own, 0)
     next(stream)
     own.images = None
     assert len(list(stream)) == STEPS - 1
 
 
-def test_the_choice(batches, monkeypatch):
+def test_chosen(batches, monkeypatch):
     images, crop = batches.images, augment.parse("random_crop(4)").host
     uncached = images._replace(cached=None)
     assert resident.chosen("device", images, ())
     assert not resident.chosen("memory", images, ())
     assert not resident.chosen("none", uncached, ())
-    assert not resident.chosen("auto", images, ())  # a CPU's devices have no memory of their own
-    with pytest.raises(InputError, match="cache=device: config.augment has host operations that"):
+    assert not resident.chosen("auto", images, ())  # CPU devices report no memory
+    with pytest.raises(InputError, match="cache=device: config.augment has random host operations"):
         resident.chosen("device", images, crop)
 
     class Device:
@@ -66,11 +68,11 @@ def test_the_choice(batches, monkeypatch):
         assert not resident.chosen("auto", uncached, ())
 
 
-def test_a_run_says_where_its_images_are(load_config):
-    for cache, said in (
-        ("device", "1,438 images of 32x32x1, 1.4 MiB, on the devices"),
+def test_the_log_names_the_storage_of_images(load_config):
+    for cache, message in (
+        ("device", "1,438 images of 32x32x1, 1.4 MiB, in device memory"),
         ("memory", "1,438 images of 32x32x1, 1.4 MiB, in host memory"),
-        ("none", "1,438 images, read and decoded as they are needed"),
+        ("none", "1,438 images, read and decoded on demand"),
     ):
         parts = experiment.build(load_config("mlp", {"data.cache": cache}))
-        assert parts.train_images.place(parts.resident) == said
+        assert parts.train_images.place(parts.resident) == message

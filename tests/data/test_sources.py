@@ -1,4 +1,4 @@
-"""Sources: opening datasets, and the mistakes one can make."""
+"""Sources: opening of datasets, and errors."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from cv_jax.data import sources
 from cv_jax.errors import InputError
 
 
-def test_a_source_describes_itself(data_dir):
+def test_attributes_of_a_source(data_dir):
     source = sources.open_source("digits", "train", data_dir)
     assert (len(source), source.num_classes, source.channels) == (1438, 10, 1)
     image, label = source.example(5)
@@ -24,7 +24,7 @@ def test_parts_of_splits(data_dir):
     assert part.example(7)[1] == whole.example(7)[1]
 
 
-def test_the_fingerprint_follows_the_files_that_describe_the_data(data_dir, tmp_path):
+def test_the_fingerprint_depends_on_the_metadata_files(data_dir, tmp_path):
     first = sources.open_source("digits", "train", data_dir).fingerprint
     shutil.copytree(data_dir / "digits", tmp_path / "digits")
     assert sources.open_source("digits", "test", tmp_path).fingerprint == first
@@ -34,25 +34,25 @@ def test_the_fingerprint_follows_the_files_that_describe_the_data(data_dir, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "said"),
+    ("name", "split", "message"),
     [
-        ("cifar1", "train", "no dataset is called 'cifar1'; did you mean cifar10"),
+        ("cifar1", "train", "unknown dataset 'cifar1'; did you mean cifar10"),
         ("digit", "train", "did you mean digits"),
-        ("digits", "tran", "it has train, test"),
-        ("digits", "train[:z]", "it has train, test"),
+        ("digits", "tran", "available splits: train, test"),
+        ("digits", "train[:z]", "available splits: train, test"),
         ("digits:9.0.0", "train", "cannot be loaded at version 9.0.0"),
         ("a b", "train", "config.data.name: 'a b'"),
         ("", "train", "config.data.name: ''"),
     ],
 )
-def test_a_wrong_name_gives_one_line(data_dir, name, split, said):
+def test_errors_are_one_line(data_dir, name, split, message):
     with pytest.raises(InputError) as caught:
         sources.open_source(name, split, data_dir)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_prepared_gives_the_command_that_prepares_it(tmp_path):
+def test_the_error_for_an_unprepared_dataset_contains_the_command(tmp_path):
     with pytest.raises(InputError) as caught:
         sources.open_source("mnist", "train", tmp_path)
     command = f"python -m cv_jax prepare mnist --data-dir {tmp_path}"
@@ -68,7 +68,7 @@ def test_the_folder_is_the_setting_or_the_environment_or_the_default(monkeypatch
 
 
 def foreign(data_dir, folder, file_format, *others):
-    """The digits as a dataset that no code describes, said to be stored in these formats."""
+    """Copy the digits as a dataset without builder code, with these formats in its metadata."""
     version = folder / "letters" / "1.0.0"
     shutil.copytree(data_dir / "digits" / "1.0.0", version)
     for path in version.glob("digits*"):
@@ -79,7 +79,7 @@ def foreign(data_dir, folder, file_format, *others):
     return version
 
 
-def test_a_dataset_in_another_format_gives_the_command_that_converts_it(data_dir, tmp_path):
+def test_the_error_for_another_format_contains_the_command(data_dir, tmp_path):
     version = foreign(data_dir, tmp_path, "tfrecord")
     with pytest.raises(InputError, match="is stored as tfrecord") as caught:
         sources.open_source("letters", "train", tmp_path)
@@ -87,7 +87,7 @@ def test_a_dataset_in_another_format_gives_the_command_that_converts_it(data_dir
     assert str(caught.value).endswith(command)
 
 
-def test_a_dataset_that_was_converted_in_place_is_read(data_dir, tmp_path):
+def test_a_dataset_converted_in_place_is_read(data_dir, tmp_path):
     foreign(data_dir, tmp_path, "tfrecord", "array_record")
     source = sources.open_source("letters", "test", tmp_path)
     assert (len(source), source.example(3)[0].shape) == (359, (8, 8, 1))

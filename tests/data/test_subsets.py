@@ -1,4 +1,4 @@
-"""Subsets: balanced, seeded, nested; and what is left without broken examples."""
+"""Subsets: balanced, seeded, nested; and splits without broken examples."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from cv_jax.errors import InputError
 
 
 class Labelled:
-    """Records without meaning, but with labels; those in `broken` are no images."""
+    """Records with given labels and dummy images; indices in `broken` are not decodable."""
 
     def __init__(self, labels, broken=()):
         self._labels, self.broken = np.asarray(labels), set(broken)
@@ -40,18 +40,18 @@ labels_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 
 @given(labels_strategy, st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_every_beginning_of_the_order_holds_each_class_in_its_share(labels, seed):
+def test_every_prefix_of_the_order_is_stratified(labels, seed):
     labels = np.array(labels)
     order = subsets.stratified(labels, seed)
     assert sorted(order) == list(range(len(labels)))
     for size in range(len(labels) + 1):
         got = np.bincount(labels[order[:size]], minlength=6)
         share = np.bincount(labels, minlength=6) * size / len(labels)
-        # Each class rounds its own share; together they may be one off besides.
+        # Each share is rounded, and the sum of the rounded shares may be off by one.
         assert np.abs(got - share).max() <= 1.5
 
 
-def test_fractions_are_nested_and_follow_their_own_seed():
+def test_fractions_are_nested_and_depend_on_the_seed():
     source = source_of(np.arange(1000) % 7)
     parts = {f: subsets.balanced(source, f, None, 3).records.indices for f in (0.1, 0.5, 1.0)}
     assert [len(part) for part in parts.values()] == [100, 500, 1000]
@@ -63,7 +63,7 @@ def test_fractions_are_nested_and_follow_their_own_seed():
     assert set(subsets.balanced(source, 0.1, None, 4).records.indices) != set(parts[0.1])
 
 
-def test_per_class_takes_as_many_of_each():
+def test_per_class_takes_equal_counts():
     labels = np.repeat([0, 1, 2], [5, 50, 500])
     part = subsets.balanced(source_of(labels), None, 5, 0)
     np.testing.assert_array_equal(part.records.labels(None), np.repeat([0, 1, 2], 5))
@@ -72,22 +72,22 @@ def test_per_class_takes_as_many_of_each():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "per_class", "said"),
+    ("fraction", "per_class", "message"),
     [
         (0.5, 1, "both set"),
-        (0.0, None, "not in 0…1"),
-        (1.5, None, "not in 0…1"),
+        (0.0, None, "must be above 0 and at most 1"),
+        (1.5, None, "must be above 0 and at most 1"),
         (None, 0, "at least 1"),
         (None, 3, "class 1 of made has only 2 examples"),
     ],
 )
-def test_what_cannot_be_kept_gives_one_line(fraction, per_class, said):
-    with pytest.raises(InputError, match=said):
+def test_errors_of_balanced(fraction, per_class, message):
+    with pytest.raises(InputError, match=message):
         subsets.balanced(source_of([0, 0, 0, 1, 1]), fraction, per_class, 0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_broken_examples_are_left_out_and_named(threads):
+def test_broken_examples_are_removed_and_reported(threads):
     source = source_of(np.arange(200) % 4, broken=[3, 150])
     sound, reasons = subsets.without_broken(source, threads)
     assert len(sound) == 198
@@ -99,7 +99,7 @@ def test_broken_examples_are_left_out_and_named(threads):
     assert subsets.without_broken(whole, threads) == (whole, [])
 
 
-def test_labels_of_a_tfds_dataset_are_those_of_its_examples(data_dir):
+def test_labels_of_a_tfds_dataset_match_its_examples(data_dir):
     source = sources.open_source("digits", "test[5:40]", data_dir)
     labels = source.records.labels(lambda loop: loop)
     assert labels.tolist() == [source.example(i)[1] for i in range(35)]
@@ -114,5 +114,5 @@ def test_labels_of_a_tfds_dataset_are_those_of_its_examples(data_dir):
         ("a[:0%]", [("a", 0, 0)]),
     ],
 )
-def test_slices_are_read_as_tfds_reads_them(split, pieces):
+def test_slices_follow_tfds_syntax(split, pieces):
     assert subsets.slices("made", split, {"a": 10, "b": 4}) == pieces

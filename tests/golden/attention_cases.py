@@ -1,4 +1,4 @@
-"""Sizes and inputs that make_attention.py and test_attention_parity.py share."""
+"""Sizes and inputs shared by make_attention.py and test_attention_parity.py."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ VOCAB, PAD = 13, 0
 
 
 def _tokens(key: str, shape: tuple[int, int]) -> np.ndarray:
-    """Ids from 3 on; 0, 1 and 2 are padding, begin and end."""
+    """Token ids from 3 on; 0, 1 and 2 are padding, begin and end."""
     unit = (recipe.draw(key, shape) / np.sqrt(12) + 0.5).clip(0, 0.999)
     return 3 + (unit * (VOCAB - 3)).astype(np.int64)
 
@@ -30,8 +30,8 @@ TARGET[:, 0] = 1
 TARGET_MASK = np.ones(TARGET.shape, bool)
 TARGET_MASK[1, 2] = False
 
-# ViTMAEConfig's names; the decoder narrower than the encoder, as in the paper. The second has the
-# paper's base encoder and decoder, of fewer blocks.
+# ViTMAEConfig's names; the decoder is narrower than the encoder, as in the paper. `mae-base` has
+# the widths of the paper's base encoder and decoder, with fewer blocks.
 MAE = {
     "mae": dict(
         image_size=48,
@@ -63,23 +63,23 @@ MAE = {
 
 
 def mae_noise(name: str) -> np.ndarray:
-    """One number for each patch of two images."""
+    """Return one number per patch of two images."""
     sizes = MAE[name]
     return recipe.draw("noise", (2, (sizes["image_size"] // sizes["patch_size"]) ** 2))
 
 
 class Adapted(NamedTuple):
-    """Weights of one size or layout, loaded into a network of another by timm and by us.
+    """Weights of one size or layout, loaded into a network of another by timm and by cv_jax.
 
     Attributes:
-      source: of the layout.
+      source: layout of the weights.
       reference: timm's name of the network.
       model: the registry's name.
-      trained: what the weights were made for, as arguments of timm's constructor; of
-        `npz_weights` for big_vision.
-      arguments: of timm's constructor for the network that takes them.
+      trained: sizes of the weights, as arguments of timm's constructor; for big_vision, of
+        `npz_weights`.
+      arguments: of timm's constructor for the network that loads the weights.
       fields: of the model here.
-      image_size: of the images.
+      image_size: (height, width).
     """
 
     source: str
@@ -92,13 +92,13 @@ class Adapted(NamedTuple):
 
 
 def official(source: str, reference: str, model: str, size: int) -> Adapted:
-    """The official code's layout at one size."""
+    """A case in the official code's layout at one size."""
     arguments = dict(img_size=size)
     return Adapted(source, reference, model, arguments, arguments, {}, (size, size))
 
 
 def fine_tuned(reference: str, model: str) -> Adapted:
-    """The official MAE's classifier, of two blocks."""
+    """A case of the official MAE classifier with two blocks."""
     arguments = dict(img_size=(48, 80), global_pool="avg", depth=2)
     fields = dict(pool="mean", class_token=True, fc_norm=True, depth=2)
     return Adapted("mae", reference, model, arguments, arguments, fields, (48, 80))
@@ -220,7 +220,7 @@ ADAPTED = {
 
 
 def official_swin(key: str) -> str:
-    """timm's name of an array of Swin as the official code has it."""
+    """Return the official code's name of an array of timm's Swin."""
     if key.startswith("head.fc."):
         return key.replace("head.fc.", "head.")
     for stage in (1, 2, 3):
@@ -243,17 +243,17 @@ def npz_shapes(
     pool: bool = False,
     stacked: bool = False,
 ) -> recipe.Shapes:
-    """Names and shapes in the files of google-research, for 1000 classes.
+    """Return names and shapes of google-research's files, for 1000 classes.
 
     Args:
       depth, width, heads: of the encoder.
       patch: side of a patch.
-      patches: how many there are.
-      names: "vision_transformer", or "big_vision", where no position is the class token's.
-      class_token: of big_vision; vision_transformer's nets always have one.
+      patches: number of patches.
+      names: "vision_transformer", or "big_vision", where the class token has no position.
+      class_token: for big_vision; vision_transformer's networks always have a class token.
       prefix: of all names.
       pool: attention pooling.
-      stacked: all blocks along a first axis.
+      stacked: blocks are stacked along a first axis.
     """
     google = names == "vision_transformer"
     positions = "Transformer/posembed_input/pos_embedding" if google else "pos_embedding"
@@ -304,7 +304,7 @@ def npz_shapes(
 
 
 def npz_weights(**sizes) -> dict[str, np.ndarray]:
-    """Weights of such a file: small ones, so that twelve blocks stay tame; scales around 1.
+    """Return weights of such a file: small, to keep twelve blocks stable, with scales around 1.
 
     Args:
       **sizes: of `npz_shapes`.

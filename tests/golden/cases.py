@@ -1,21 +1,21 @@
-"""Every comparison with a reference network: which one, under which name here, on which image."""
+"""Comparisons with reference networks: source, reference, model here, image size and fields."""
 
 from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
-    """A network of the reference and the model here that must equal it.
+    """A network of the reference and the equal model here.
 
     Attributes:
       source: "torchvision" or "timm".
       reference: the source's name of the network.
       model: the registry's name.
-      image_size: (height, width); not square where the network allows it, so that exchanged axes
-        show.
-      batch: images.
-      variant: tells apart the cases of one network.
+      image_size: (height, width); not square if the network allows it, which reveals exchanged
+        axes.
+      batch: number of images.
+      variant: distinguishes the cases of one network.
       arguments: of the reference's constructor.
-      fields: of the model here, beside those that the mapping table states.
+      fields: of the model here, in addition to the fields in the mapping table.
     """
 
     source: str
@@ -29,13 +29,13 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The stem of this case's golden files."""
+        """Stem of the golden files of this case."""
         variant = f"-{self.variant}" if self.variant else ""
         return f"{self.source}-{self.reference}{variant}"
 
 
 def vit(reference: str, model: str, size: tuple[int, int], arguments=None, fields=None, **more):
-    """timm's ViT of another image size."""
+    """A case of timm's ViT at another image size."""
     return Case(
         "timm",
         reference,
@@ -48,7 +48,7 @@ def vit(reference: str, model: str, size: tuple[int, int], arguments=None, field
 
 
 def swin(reference: str, model: str, window: int = 0, arguments=None, fields=None, **more):
-    """timm's Swin for images that its windows do not divide, with another window if given."""
+    """A case of timm's Swin on images that its windows do not divide; `window` sets other windows."""
     size = (72, 88)
     changed = dict(window_size=window) if window else {}
     return Case(
@@ -62,8 +62,8 @@ def swin(reference: str, model: str, window: int = 0, arguments=None, fields=Non
     )
 
 
-# On 224x224, AlexNet's and VGG's last map is as large as their classifier wants it; on other sizes
-# it is averaged or repeated to that, which timm does for smaller images only.
+# On 224x224, the last map of AlexNet and VGG has the size that their classifier needs. On other
+# sizes it is pooled or repeated to this size; timm does so for smaller images only.
 LOGITS = (
     Case("torchvision", "alexnet", "alexnet_one_stream", (224, 224)),
     Case("torchvision", "vgg11", "vgg11", (224, 224)),
@@ -131,7 +131,7 @@ LOGITS = (
     vit("deit_tiny_patch16_224", "deit_ti16", (48, 80)),
     vit("deit_tiny_distilled_patch16_224", "deit_ti16_distilled", (48, 80)),
     vit("deit_small_distilled_patch16_224", "deit_s16_distilled", (64, 48)),
-    # Maps of 16x24, 8x12, 4x6 and 2x3 tokens: padded, and windows smaller than asked for.
+    # Maps of 16x24, 8x12, 4x6 and 2x3 tokens: padding, and windows clipped to the map.
     Case("torchvision", "swin_t", "swin_t"),
     Case("torchvision", "swin_s", "swin_s", (64, 64), batch=1),
     Case("torchvision", "swin_v2_t", "swinv2_t"),
@@ -151,7 +151,7 @@ LOGITS = (
     ),
 )
 
-# In training mode (batch statistics) with dropout off, float64 on both sides.
+# In training mode (batch statistics) without dropout, float64 on both sides.
 GRADIENTS = (
     Case("torchvision", "alexnet", "alexnet_one_stream"),
     Case("torchvision", "vgg11_bn", "vgg11_bn"),

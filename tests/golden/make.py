@@ -1,7 +1,8 @@
 """Writes the golden files: python tests/golden/make.py [CASE…]
 
-Needs torch, torchvision and timm (`pip install "cv_jax[parity]"`), which the tests do not. For each
-case of `cases.py` it builds the real network, gives it the recipe's weights and images, and stores
+Needs torch, torchvision and timm (`pip install "cv_jax[parity]"`); the tests do not. For each case
+of `cases.py` the script builds the reference network with the recipe's weights and images, and
+stores
 
   shapes/<case>.json       key → shape of the network's state dict
   logits/<case>.npy        logits float32 [batch, classes], computed in float64
@@ -16,7 +17,7 @@ import pathlib
 import sys
 import types
 
-# torchvision's compiled operators do not load beside a CPU build of torch; its networks need none.
+# torchvision's compiled operators do not load with a CPU build of torch; networks need none.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("unused"))
 
 import cases  # noqa: E402
@@ -30,8 +31,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def build(case: cases.Case) -> torch.nn.Module:
-    """The reference's network in float64, with the recipe's weights, dropout and
-    stochastic depth switched off."""
+    """Return the reference network in float64 with the recipe's weights, without dropout."""
     create = torchvision.models.get_model if case.source == "torchvision" else timm.create_model
     network = create(case.reference, **case.arguments).double().eval()
     shapes = {
@@ -46,13 +46,13 @@ def build(case: cases.Case) -> torch.nn.Module:
     assert all(recipe.CONSTANTS.fullmatch(key) for key in missing)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout | torchvision.ops.StochasticDepth):
-            module.p = 0.0
+            module.p = 0.0  # no dropout, no stochastic depth
     write("shapes", f"{case.name}.json", lambda path: dump(shapes, path))
     return network
 
 
 def images(case: cases.Case) -> torch.Tensor:
-    """The recipe's images in the channels-first float64 that PyTorch wants."""
+    """Return the recipe's images, channels first, in float64."""
     array = recipe.images(case.batch, case.image_size)
     return torch.from_numpy(np.moveaxis(array, -1, 1).astype(np.float64))
 

@@ -1,15 +1,15 @@
-"""Writes the golden files of all but plain classifiers: tests/golden/make_attention.py [CASE]
+"""Writes the golden files of attention models: python tests/golden/make_attention.py [CASE]
 
-Needs torch and, for MAE, transformers; the tests need neither. In float64, with weights by
-`recipe.py`:
+Needs torch and timm and, for MAE, transformers; the tests need none of them. In float64, with the
+weights of `recipe.py`:
 
   transformer-<variant>   `torch.nn.Transformer` on embedded tokens, with causal and padding masks:
                           logits, and the summary of every parameter's gradient
-  <size of MAE>           `transformers.ViTMAEForPreTraining` for given noise, its weights given
-                          under the official code's names: prediction, mask, both losses, and
-                          the gradients of the normalised one
-  <case of ADAPTED>       weights that timm's own loaders fit to another size or from another
-                          layout: logits
+  <size of MAE>           `transformers.ViTMAEForPreTraining` with given noise and weights under
+                          the official code's names: prediction, mask, both losses, and the
+                          gradients of the normalised loss
+  <case of ADAPTED>       weights that timm's own loaders fit to another size or convert from
+                          another layout: logits
 """
 
 import json
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import types
 
-# As in make.py: torchvision, which transformers imports, does not load beside a CPU build of torch.
+# As in make.py: torchvision, which transformers imports, does not load with a CPU build of torch.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("unused"))
 
 import numpy as np  # noqa: E402
@@ -57,7 +57,7 @@ def save(name: str, **arrays):
 
 
 def embed(matrix: torch.Tensor, tokens: np.ndarray) -> torch.Tensor:
-    """Rows times sqrt(width) plus sinusoids, written out from the paper."""
+    """Return rows times sqrt(width) plus sinusoids, as in the paper."""
     width = matrix.shape[1]
     positions = torch.zeros(tokens.shape[1], width, dtype=torch.float64)
     for position in range(tokens.shape[1]):
@@ -99,7 +99,7 @@ def make_transformer(final_norm: bool):
 
 
 def official_shapes(sizes: dict) -> recipe.Shapes:
-    """Keys and shapes of the official MAE, positions left out."""
+    """Return keys and shapes of the official MAE, without positions."""
     width, patch = sizes["hidden_size"], sizes["patch_size"]
     shapes = {"cls_token": (1, 1, width), "patch_embed.proj.weight": (width, 3, patch, patch)}
     shapes["patch_embed.proj.bias"] = (width,)
@@ -132,7 +132,7 @@ def official_shapes(sizes: dict) -> recipe.Shapes:
 
 
 def transformers_names(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The official names as transformers has them; queries, keys and values apart."""
+    """Rename official arrays as in transformers; queries, keys and values are separate."""
     renamed = {}
     for key, x in weights.items():
         for old, new in (
@@ -162,7 +162,7 @@ def make_mae(name: str, sizes: dict):
     from transformers.models.vit_mae import modeling_vit_mae
 
     def positions(width: str) -> torch.Tensor:
-        """As transformers makes them for an encoder: its rows' half and columns' half exchanged."""
+        """Return transformers' table with the halves for rows and columns exchanged."""
         side = sizes["image_size"] // sizes["patch_size"]
         table = modeling_vit_mae.build_2d_sinusoidal_position_embedding(
             height=side, width=side, embed_dim=sizes[width], cls_token=True
@@ -198,7 +198,7 @@ def make_mae(name: str, sizes: dict):
 
 
 def make_adapted(name: str, case: Adapted):
-    """timm's own loaders change names, positions, windows and patches."""
+    """Store the logits of weights converted by timm's own loaders."""
     if case.source == "big_vision":
         network = timm.create_model(case.reference, **case.arguments).eval()
         with tempfile.TemporaryDirectory() as folder:

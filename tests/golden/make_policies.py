@@ -1,8 +1,8 @@
-"""Writes policies.json: the scales and pairs that timm and torchvision use.
+"""Writes policies.json: magnitudes and policies of timm and torchvision.
 
     python tests/golden/make_policies.py
 
-Needs torch, torchvision and timm (`pip install "cv_jax[parity]"`), which the tests do not.
+Needs torch, torchvision and timm (`pip install "cv_jax[parity]"`); the tests do not.
 """
 
 import json
@@ -11,7 +11,7 @@ import random
 import sys
 import types
 
-# torchvision's compiled operators do not load beside a CPU build of torch; transforms need none.
+# torchvision's compiled operators do not load with a CPU build of torch; transforms need none.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("unused"))
 
 from timm.data import auto_augment as timm  # noqa: E402
@@ -22,8 +22,8 @@ MAGNITUDES = [0.0, 0.7, 2.5, 4.0, 6.3, 9.0, 10.0]
 
 
 def timm_scales(names):
-    """Operation → its argument at each magnitude, with the positive sign."""
-    random.random = lambda: 0.0  # which makes timm keep the sign
+    """Return operation → its argument at each magnitude, with the positive sign."""
+    random.random = lambda: 0.0  # timm keeps the sign
     hparams = {"translate_pct": 0.45}
     scales = {}
     for name in names:
@@ -34,12 +34,12 @@ def timm_scales(names):
 
 
 def torchvision_scales(space):
-    """Operation → magnitudes by bin (none if there is only one), and whether they have a sign."""
+    """Return operation → magnitudes by bin (none for a single bin), and whether they are signed."""
     return {name: [values.tolist(), signed] for name, (values, signed) in space.items()}
 
 
 def main():
-    """Collects and writes."""
+    """Collect the values and write the file."""
     wide, auto = tv.TrivialAugmentWide(), tv.AutoAugment()
     golden = {
         "size": SIZE,

@@ -1,15 +1,15 @@
-"""Weights and images by a stated recipe, so that golden files need hold nothing but results.
+"""Reproducible weights and images, so that golden files store only results.
 
-Whoever knows the keys and shapes of a network can make the same weights, bit for bit, on any
-machine and with any NumPy: only raw words of PCG64 (whose stream NumPy guarantees), shifts and
-single float32 multiplications are used.
+The keys and shapes of a network determine its weights bit for bit, with any CPU and any NumPy: the
+recipe uses only raw words of PCG64 (NumPy guarantees this stream), shifts and single float32
+multiplications.
 
-  * Every array has a generator of its own: PCG64 seeded by the first 16 bytes of SHA-256 of its
-    key. Each 64-bit word gives two values u in [0, 1) of 24 bits, and `draw` maps u to √3·(2u − 1),
+  * Every array has its own generator: PCG64 seeded by the first 16 bytes of SHA-256 of its key.
+    Each 64-bit word gives two values u in [0, 1) of 24 bits, and `draw` maps u to √3·(2u − 1),
     which has mean 0 and variance 1.
-  * A matrix or filter gets standard deviation √(2 / fan-in), which keeps the activations of ReLU
+  * A matrix or kernel has standard deviation √(2 / fan-in), which keeps the activations of ReLU
     networks near 1 at any depth; tokens and positions 0.5; biases and running means 0.2.
-  * Scales of norms lie in 1 ± 0.5, running variances in 1.25 ± 0.75, so that each one matters.
+  * Scales of norms are in 1 ± 0.5 and running variances in 1.25 ± 0.75, so each of them matters.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ import re
 
 import numpy as np
 
-# Index arithmetic that a reference holds among its weights.
+# Constants in a reference's state dict.
 CONSTANTS = re.compile(r".*\.(relative_position_index|relative_coords_table)")
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 values of `shape`, uniform in ±√3, that depend on `key` alone."""
+    """Return float32 values of `shape`, uniform in ±√3, determined by `key`."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
     size = math.prod(shape)
     words = np.random.PCG64(seed).random_raw((size + 1) // 2).astype("<u8", copy=False)
@@ -35,7 +35,7 @@ def draw(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One array of a PyTorch state dict: float32, or int64 zero for a counter of batches."""
+    """Return an array of a PyTorch state dict: float32, or int64 zero for a batch counter."""
     name = key.rpartition(".")[2]
     if name == "num_batches_tracked":
         return np.zeros((), np.int64)
@@ -53,27 +53,27 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def state_dict(shapes: Shapes) -> dict[str, np.ndarray]:
-    """The weights of a network whose keys and shapes are given."""
+    """Return the weights of a network from its keys and shapes."""
     weights = {key: weight(key, tuple(shape)) for key, shape in shapes.items()}
     for key, bias in weights.items():
-        # torchvision's Swin v2 holds the keys' third of this bias at zero.
+        # torchvision's Swin v2 keeps the third of the keys in this bias at zero.
         if key.endswith("qkv.bias") and key.replace("qkv.bias", "logit_scale") in shapes:
             bias[len(bias) // 3 : 2 * len(bias) // 3] = 0
     return weights
 
 
 def images(batch: int, size: tuple[int, int], channels: int = 3, key: str = "") -> np.ndarray:
-    """Float32 images [batch, height, width, channels] of mean 0 and variance 1."""
+    """Return float32 images [batch, height, width, channels] of mean 0 and variance 1."""
     shape = (batch, *size, channels)
     return draw(f"images {key} {shape}", shape)
 
 
 def summary(key: str, array: np.ndarray) -> np.ndarray:
-    """The norm of an array and its products with three random tensors: [4], float64.
+    """Return the norm of an array and its products with three random tensors: [4], float64.
 
-    Each random tensor is the outer product of one unit vector per axis, drawn by `key`. An axis
-    turned round, two axes exchanged or a wrong value anywhere change the products, and equal
-    summaries cost four numbers instead of millions.
+    Each random tensor is the outer product of one unit vector per axis, drawn by `key`. A reversed
+    axis, two exchanged axes or a single wrong value change the products. A summary has four numbers
+    in place of millions.
     """
     array = np.asarray(array, np.float64)
     products = []

@@ -1,4 +1,4 @@
-"""The Transformer against torch.nn.Transformer, MAE against transformers, from golden files."""
+"""Golden files of torch.nn.Transformer, transformers' MAE, and timm's weight loaders."""
 
 import json
 import pathlib
@@ -42,7 +42,7 @@ def nested(flat: dict[str, np.ndarray]) -> dict:
 
 
 def path_of(key: str) -> str:
-    """Where a parameter of torch.nn.Transformer stands here."""
+    """Return the path here of a parameter of torch.nn.Transformer."""
     key = re.sub(r"^encoder\.layers\.", "encoder_layers_", key)
     key = re.sub(r"^decoder\.layers\.", "decoder/layers_", key)
     key = key.replace("encoder.norm", "encoder_norm").replace(".", "/")
@@ -63,7 +63,7 @@ def transformer_params(weights: dict[str, np.ndarray]) -> dict:
 
 
 def torch_gradients(grads: dict, keys) -> dict[str, np.ndarray]:
-    """The inverse: the gradients under torch's names, queries, keys and values together."""
+    """Return gradients under torch's names, queries, keys and values fused."""
 
     def at(key):
         node = grads
@@ -79,7 +79,7 @@ def torch_gradients(grads: dict, keys) -> dict[str, np.ndarray]:
 
 
 def assert_summaries(gradients: dict[str, np.ndarray], summaries: dict):
-    """To 1e-6, as test_parity's `test_gradients` compares."""
+    """Compare to 1e-6, as `test_gradients` in test_parity."""
     rounding = 1e-12 * max(norm for norm, *_ in summaries.values())
     for key, expected in summaries.items():
         norm, scale = expected[0], expected[0] / np.sqrt(gradients[key].size)
@@ -90,7 +90,7 @@ def assert_summaries(gradients: dict[str, np.ndarray], summaries: dict):
 
 @pytest.mark.parametrize("variant", ["paper", "final_norm"])
 def test_transformer(variant):
-    """Logits to 1e-5 in float32; gradients to 1e-6 in float64; masks included."""
+    """Logits to 1e-5 in float32, gradients to 1e-6 in float64, with masks."""
     weights = recipe.state_dict(read("shapes", f"transformer-{variant}"))
     params = transformer_params(weights)
     matrix = recipe.draw("embedding", (VOCAB, TRANSFORMER["d_model"])).astype(np.float64) * 0.3
@@ -132,7 +132,7 @@ def test_transformer(variant):
 
 @pytest.mark.parametrize("name", MAE)
 def test_mae(name):
-    """Mask, prediction, both losses and gradients for given noise; weights both ways."""
+    """Mask, prediction, both losses and gradients for given noise; weights in both directions."""
     sizes, noise = MAE[name], mae_noise(name)
     fields = dict(
         image_size=sizes["image_size"],
@@ -186,7 +186,7 @@ def test_mae(name):
 
 @pytest.mark.parametrize("name", ADAPTED)
 def test_adapted(name):
-    """Names, positions, windows and patches changed as timm's own loaders change them."""
+    """Names, positions, windows and patches convert as in timm's own loaders."""
     case = ADAPTED[name]
     if case.source == "big_vision":
         weights = npz_weights(**case.trained)

@@ -1,4 +1,4 @@
-"""The models here against the real torchvision and timm, from golden files alone."""
+"""Models here against torchvision and timm, by golden files."""
 
 import json
 import pathlib
@@ -17,19 +17,19 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def state_dict(case: cases.Case) -> dict[str, np.ndarray]:
-    """The reference's weights, by the recipe."""
+    """Return the reference's weights from the recipe."""
     return recipe.state_dict(json.loads((FOLDER / "shapes" / f"{case.name}.json").read_text()))
 
 
 def fields_of(case: cases.Case) -> dict:
-    """What makes the registry's model this reference, as the mapping table says."""
+    """Return the fields that make the registry's model this reference, by the mapping table."""
     model, fields = interop.family(case.model, case.source).references[case.reference]
     assert model == case.model
     return {**fields, **case.fields}
 
 
 def sized(case: cases.Case, fields: dict) -> dict:
-    """The fields and the image size, on which arrays may depend (Swin's smaller windows)."""
+    """Return fields and image size; shapes may depend on the size (Swin's smaller windows)."""
     return {"image_size": case.image_size, **fields}
 
 
@@ -39,7 +39,7 @@ def by_name(given: tuple[cases.Case, ...]):
 
 @by_name(cases.LOGITS)
 def test_logits_and_round_trip(case):
-    """Logits to 1e-5 of the largest; exporting gives back the very bits that were loaded."""
+    """Logits to 1e-5 of the largest; exported weights equal the loaded weights bit for bit."""
     weights, fields = state_dict(case), fields_of(case)
     variables = interop.load(case.model, case.source, weights, **sized(case, fields))
     model = models.create(case.model, **fields)
@@ -60,7 +60,7 @@ def test_logits_and_round_trip(case):
 
 
 def in_float64(case: cases.Case):
-    """`(model, fields, variables)` in float64, with dropout off."""
+    """Return `(model, fields, variables)` in float64, without dropout."""
     fields = dict(fields_of(case), dtype="float64", param_dtype="float64")
     if "dropout_rate" in models.fields(case.model):
         fields["dropout_rate"] = 0.0
@@ -72,8 +72,8 @@ def in_float64(case: cases.Case):
 def test_gradients(case):
     """Norm and random projections of every parameter's gradient to 1e-6, float64 on both sides.
 
-    A projection is compared with its own typical size, norm/√size. What only rounding keeps from
-    zero (a bias before batch normalisation) may differ by 1e-12 of the largest norm.
+    A projection is compared with its typical size, norm/√size. A gradient that is zero up to
+    rounding (a bias before batch normalisation) may differ by 1e-12 of the largest norm.
     """
     with jax.enable_x64(True):
         model, fields, variables = in_float64(case)
@@ -101,9 +101,9 @@ def test_gradients(case):
 
 @by_name(cases.STATISTICS)
 def test_running_statistics(case):
-    """Running means and (unbiased) variances after three training steps, to float32's last digit.
+    """Running means and (unbiased) variances after three training steps, to 1e-6 of the largest.
 
-    In float64 on both sides: in float32 the steps' own rounding shows in the fifth digit.
+    Both sides use float64: in float32, rounding in the steps appears in the fifth digit.
     """
     with jax.enable_x64(True):
         model, fields, variables = in_float64(case)

@@ -1,4 +1,4 @@
-"""Receptive fields against brute force, published sizes, and the arithmetic of the field."""
+"""Receptive fields compared with brute force, published sizes and the closed formula."""
 
 import sys
 from pathlib import Path
@@ -17,13 +17,13 @@ from quick import quick_jit
 from random_variables import random_variables
 from small_models import SMALL
 
-# A net of every kind, with the fields that differ from those of small_models.
+# One model of each kind, with the fields that differ from small_models.
 BRUTE = {
     "linear": {},
     "lenet5": {},
     "lenet5_1998": {},
     "alexnet": {},
-    # Enough channels that some unit of each place is not cut off by its ReLU.
+    # Enough channels that ReLU does not zero all units of a position.
     "vgg11_lrn": {"widths": (32, 16, 16, 16, 16)},
     "resnet18": {},
     "resnet50_v1": {},
@@ -34,17 +34,17 @@ BRUTE = {
     "vit_map": {},
     "mae": {},
     "image_transformer": {},
-    # Windows of 4 on a map of 8, shifted, and on one of 4, which is one window.
+    # Windows of 4 on a map of 8, shifted, and on a map of 4, a single window.
     "swin": {"window_size": 4},
     "swinv2": {},
-    # Maps of 11 and 6: windows of 4 leave a rest, and either rule pads in its own way.
+    # Windows of 4 do not divide maps of 11 and 6; both rules pad differently.
     "swin, shrink": {"window_size": 4, "patch_size": 3},
     "swin, pad": {"window_size": 4, "patch_size": 3, "window_rule": "pad"},
 }
 
 
 def small_model(key, **fields):
-    """(module, inputs): a batch of one."""
+    """Return (module, inputs) with a batch of one image."""
     small = SMALL[key.partition(",")[0]]
     model = models.create(small.name, **{**small.fields, **BRUTE.get(key, {}), **fields})
     inputs = small.inputs(1) if small.inputs else (jnp.zeros((1, *small.image)),)
@@ -55,10 +55,10 @@ def small_model(key, **fields):
 
 @pytest.mark.parametrize("key", BRUTE)
 def test_brute_force(key):
-    """What moves when a row, a column or a pixel does, for every unit of every layer."""
+    """Units that change with a row, a column or a pixel, for every unit of every layer."""
     with jax.enable_x64(True):
         model, inputs = small_model(key, dtype="float64", param_dtype="float64")
-        rows, columns, pixels, places = what_moves(model, inputs)
+        rows, columns, pixels, places = changes(model, inputs)
         size = inputs[0].shape[1:3]
         traced = [receptive_field.intervals(model, inputs, size, axis) for axis in (0, 1)]
     assert list(traced[0]) == list(rows)
@@ -75,9 +75,13 @@ def test_brute_force(key):
             assert not (moved & ~(inside[0] & inside[1])).any(), (name, i, j)
 
 
-def what_moves(model, inputs):
-    """Feature → bool [H, positions…]: whether changing a row moves any channel at a position; the
-    same for columns and for some single pixels; and their places."""
+def changes(model, inputs):
+    """Return the positions that change with each row, each column and some single pixels.
+
+    Returns:
+      Three dicts, feature → bool [H, W or pixels, positions…], whether any channel changes; and the
+      pixels.
+    """
     rng = np.random.default_rng(0)
     _, height, width, channels = inputs[0].shape
     image = rng.standard_normal((height, width, channels))
@@ -112,14 +116,14 @@ def what_moves(model, inputs):
 
 
 def ends_of(moved):
-    """First and last True along the first axis: bool [n, …] → int […, 2], −1 for none."""
+    """First and last True along the first axis: bool [n, …] → int […, 2], −1 without True."""
     last = len(moved) - 1 - moved[::-1].argmax(0)
     ends = np.stack([moved.argmax(0), last], axis=-1)
     return np.where(moved.any(0)[..., None], ends, -1)
 
 
 def over_channels(ends):
-    """The union over the last axis of units."""
+    """Return the union over the last axis of units."""
     first = np.where(ends[..., 0] < 0, 10**6, ends[..., 0]).min(-1)
     last = ends[..., 1].max(-1)
     return np.stack([np.where(last < 0, -1, first), last], axis=-1)
@@ -151,7 +155,7 @@ def test_arithmetic_of_the_field(name):
 
 
 def test_windows_and_whole_images():
-    """Swin's first block sees its window of 7 patches, the shifted one two; a ViT sees all."""
+    """Swin's first block covers one window of 7 patches, the shifted block two; ViT covers all."""
     model = models.create("swin_t", num_heads=(3,), depths=(2,))
     swin = receptive_field.layers(model, models.dummy_inputs("swin_t"), (224, 224))
     assert [(x.size, x.stride) for x in swin[:3]] == [

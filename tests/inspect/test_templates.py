@@ -1,18 +1,18 @@
-"""Templates against a classifier whose weights are known, and the command on a real run."""
+"""Templates of a classifier with known weights, and the command on a trained run."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cv_jax import config as configs
-from cv_jax import experiment, train
 from cv_jax.__main__ import main
 from cv_jax.inspect import templates
+from cv_jax.training import experiment, loop
 
 
 @pytest.fixture
 def three_classes():
-    """(pixels, labels): three classes, each lighting pixels of its own, on a random background."""
+    """(pixels, labels): three classes with bright pixels of their own on a random background."""
     rng = np.random.default_rng(0)
     labels = np.arange(30) % 3
     pixels = rng.integers(0, 20, (30, 4, 5, 2)).astype(np.uint8)
@@ -26,7 +26,7 @@ def test_averages_are_those_of_numpy(three_classes):
     for k in range(3):
         np.testing.assert_allclose(found.images[k], pixels[k::3].mean(0) / 255)
     np.testing.assert_allclose(found.averages.mean(0), 0, atol=1e-12)
-    assert (templates.correlations(found) == 0).all()  # no template is like nothing
+    assert (templates.correlations(found) == 0).all()  # a zero template has cosine 0
 
 
 def test_templates_are_laid_out_as_the_pixels_that_they_multiply(three_classes):
@@ -37,7 +37,7 @@ def test_templates_are_laid_out_as_the_pixels_that_they_multiply(three_classes):
     normalised = (pixels / 255 - 0.3) / np.array(std)
     scores = normalised.reshape(30, -1) @ weights
     ours = np.einsum("nhwc,khwc->nk", pixels / 255, found.templates)
-    # Up to what all classes have in common, and a constant.
+    # Up to a component common to all classes, and a constant.
     scores, ours = (x - x.mean(axis=1, keepdims=True) for x in (scores, ours))
     np.testing.assert_allclose(scores - scores[0], ours - ours[0], atol=1e-12)
 
@@ -45,7 +45,7 @@ def test_templates_are_laid_out_as_the_pixels_that_they_multiply(three_classes):
 def test_correlation_of_the_averages_with_themselves_is_one(three_classes):
     pixels, labels = three_classes
     averages = templates.compare(np.zeros((40, 3)), (1.0,), pixels, labels).averages
-    # Shifting all columns alike moves no decision, and scaling only how sure it is.
+    # A shift common to all columns changes no decision; scale changes only confidence.
     kernel = 7 * averages.reshape(3, -1).T + np.arange(40)[:, None]
     found = templates.compare(kernel, (1.0,), pixels, labels)
     cosines = templates.correlations(found)
@@ -57,13 +57,13 @@ def test_correlation_of_the_averages_with_themselves_is_one(three_classes):
 
 def test_command(load_config, tmp_path, capsys):
     config = load_config("linear", {"total_steps": 40})
-    assert train.train(experiment.build(config), tmp_path / "run", "") == 0
+    assert loop.train(experiment.build(config), tmp_path / "run", "") == 0
     out = tmp_path / "templates.png"
     capsys.readouterr()
     assert main(["templates", str(tmp_path / "run"), "--out", str(out)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
-    # Even so few steps point along the class averages: the first gradient is their difference.
+    # A few steps suffice: the first gradient is the difference of the class averages.
     assert "10 of 10 templates are nearest" in last
     with Image.open(out) as image:
         assert image.format == "PNG"
@@ -76,7 +76,7 @@ def test_command(load_config, tmp_path, capsys):
 
 def test_only_linear_classifiers_have_templates(load_config, tmp_path, capsys):
     config = load_config("mlp", {"total_steps": 1, "model.widths": "8"})
-    assert train.train(experiment.build(config), tmp_path, "") == 0
+    assert loop.train(experiment.build(config), tmp_path, "") == 0
     assert main(["templates", str(tmp_path)]) == 2
     assert "only linear has templates" in capsys.readouterr().err
     assert main(["templates", str(tmp_path / "none")]) == 2

@@ -1,4 +1,4 @@
-"""Google's `.npz` files through the command, and the names in which they differ."""
+"""Conversion of Google's `.npz` files by the command, in both naming schemes."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ _ATTENTION = _BLOCK + "/MultiHeadDotProductAttention_1"
 
 @pytest.fixture(scope="module")
 def arrays():
-    """A ViT of two blocks for four patches by vision_transformer's names, every array random."""
+    """A ViT of two blocks and four patches with vision_transformer's names, all arrays random."""
     rng = np.random.default_rng(0)
     shapes = {
         "cls": (1, 1, WIDTH),
@@ -46,7 +46,7 @@ def arrays():
 
 
 def run(capsys, *arguments):
-    """(exit code, what was printed, the error)."""
+    """Return (exit code, standard output, standard error)."""
     code = __main__.main(["convert", *map(str, arguments)])
     output = capsys.readouterr()
     return code, output.out, output.err
@@ -56,7 +56,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
 
 
-def test_there_and_back(arrays, capsys, tmp_path):
+def test_round_trip(arrays, capsys, tmp_path):
     theirs, ours, back = (tmp_path / name for name in ("a.npz", "b.safetensors", "c.npz"))
     np.savez(theirs, **arrays)
     code, out, error = run(capsys, theirs, ours, *ARGUMENTS, *FIELDS)
@@ -70,14 +70,14 @@ def test_there_and_back(arrays, capsys, tmp_path):
     model = models.create(weights.model, image_size=weights.image_size, **weights.fields)
     logits, _ = jax.jit(model.apply)(weights.variables, np.ones((1, 32, 32, 3), np.float32))
     assert logits.shape == (1, CLASSES)
-    # To the layout it came from, by the ending alone.
+    # The suffix alone selects the original layout.
     assert run(capsys, ours, back)[0] == 0
     with np.load(back) as file:
         assert same(dict(file), arrays)
 
 
 @pytest.mark.parametrize("prefix", ["opt/target/", "params/", "params/img/"])
-def test_of_a_training_state_only_the_weights_are_read(arrays, capsys, tmp_path, prefix):
+def test_only_the_weights_of_a_training_state_are_read(arrays, capsys, tmp_path, prefix):
     state = {prefix + key: x for key, x in arrays.items()}
     state["opt/state/step"] = np.zeros(())
     np.savez(tmp_path / "state.npz", **state)
@@ -90,7 +90,7 @@ def test_of_a_training_state_only_the_weights_are_read(arrays, capsys, tmp_path,
 
 
 def test_big_vision_names_and_stacked_blocks(arrays):
-    """What big_vision calls otherwise, and its scan over layers, become vision_transformer's."""
+    """big_vision's names and stacked layers become vision_transformer's."""
     renamed = {
         key.replace("posembed_input/pos_embedding", "pos_embedding")
         .replace("Transformer/pos_embedding", "pos_embedding")
@@ -107,13 +107,13 @@ def test_big_vision_names_and_stacked_blocks(arrays):
             pair = [x, renamed[key.replace(first, second)]]
             stacked[key.replace(first, "Transformer/encoderblock")] = np.stack(pair)
     assert same(plain_names(stacked), arrays)
-    # The pooling layer's own attention and MLP keep their names.
+    # Attention and MLP of the pooling layer keep their names.
     pooled = {**renamed, "MAPHead_0/MlpBlock_0/Dense_0/bias": np.zeros(4)}
     assert "MAPHead_0/MlpBlock_0/Dense_0/bias" in plain_names(pooled)
 
 
 def test_positions_of_patches_alone(arrays, capsys, tmp_path):
-    """big_vision adds positions before the class token: a field of the model says so."""
+    """big_vision adds positions before the class token: `pos_embed_prefix=False`."""
     own = {key.replace("Transformer/posembed_input/", ""): x for key, x in arrays.items()}
     own["pos_embedding"] = own["pos_embedding"][:, 1:]
     np.savez(tmp_path / "own.npz", **own)
@@ -141,17 +141,19 @@ def test_a_folder_needs_names_of_modules(capsys, tmp_path):
     saved.write(ours, saved.Saved(variables, "vit_ti16", {"num_classes": 3}, (32, 32), 3))
     code, _, error = run(capsys, ours, folder, "--to", "big_vision")
     assert code == 2
-    assert error.startswith("error: a folder's config.json names PyTorch's layers, and big_visio")
+    assert error.startswith(
+        "error: config.json in a folder needs names of PyTorch layers, and big_v"
+    )
     assert error.count("\n") == 1
     assert not folder.exists()
 
 
-def test_what_does_not_fit_is_said(arrays, capsys, tmp_path):
+def test_mistakes(arrays, capsys, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     place, ours = tmp_path / "a.npz", tmp_path / "b.safetensors"
     code, _, error = run(capsys, place, ours)
     assert code == 2
-    assert error.startswith(f"error: nothing in {place} says whose layout it has: add --source")
+    assert error.startswith(f"error: {place} does not name its layout; add --source")
     assert error.count("\n") == 1
     code, _, error = run(
         capsys, place, ours, "--model", "resnet18", "--source", "big_vision", "--image-size", "32"

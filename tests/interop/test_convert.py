@@ -1,4 +1,4 @@
-"""The command on small local copies in the true layouts; no network, no torch."""
+"""The command `convert` on small local files in the original layouts; no network, no torch."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ from cv_jax import __main__, models
 from cv_jax.interop import saved
 
 SHAPES = pathlib.Path(__file__).parents[1] / "golden" / "shapes" / "timm-resnet18.json"
-# As timm's `save_for_hf` writes it.
+# Written by timm's `save_for_hf`.
 CONFIG = {
     "architecture": "resnet18",
     "num_classes": 10,
@@ -43,7 +43,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def state_dict():
-    """A ResNet-18 of 10 classes by timm's names, every array random."""
+    """A ResNet-18 of 10 classes with timm's names; every array is random."""
     rng = np.random.default_rng(0)
     shapes = json.loads(SHAPES.read_text())
     shapes.update({"fc.weight": [10, 512], "fc.bias": [10]})
@@ -55,7 +55,7 @@ def state_dict():
 
 @pytest.fixture(scope="module")
 def folder(state_dict, tmp_path_factory):
-    """A folder in the Hub's layout; tests only read it."""
+    """A folder in the Hub's layout; read-only for the tests."""
     path = tmp_path_factory.mktemp("hub")
     (path / "config.json").write_text(json.dumps(CONFIG))
     save_file(state_dict, path / "model.safetensors", {"format": "pt"})
@@ -64,7 +64,7 @@ def folder(state_dict, tmp_path_factory):
 
 @pytest.fixture
 def convert(capsys):
-    """Runs the command: (exit code, what it printed, the error)."""
+    """Run the command: (exit code, standard output, standard error)."""
 
     def run(*arguments):
         code = __main__.main(["convert", *map(str, arguments)])
@@ -82,7 +82,7 @@ def test_folder_to_ours_and_back(folder, state_dict, convert, tmp_path):
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back"
     code, out, _ = convert(folder, ours)
     assert code == 0
-    # The published 11,689,512, less 990 of the classifier's 1,000 rows of 512 weights and a bias.
+    # 11,689,512 as published, minus 990 classes of 512 weights and a bias each.
     assert out == f"{ours}: resnet18 as ours, 11,181,642 parameters\n"
     weights = saved.read(ours)
     assert (weights.model, weights.source, weights.origin) == ("resnet18", "timm", str(folder))
@@ -119,22 +119,22 @@ def test_what_was_changed_is_printed(folder, convert, tmp_path):
     _, out, _ = convert(folder, ours, "--num-classes", "3", "--channels", "1")
     notes = [line for line in out.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: params/conv1/kernel: 3 input channels made 1",
-        "note: the classifier of 10 classes left out",
-        "note: params/head/bias and params/head/kernel initialised anew",
+        "note: params/conv1/kernel: adapted from 3 to 1 input channels",
+        "note: classifier of 10 classes dropped",
+        "note: params/head/bias and params/head/kernel newly initialised",
     ]
     preprocessing = saved.read(ours).preprocessing
     assert preprocessing["mean"] == [pytest.approx(0.5)]
     assert preprocessing["test_input_size"] == [1, 288, 288]
-    # Ours to ours: other classes again.
+    # From one cv_jax file to another, with other classes.
     code, out, _ = convert(ours, tmp_path / "b.safetensors", "--to", "ours", "--num-classes", 0)
     assert code == 0
-    assert "classifier of 3 classes left out" in out
+    assert "classifier of 3 classes dropped" in out
     assert saved.read(tmp_path / "b.safetensors").fields == {"num_classes": 0}
 
 
 def test_plain_files(folder, state_dict, convert, tmp_path):
-    """A bare state dict says neither model nor source; torchvision's ResNet has timm's names."""
+    """A bare state dict names neither model nor source; torchvision's ResNet has timm's names."""
     bare = folder / "model.safetensors"
     arguments = ("--model", "resnet18", "--source", "torchvision")
     assert convert(bare, tmp_path / "a.safetensors", *arguments)[0] == 0
@@ -147,7 +147,7 @@ def test_plain_files(folder, state_dict, convert, tmp_path):
 
 
 def test_fields_choose_a_variant(convert, tmp_path):
-    """A ResNet with three blocks fewer, by fields; a folder cannot hold it, a file can."""
+    """Fields select a ResNet with three blocks fewer; a file can hold it, a folder cannot."""
     fields = dict(stage_sizes=(1, 1, 1, 2), num_classes=2)
     model = models.create("resnet18", **fields)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -168,11 +168,11 @@ def test_nothing_is_overwritten_without_force(folder, convert, tmp_path):
     dest.write_text("precious")
     code, _, error = convert(folder, dest)
     assert code == 2
-    assert error == f"error: {dest} exists; another name, or --force to replace it\n"
+    assert error == f"error: {dest} exists; choose another name, or add --force to replace it\n"
     assert dest.read_text() == "precious"
     assert convert(folder, dest, "--force")[0] == 0
     assert saved.read(dest).model == "resnet18"
-    # A folder keeps what else it holds.
+    # A folder keeps its other files.
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "README.md").write_text("mine")
     assert convert(dest, tmp_path / "f")[0] == 2
@@ -187,8 +187,11 @@ def test_nothing_is_overwritten_without_force(folder, convert, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent", "x.safetensors"], "there is no absent; weights on the Hub are written hf-hub:"),
-        (["{folder}", "x.ckpt"], "our files end in .safetensors, not '.ckpt'"),
+        (
+            ["absent", "x.safetensors"],
+            "absent does not exist; weights on the Hub are named hf-hub:",
+        ),
+        (["{folder}", "x.ckpt"], "x.ckpt: the name of a cv_jax file must end in .safetensors"),
         (["{folder}", "x.safetensors", "--model", "resnet5"], "no counterpart of model 'resnet5'"),
         (["{folder}", "x.safetensors", "--num-classes", "-1"], "--num-classes must be at least 0"),
         (["{folder}", "x.safetensors", "--channels", "0"], "--channels must be at least 1"),
@@ -201,7 +204,7 @@ def test_nothing_is_overwritten_without_force(folder, convert, tmp_path):
         ),
         (
             ["{folder}", "x.safetensors", "--model", "vgg11"],
-            "these are not the weights of vgg11 as timm writes them: 22 missing, 102 unexpected",
+            "the weights do not fit vgg11 in the layout of timm: 22 missing, 102 unexpected",
         ),
     ],
 )
@@ -213,18 +216,18 @@ def test_mistakes(folder, convert, tmp_path, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_says_nothing_useful(folder, convert, tmp_path):
+def test_unusable_config_json_in_a_folder(folder, convert, tmp_path):
     shutil.copytree(folder, tmp_path / "f")
     config = tmp_path / "f" / "config.json"
     config.write_text(json.dumps({**CONFIG, "architecture": "convnext_tiny"}))
     code, _, error = convert(tmp_path / "f", tmp_path / "x.safetensors")
     assert code == 2
-    assert "no model here is timm's 'convnext_tiny'" in error
+    assert "no cv_jax model corresponds to timm's 'convnext_tiny'" in error
     config.write_text("{")
     code, _, error = convert(tmp_path / "f", tmp_path / "x.safetensors")
     assert code == 2
     assert f"cannot read {config}" in error
-    # Older files keep everything at the top.
+    # Older files have no pretrained_cfg.
     config.write_text(json.dumps({"architecture": "resnet18", **CONFIG["pretrained_cfg"]}))
     assert convert(tmp_path / "f", tmp_path / "x.safetensors")[0] == 0
     assert saved.read(tmp_path / "x.safetensors").preprocessing["crop_pct"] == 0.95
@@ -235,7 +238,7 @@ def test_a_folder_that_says_nothing_useful(folder, convert, tmp_path):
 
 
 def test_from_the_hub(folder, convert, tmp_path, monkeypatch):
-    """The two files are fetched by the Hub's own client, at the revision asked for."""
+    """The Hub's client downloads both files at the given revision."""
     hub = types.ModuleType("huggingface_hub")
     hub.errors = types.SimpleNamespace(EntryNotFoundError=KeyError)
     asked = []
@@ -267,7 +270,7 @@ def test_the_hub_out_of_reach(convert, tmp_path, monkeypatch):
     code, _, error = convert("hf-hub:timm/resnet18.a1_in1k", tmp_path / "x.safetensors")
     assert code == 2
     assert error.startswith(
-        "error: cannot download hf-hub:timm/resnet18.a1_in1k: Name or service not known (a folder"
+        "error: cannot download hf-hub:timm/resnet18.a1_in1k: Name or service not known (a local "
     )
     assert error.count("\n") == 1
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -277,7 +280,7 @@ def test_the_hub_out_of_reach(convert, tmp_path, monkeypatch):
 
 
 class Tensor:
-    """As much of a torch tensor as reading one needs."""
+    """The part of a torch tensor that the reader uses."""
 
     def __init__(self, array):
         self.array, self.dtype = array, array.dtype
@@ -291,7 +294,7 @@ class Tensor:
 
 @pytest.mark.parametrize("nested", [None, "model", "state_dict"])
 def test_pickled_files(state_dict, convert, tmp_path, monkeypatch, nested):
-    """torch reads them, unable to run their code; training scripts' wrappings are taken off."""
+    """torch reads them without running their code; wrappers of training scripts are removed."""
     tensors = {f"module.{key}": Tensor(x) for key, x in state_dict.items()}
 
     def load(path, map_location, weights_only):

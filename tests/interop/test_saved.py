@@ -1,4 +1,4 @@
-"""Our own file: it says what it is, survives damage of others, and never half-replaces."""
+"""cv_jax weight files: description, damage, and atomic replacement."""
 
 import json
 
@@ -49,15 +49,15 @@ def test_the_file_describes_itself(tmp_path, weights):
     assert json.loads(metadata["cv_jax"])["model"] == "resnet18"
 
 
-def test_others_may_read_the_file(tmp_path, weights):
+def test_the_file_has_default_permissions(tmp_path, weights):
     plain = tmp_path / "plain"
     plain.touch()
     saved.write(tmp_path / "weights.safetensors", weights)
     assert (tmp_path / "weights.safetensors").stat().st_mode == plain.stat().st_mode
 
 
-def test_arrays_are_written_as_they_are_seen(tmp_path):
-    """The library writes memory, not values: views must be laid out first."""
+def test_non_contiguous_arrays(tmp_path):
+    """safetensors writes memory and ignores strides: views must be copied first."""
     array = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     disk.write_safetensors(tmp_path / "x.safetensors", {"x": array.T, "y": array[:, ::2]}, {})
     arrays = load_file(tmp_path / "x.safetensors")
@@ -79,7 +79,7 @@ def test_fitted_to_another_model(weights):
     assert len(notes) == 3
 
 
-def test_an_unfit_model_lists_what_differs(weights):
+def test_an_unfit_model_lists_the_differences(weights):
     fields = dict(weights.fields, widths=(4, 16))
     with pytest.raises(InputError) as error:
         saved.fit(weights, "resnet18", **fields)
@@ -90,10 +90,10 @@ def test_an_unfit_model_lists_what_differs(weights):
 def test_another_name_is_reported(weights):
     notes = []
     saved.fit(weights, "resnet34", report=notes.append, **weights.fields)
-    assert notes == ["weights of resnet18 are taken for resnet34"]
+    assert notes == ["weights of resnet18 are used for resnet34"]
 
 
-def test_a_file_of_others_is_refused(tmp_path):
+def test_a_file_of_another_library_is_refused(tmp_path):
     save_file({"x": np.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="was not written by cv_jax"):
         saved.read(tmp_path / "x.safetensors")
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, weights, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_extra_is_named_where_it_is_missing(tmp_path, weights, monkeypatch):
+def test_the_missing_extra_is_named(tmp_path, weights, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
     with pytest.raises(InputError, match=r'pip install "cv_jax\[weights\]"'):
         saved.write(tmp_path / "x.safetensors", weights)

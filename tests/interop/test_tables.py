@@ -1,4 +1,4 @@
-"""Rules and transforms, against the computation they must leave unchanged."""
+"""Rules and transforms, compared with the computation that they must preserve."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ from cv_jax.interop.tables import Rule, fill_in, one
 sizes = st.integers(1, 5)
 
 
-def there_and_back(transform, x):
+def round_trip(transform, x):
     (ours,) = transform.load(x)
     (theirs,) = transform.export(ours)
     assert np.array_equal(theirs, x)
@@ -23,7 +23,7 @@ def test_linear_after_flatten_sees_the_same_map(height, width, channels, out):
     image = rng.normal(size=(2, height, width, channels))
     weight = rng.normal(size=(out, channels * height * width))
     theirs = image.transpose(0, 3, 1, 2).reshape(2, -1) @ weight.T
-    kernel = there_and_back(transforms.linear_after_flatten(height, width), weight)
+    kernel = round_trip(transforms.linear_after_flatten(height, width), weight)
     np.testing.assert_allclose(image.reshape(2, -1) @ kernel, theirs, atol=1e-12)
 
 
@@ -33,35 +33,37 @@ def test_linear_from_conv_sees_the_same_map(height, width, channels, out):
     image = rng.normal(size=(2, height, width, channels))
     weight = rng.normal(size=(out, channels, height, width))
     theirs = np.einsum("bhwc,ochw->bo", image, weight)
-    kernel = there_and_back(transforms.linear_from_conv(height, width), weight)
+    kernel = round_trip(transforms.linear_from_conv(height, width), weight)
     np.testing.assert_allclose(image.reshape(2, -1) @ kernel, theirs, atol=1e-12)
 
 
 def test_conv_puts_every_weight_in_its_place():
     weight = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    kernel = there_and_back(transforms.CONV, weight)
+    kernel = round_trip(transforms.CONV, weight)
     for out, channel, row, column in np.ndindex(*weight.shape):
         assert kernel[row, column, channel, out] == weight[out, channel, row, column]
 
 
 def test_numbers_are_filled_in_on_both_sides():
     rules = tables.batch_norm("layer{}.{}.bn{}", "layer{}_{}/bn{}")
-    rules, nameless = fill_in(rules, ["batch_stats/layer2_10/bn1/var", "params/layer2_x/bn1/scale"])
+    rules, unmatched = fill_in(
+        rules, ["batch_stats/layer2_10/bn1/var", "params/layer2_x/bn1/scale"]
+    )
     assert [(rule.theirs, rule.ours) for rule in rules] == [
         (("layer2.10.bn1.running_var",), ("batch_stats/layer2_10/bn1/var",))
     ]
-    assert nameless == ["params/layer2_x/bn1/scale"]
+    assert unmatched == ["params/layer2_x/bn1/scale"]
 
 
 def test_a_rule_may_join_arrays():
-    """Three projections there, one fused here: found by one path, read and written together."""
+    """One path finds a rule that fuses three projections of the reference into one array here."""
     fused = transforms.Transform(
         lambda q, k, v: (np.concatenate([q, k, v]),), lambda x: tuple(np.split(x, 3))
     )
     theirs = ("block{}.q", "block{}.k", "block{}.v")
-    (rule,), nameless = fill_in([Rule(theirs, ("b_{}/qkv",), fused)], ["b_7/qkv"])
+    (rule,), unmatched = fill_in([Rule(theirs, ("b_{}/qkv",), fused)], ["b_7/qkv"])
     assert rule.theirs == ("block7.q", "block7.k", "block7.v")
-    assert not nameless
+    assert not unmatched
     parts = [np.full(2, i) for i in range(3)]
     (joined,) = rule.transform.load(*parts)
     assert joined.tolist() == [0, 0, 1, 1, 2, 2]

@@ -16,7 +16,7 @@ SMALL = dict(stage_sizes=(1, 1), widths=(4, 8), stem_width=4)
 
 @pytest.fixture(scope="module")
 def variables():
-    """A ResNet of two basic blocks, three channels and 5 classes, every array random."""
+    """A ResNet of two basic blocks, three channels and 5 classes; every array is random."""
     model = models.create("resnet18", num_classes=5, **SMALL)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def load(state_dict, **options):
     return variables, notes
 
 
-def test_what_was_exported_loads_to_the_same_bits(variables, state_dict):
+def test_exported_weights_load_to_the_same_bits(variables, state_dict):
     loaded, notes = load(state_dict)
     assert not notes
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded, variables))
@@ -59,7 +59,7 @@ def test_one_error_lists_every_difference(state_dict):
         load(state_dict)
     lines = str(error.value).splitlines()
     assert lines[0] == (
-        "these are not the weights of resnet18 as torchvision writes them: 2 missing, "
+        "the weights do not fit resnet18 in the layout of torchvision: 2 missing, "
         "1 misshapen, 1 unexpected"
     )
     assert lines[1:] == [
@@ -81,7 +81,7 @@ def test_another_number_of_classes_drops_the_head(variables, state_dict):
     loaded, notes = load(state_dict, num_classes=3, seed=1)
     assert loaded["params"]["head"]["kernel"].shape == (8, 3)
     assert loaded["params"]["head"]["kernel"].std() > 0
-    assert "classifier of 5 classes left out" in notes[0]
+    assert "classifier of 5 classes dropped" in notes[0]
     assert "params/head/kernel" in notes[1]
     again, _ = load(state_dict, num_classes=3, seed=1)
     other, _ = load(state_dict, num_classes=3, seed=2)
@@ -108,7 +108,7 @@ def test_the_fresh_head_is_the_models_own_initialisation(state_dict):
 def test_no_head_at_all(state_dict):
     loaded, notes = load(state_dict, num_classes=0)
     assert "head" not in loaded["params"]
-    assert notes == ["the classifier of 5 classes left out"]
+    assert notes == ["classifier of 5 classes dropped"]
     exported = interop.export("resnet18", "torchvision", loaded, **SMALL)
     assert state_dict.keys() - exported.keys() == {"fc.weight", "fc.bias"}
 
@@ -119,24 +119,24 @@ def test_weights_without_a_head(state_dict):
         load(state_dict)
     loaded, notes = load(state_dict, num_classes=3)
     assert loaded["params"]["head"]["bias"].shape == (3,)
-    assert notes == ["params/head/bias and params/head/kernel initialised anew"]
+    assert notes == ["params/head/bias and params/head/kernel newly initialised"]
     assert not load(state_dict, num_classes=0)[1]
 
 
-def test_what_was_changed_is_logged(state_dict, caplog):
+def test_changes_are_logged(state_dict, caplog):
     with caplog.at_level(logging.WARNING):
         interop.load("resnet18", "torchvision", state_dict, num_classes=3, **SMALL)
-    assert "classifier of 5 classes left out" in caplog.text
+    assert "classifier of 5 classes dropped" in caplog.text
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_input_channels(state_dict, channels):
-    """Equal channels give what three equal channels gave; each filter is a scaled copy, in turn."""
+    """Equal channels give the output of three equal channels; kernels repeat, scaled."""
     loaded, notes = load(state_dict, channels=channels)
     kernel, old = loaded["params"]["conv1"]["kernel"], state_conv(state_dict)
     assert kernel.shape == (7, 7, channels, 4)
     assert kernel.dtype == np.float32
-    assert f"3 input channels made {channels}" in notes[0]
+    assert f"adapted from 3 to {channels} input channels" in notes[0]
     if channels == 1:
         expected = old[:, :, 0] + old[:, :, 1] + old[:, :, 2]
         np.testing.assert_allclose(kernel[:, :, 0], expected, rtol=1e-6)
@@ -148,7 +148,7 @@ def test_input_channels(state_dict, channels):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_other_precisions_become_the_models(state_dict, dtype):
+def test_other_dtypes_become_the_dtypes_of_the_model(state_dict, dtype):
     stored = {key: x.astype(dtype) for key, x in state_dict.items()}
     loaded, _ = load(stored)
     assert {x.dtype for x in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
@@ -161,7 +161,7 @@ def test_other_precisions_become_the_models(state_dict, dtype):
 def test_export_is_strict(variables):
     with pytest.raises(InputError, match="missing batch_stats/bn1/mean"):
         interop.export("resnet18", "torchvision", {"params": variables["params"]}, **SMALL)
-    with pytest.raises(InputError, match="these are not the variables of resnet18"):
+    with pytest.raises(InputError, match="the variables do not fit resnet18"):
         interop.export("resnet18", "torchvision", variables)
 
 
@@ -179,7 +179,7 @@ def test_unknown_pairs(model, source, message):
         interop.load(model, source, {})
 
 
-def test_a_field_that_no_reference_can_hold(variables):
+def test_fields_without_a_reference(variables):
     with pytest.raises(InputError, match="no field 'depth'"):
         interop.load("resnet18", "timm", {}, depth=3)
     with pytest.raises(InputError, match=r"classifier_0/kernel \(8, 6\) cannot be written as"):
@@ -190,12 +190,12 @@ def test_a_field_that_no_reference_can_hold(variables):
     "family", interop.FAMILIES, ids=lambda f: f"{f.source}-{[*f.references][0]}"
 )
 def test_tables_cover_every_reference(family):
-    """Every array of every model has a name there, and no two have the same."""
+    """Every array of every model has a unique name in the source."""
     for name, (model, fields) in family.references.items():
         paths = interop.Target(model, **fields).shapes
-        rules, nameless = fill_in(family.rules, paths)
+        rules, unmatched = fill_in(family.rules, paths)
         keys = [key for rule in rules for key in rule.theirs]
-        assert not nameless, name
+        assert not unmatched, name
         assert len(set(keys)) == len(keys), name
         assert sorted(path for rule in rules for path in rule.ours) == sorted(paths), name
         assert interop.reference(family.source, name) == (model, fields)
@@ -210,5 +210,5 @@ def test_published_names_of_the_first_and_last_layer():
     }
     assert interop.published("resnet50_preact", "timm", {})["first_conv"] == "stem.conv"
     assert interop.published("resnet18", "timm", SMALL) is None
-    with pytest.raises(InputError, match="no model here is timm's 'convnext_tiny'"):
+    with pytest.raises(InputError, match="no cv_jax model corresponds to timm's 'convnext_tiny'"):
         interop.reference("timm", "convnext_tiny")

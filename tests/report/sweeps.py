@@ -1,13 +1,13 @@
-"""Sweep directories written by hand."""
+"""Sweep directories written without training."""
 
 import json
 
-from cv_jax import json_files
+from cv_jax.run import json_files
 from cv_jax.sweep.points import Sweep, make_point
 
 
 def write(folder, points, argument=""):
-    """A sweep directory without trials, and its points by name."""
+    """Write a sweep directory without trials, and return its points."""
     points = tuple(make_point(point) for point in points)
     sweep = Sweep("configs/mlp.py", argument, {}, points)
     folder.mkdir(parents=True, exist_ok=True)
@@ -19,7 +19,7 @@ def write(folder, points, argument=""):
 def finish(
     folder, point, accuracy, *, train=None, seconds=(1.0, 2.0), adds=1000, config=None, more=()
 ):
-    """What a trial that is done has left."""
+    """Write the files of a finished trial."""
     path = folder / point.name
     path.mkdir()
     seed = point.overrides.get("seed", 0)
@@ -42,7 +42,7 @@ def finish(
 
 
 def end(folder, point, code, step):
-    """A trial whose process ended with this exit code at this step."""
+    """Write the files of a trial whose process ended with this exit code at this step."""
     path = folder / point.name
     path.mkdir(exist_ok=True)
     _lines(path / "metrics.jsonl", [{"step": step, "split": "train", "loss": 1.0}])

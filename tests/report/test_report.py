@@ -1,4 +1,4 @@
-"""`python -m cv_jax report` on sweeps written by hand, and on one that was trained."""
+"""`python -m cv_jax report` on sweeps of `sweeps.py` and on configs of real models."""
 
 import csv
 import fcntl
@@ -19,7 +19,7 @@ ACCURACIES = {("a", 0): 0.90, ("a", 1): 0.92, ("a", 2): 0.97, ("b", 0): 0.95, ("
 
 @pytest.fixture
 def folder(tmp_path):
-    """Settings a and b at three seeds; (b, 2) and all of c went wrong in different ways."""
+    """Settings a and b at three seeds; (b, 2) and all of c failed in different ways."""
     folder = tmp_path / "sweep"
     values = [{"kind": kind, "seed": seed} for kind in "abc" for seed in range(3)]
     points = sweeps.write(folder, values)
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def rows(text):
-    """The cells of the first table of a report."""
+    """Return the cells of the first table of a report."""
     lines = [line for line in text.split("\n\n")[2].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -52,13 +52,13 @@ def test_table(folder, capsys):
     assert b[3] == f"95.50 ± {np.std([95, 96], ddof=1):.2f} %"
     assert [row[6] for row in (a, b, c)] == ["3/3", "2/3", "0/3"]
     assert [row[7] for row in (a, b, c)] == ["0:02", "0:02", ""]
-    # Ten steps of ten images in the second between two lines.
+    # Ten steps of ten images per second between two lines.
     assert a[8] == "100"
     assert c[3] == ""
 
 
 def test_nothing_is_dropped(folder, capsys):
-    """Every trial that is not done is listed with what became of it."""
+    """The report lists every unfinished trial with its state."""
     path = folder / "kind=c,seed=2"
     path.mkdir()
     with (path / "lock").open("w") as lock:
@@ -76,18 +76,18 @@ def test_nothing_is_dropped(folder, capsys):
     assert "kind=c,seed=2: not started" in capsys.readouterr().out
 
 
-def test_what_all_points_share_is_told(folder, tmp_path, capsys):
+def test_common_flags_are_shown(folder, tmp_path, capsys):
     main(["report", str(folder)])
     assert "- config: `configs/mlp.py`\n" in capsys.readouterr().out
     alone = [{"kind": "a", "ema.decay": 0.5, "seed": seed} for seed in (0, 1)]
     sweeps.write(tmp_path / "one", alone)
     main(["report", str(tmp_path / "one")])
     said = capsys.readouterr().out
-    assert "- config: `configs/mlp.py:kind=a`\n- for all: `--config.ema.decay=0.5`\n" in said
+    assert "- config: `configs/mlp.py:kind=a`\n- common flags: `--config.ema.decay=0.5`\n" in said
 
 
 def test_paired_comparison(folder, capsys):
-    """b minus a at the seeds 0 and 1 that both have: 5 and 4 points."""
+    """b minus a at the common seeds 0 and 1: 5 and 4 percentage points."""
     main(["report", str(folder)])
     line = next(x for x in capsys.readouterr().out.splitlines() if "kind: b − a" in x)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -98,7 +98,7 @@ def test_paired_comparison(folder, capsys):
     assert float(cells[5]) == pytest.approx(2 * (0.5 - np.arctan(9) / np.pi), abs=5e-4)
 
 
-def test_no_probability_is_said_to_be_nothing(tmp_path, capsys):
+def test_a_small_p_value_is_not_rounded_to_zero(tmp_path, capsys):
     """Differences of 0.5, 0.501 and 0.502 are 0.501 ± 0.001 / √3: t = 868 at 2 degrees."""
     points = [{"kind": kind, "seed": seed} for kind in "ab" for seed in range(3)]
     for point in sweeps.write(tmp_path, points):
@@ -133,8 +133,8 @@ def test_files(folder, tmp_path, capsys):
         assert image.format == "PNG"
 
 
-def test_time_of_a_run_that_was_killed_and_went_on(tmp_path):
-    """The clock of every process starts anew; speed is that between lines of one process."""
+def test_time_of_a_killed_and_resumed_run(tmp_path):
+    """Each process restarts the clock; speed uses lines of one process."""
     (point,) = sweeps.write(tmp_path, [{"seed": 0}])
     sweeps.finish(tmp_path, point, 0.5, seconds=(1.0, 2.0, 0.5, 4.5))
     _, (found,) = results.read(tmp_path)
@@ -143,7 +143,7 @@ def test_time_of_a_run_that_was_killed_and_went_on(tmp_path):
 
 
 def drawn(tmp_path, points, accuracy=lambda point: 0.9, **more):
-    """The figure of a sweep whose trials are all done."""
+    """Return the figure of a sweep whose trials are all done."""
     for point in sweeps.write(tmp_path, points):
         sweeps.finish(tmp_path, point, accuracy(point), **more)
     _, found = results.read(tmp_path)
@@ -157,7 +157,7 @@ def test_a_number_makes_curves(tmp_path):
         for depth in (56, 20)
         for seed in (0, 1)
     ]
-    # Errors: depth/10 % for plain nets at seed 0, two points more at seed 1.
+    # Errors: depth/10 % at seed 0, two percentage points more at seed 1.
     figure = drawn(
         tmp_path,
         points,
@@ -174,7 +174,7 @@ def test_a_number_makes_curves(tmp_path):
     np.testing.assert_allclose(whiskers[0], [[20, 3 - half], [20, 3 + half]])
 
 
-def test_patch_sizes_stand_on_a_logarithmic_axis_with_their_cost(tmp_path):
+def test_patch_sizes_have_a_logarithmic_axis_and_their_cost(tmp_path):
     points = sweeps.write(tmp_path, [{"model.patch_size": p} for p in (2, 4, 8)])
     for point in points:
         adds = 10**6 // point.overrides["model.patch_size"]
@@ -209,7 +209,7 @@ def test_one_setting_has_no_figure(tmp_path):
 
 
 def test_models_make_the_historical_table(load_config, tmp_path, capsys):
-    """In the order of their years, with the receptive field of what was really trained."""
+    """Sorted by year, with the receptive field of the trained config."""
     chosen = {"lenet5": ("lenet5", {}), "linear": ("linear", {}), "vit_s16": ("vit_s16", {})}
     points = sweeps.write(tmp_path, [{"model": name} for name in chosen])
     for point in points:
@@ -219,7 +219,7 @@ def test_models_make_the_historical_table(load_config, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 0
     head, _, *models = rows(capsys.readouterr().out)
     assert head[:4] == ["model", "year", "receptive field", "parameters"]
-    # LeNet-5's second pooling sees 16 pixels whatever the image; a ViT all that there are.
+    # LeNet-5's second pooling covers 16 pixels at any image size; a ViT covers the image.
     assert [row[:3] for row in models] == [
         ["linear", "1958", "image"],
         ["lenet5", "1998", "16"],
@@ -228,7 +228,7 @@ def test_models_make_the_historical_table(load_config, tmp_path, capsys):
 
 
 def test_every_evaluation_is_shown(tmp_path):
-    """The test split first; the training images as evaluated, not as the steps saw them."""
+    """Test split first; training images as evaluated, not as augmented."""
     (point,) = sweeps.write(tmp_path, [{"kind": "a"}])
     sweeps.finish(tmp_path, point, 0.9, more=[("train_eval", 1.0), ("shifted", 0.5)])
     _, found = results.read(tmp_path)
@@ -240,7 +240,7 @@ def test_mistakes(folder, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no sweep" in capsys.readouterr().err
     assert main(["report", str(folder), "--metric", "top5"]) == 2
-    assert "--metric=top5 was not measured; there are" in capsys.readouterr().err
+    assert "--metric=top5 was not measured; allowed: " in capsys.readouterr().err
     (folder / "kind=a,seed=0" / "summary.json").write_text("{")
     assert main(["report", str(folder)]) == 1
     assert "is damaged" in capsys.readouterr().err
@@ -260,10 +260,10 @@ def test_a_sweep_that_has_not_begun(tmp_path, capsys):
     assert "kind=a: not started" in text
 
 
-def test_a_bar_or_nothing_in_a_value_keeps_the_table_whole():
+def test_a_bar_or_an_empty_value_keeps_the_columns():
     rows = [[settings.show(value)] for value in ("pad_crop(4)|flip", "", 0.5, None)]
     lines = tables.aligned(["augment"], rows).splitlines()
-    # Markdown splits at bars that no backslash stands before.
+    # Markdown splits at bars without a backslash.
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     assert [len(found) for found in cells] == [1] * 6
     assert [found[0].strip() for found in cells[2:]] == [

@@ -1,4 +1,4 @@
-"""Means, deviations and paired comparisons against SciPy, NumPy and numbers worked out by hand."""
+"""Means, deviations and paired comparisons, against SciPy, NumPy and hand calculations."""
 
 import numpy as np
 import pytest
@@ -38,8 +38,8 @@ def test_comparison_is_scipys_paired_t_test(count):
     assert found.deviation == pytest.approx(np.std(first - second, ddof=1))
 
 
-def test_what_cannot_be_compared():
+def test_too_few_seeds_to_compare():
     assert compare({0: 1.0}, {1: 1.0}) is None
     assert compare({0: 1.0}, {0: 3.0}) == (1, -2.0, None, None, None, None)
-    # Equal differences have no spread to test against.
+    # Equal differences have deviation 0 and no p value.
     assert compare({0: 1.0, 1: 2.0}, {0: 0.0, 1: 1.0}) == (2, 1.0, 0.0, 1.0, 1.0, None)

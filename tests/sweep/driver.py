@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from cv_jax.sweep import command, local
-from cv_jax.sweep.board import Board
+from cv_jax.sweep import local, main
+from cv_jax.sweep.display import Board
 from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.slots import Slot
 
@@ -26,5 +26,5 @@ if __name__ == "__main__":
     try:
         outcomes = local.run(iter(trials), shares, Path(folder), Board(len(trials), len(shares)))
     except KeyboardInterrupt:
-        sys.exit(command.KILLED)
-    sys.exit(command.report(outcomes, len(trials), folder))
+        sys.exit(main.KILLED)
+    sys.exit(main.report(outcomes, len(trials), folder))

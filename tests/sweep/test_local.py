@@ -18,9 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import trials_of  # noqa: E402
 
-from cv_jax import json_files  # noqa: E402
-from cv_jax.sweep import command, local  # noqa: E402
-from cv_jax.sweep.board import Board  # noqa: E402
+from cv_jax.run import json_files  # noqa: E402
+from cv_jax.sweep import (
+    local,
+    main,  # noqa: E402
+)
+from cv_jax.sweep.display import Board  # noqa: E402
 from cv_jax.sweep.folder import Trial  # noqa: E402
 from cv_jax.sweep.slots import Slot  # noqa: E402
 
@@ -117,7 +120,7 @@ def test_kill_9_of_the_scheduler_and_then_of_its_trials_too_loses_nothing(tmp_pa
 def test_one_that_fails_is_retried_and_reported_and_stops_nobody(tmp_path):
     kinds = ["plain"] * 12
     kinds[3] = "broken"
-    out, err = ended(start(tmp_path, kinds, steps=5), command.FAILED)
+    out, err = ended(start(tmp_path, kinds, steps=5), main.FAILED)
     assert count_done(tmp_path) == 11
     assert "11 of 12 trials done, 1 failed" in out
     assert "trial=3 failed, exit code 1:\n  a first line\n  something broke\n" in err
@@ -170,7 +173,7 @@ def test_a_second_ctrl_c_kills_those_that_do_not_answer(tmp_path):
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    ended(process, command.KILLED)
+    ended(process, main.KILLED)
     assert not any(child.is_running() for child in children)
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_jax import json_files
 from cv_jax.errors import InputError
 from cv_jax.report import results
+from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import search
 from cv_jax.sweep.folder import Trial

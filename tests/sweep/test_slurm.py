@@ -19,11 +19,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "sweep")]
 from driver import trials_of  # noqa: E402
 
 import launch  # noqa: E402
-from cv_jax import json_files  # noqa: E402
 from cv_jax.errors import InputError, RunError  # noqa: E402
 from cv_jax.report import results  # noqa: E402
+from cv_jax.run import json_files  # noqa: E402
 from cv_jax.sweep import folder as folders  # noqa: E402
-from cv_jax.sweep import slurm, task  # noqa: E402
+from cv_jax.sweep import slurm, slurm_task  # noqa: E402
 from cv_jax.sweep.points import Sweep, make_point  # noqa: E402
 
 
@@ -65,16 +65,16 @@ def end(code, before, step, signal=None):
     ],
 )
 def test_a_job_starts_again_while_that_helps(ends, again):
-    assert task.starts_again(ends) is again
+    assert slurm_task.starts_again(ends) is again
 
 
 def test_what_is_saved_counts_as_reached(tmp_path):
-    assert task.reached(tmp_path) == 0
+    assert slurm_task.reached(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "split": "train"}\n')
-    assert task.reached(tmp_path) == 3
+    assert slurm_task.reached(tmp_path) == 3
     for name in ("7", "12.partial", "5"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert task.reached(tmp_path) == 7
+    assert slurm_task.reached(tmp_path) == 7
 
 
 @pytest.mark.parametrize(

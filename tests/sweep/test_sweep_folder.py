@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cv_jax import json_files
 from cv_jax.errors import InputError
+from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, make_point
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cv_jax import compile_cache, experiment, train
-from cv_jax.checkpoint import Checkpoints, finished, read_newest
+from cv_jax.devices import compile_cache
 from cv_jax.errors import InputError
 from cv_jax.progress import Progress
+from cv_jax.run.checkpoint import Checkpoints, finished, read_newest
 from cv_jax.sweep import vmapped
+from cv_jax.training import experiment, loop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -67,7 +68,7 @@ def separate(folder, configs):
     for i, config in enumerate(configs):
         config = copy.deepcopy(config)
         config.mesh.devices = 1
-        assert train.train(experiment.build(config), folder / f"trial{i}", "") == 0
+        assert loop.train(experiment.build(config), folder / f"trial{i}", "") == 0
     return folder
 
 
@@ -175,7 +176,7 @@ def test_a_signal_saves_all_and_the_next_start_goes_on(
     for i in (1, 2):  # two together are another program than three
         assert_equal_runs(tmp_path / f"trial{i}", together / f"trial{i}")
     assert run(tmp_path, configs) == [0, 0, 0]
-    assert train.score(experiment.build(configs[1]), tmp_path / "trial1") == 0
+    assert loop.score(experiment.build(configs[1]), tmp_path / "trial1") == 0
 
 
 def test_a_loss_that_is_not_finite_ends_its_trial_only(tmp_path, load_config, reference):

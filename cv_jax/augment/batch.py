@@ -1,0 +1,68 @@
+"""Augmentation of a batch inside the jitted training step."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from cv_jax.augment import Augmentation, apply_batch, apply_images
+from cv_jax.random_streams import stream_key
+
+
+def normalise(config: ml_collections.ConfigDict, images: jax.Array) -> jax.Array:
+    """Images on the scale 0…255 to the model's scale."""
+    mean, std = jnp.asarray(config.data.mean) * 255, jnp.asarray(config.data.std) * 255
+    return (images - mean) / std
+
+
+def augment_batch(
+    config: ml_collections.ConfigDict,
+    augmentation: Augmentation,
+    num_classes: int,
+    step: jax.Array,
+    batch: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The batch that the model sees at `step`: augmented, normalised, erased, mixed.
+
+    Args:
+      config: the run's config.
+      augmentation: the parsed `config.augment`.
+      num_classes: classes of the dataset.
+      step: updates made so far.
+      batch: image uint8 [B, H, W, C] and label int [B], the rows of the global batch in order.
+
+    Returns:
+      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes]; of
+      several views image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
+    """
+    images, labels, views = batch["image"], batch["label"], augmentation.stream.views
+    if views > 1:
+        if images.ndim == 4:  # nothing was drawn on the host
+            images = jnp.repeat(images[:, None], views, axis=1)
+        of_views = [
+            _augment_view(config, augmentation, num_classes, step, images[:, i], labels, i)
+            for i in range(views)
+        ]
+        images, soft = (jnp.stack(parts, axis=1) for parts in zip(*of_views, strict=True))
+        return {"image": images, "label": soft if augmentation.batch else labels}
+    images, labels = _augment_view(config, augmentation, num_classes, step, images, labels)
+    return {"image": images, "label": labels}
+
+
+def _augment_view(config, augmentation, num_classes, step, images, labels, view=None):
+    """One image of each example; `view` is its number where there are several."""
+
+    def key(name):
+        key = stream_key(config.seed, name, step)
+        return key if view is None else jax.random.fold_in(key, view)
+
+    def keys(name):
+        positions = jnp.arange(len(images))
+        return jax.vmap(lambda position: jax.random.fold_in(key(name), position))(positions)
+
+    images = images.astype(jnp.float32)
+    images = normalise(config, apply_images(augmentation.image, keys("augment"), images))
+    images = apply_images(augmentation.erase, keys("erase"), images)
+    if augmentation.batch:
+        labels = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
+        images, labels = apply_batch(augmentation.batch, key("mix"), images, labels)
+    return images, labels

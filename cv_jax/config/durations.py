@@ -1,0 +1,83 @@
+"""Durations: one length of time in one of several units, converted to steps."""
+
+import ml_collections
+
+from cv_jax.config.fields import FIELDS, UNITS
+from cv_jax.config.tree import flatten
+from cv_jax.config.values import LARGEST
+from cv_jax.errors import InputError
+
+FOREVER = 2**31  # steps: more than a device can count
+
+
+def steps_of(
+    config: ml_collections.ConfigDict, name: str, examples: int, total_steps: int | None = None
+) -> int | None:
+    """A duration in whole steps (at least 1 unless it is 0), or none if no unit is given.
+
+    Args:
+      config: the run's config.
+      name: the duration without its unit, such as "schedule.warmup".
+      examples: size of the training split.
+      total_steps: length of the training, for percents.
+    """
+    values = {unit: flatten(config).get(f"{name}_{unit}") for unit in UNITS}
+    return in_steps(values, config.batch_size, examples, total_steps)
+
+
+def in_steps(
+    values: dict[str, float | None], batch_size: int, examples: int, total_steps: int | None
+) -> int | None:
+    """`steps_of`, of a duration given as unit → value; at most `FOREVER`."""
+    for unit in UNITS:
+        value = values[unit]
+        if value is None:
+            continue
+        if unit == "percent":
+            value = value / 100 * total_steps
+        elif unit == "epochs":
+            value = value * examples / batch_size
+        elif unit == "examples":
+            value = value / batch_size
+        return max(1, round(min(value, FOREVER))) if value > 0 else 0
+    return None
+
+
+def total_steps(config: ml_collections.ConfigDict, examples: int) -> int:
+    """Number of updates of the whole run.
+
+    Args:
+      config: the run's config.
+      examples: size of the training split.
+
+    Raises:
+      InputError: the number is not in 1…`LARGEST`.
+    """
+    steps = steps_of(config, "total", examples)
+    if not 1 <= steps <= LARGEST:
+        more = "more than " if steps > LARGEST else ""
+        raise InputError(
+            f"config.total_steps (or _epochs, _examples) makes {more}{min(steps, LARGEST)} "
+            f"updates; at least 1 and at most {LARGEST} are possible"
+        )
+    return steps
+
+
+def other_units(name: str) -> list[str]:
+    """The fields that give the same duration in another unit; none if the field is no duration."""
+    stem, _, unit = name.rpartition("_")
+    if unit not in UNITS:
+        return []
+    return [f"{stem}_{u}" for u in UNITS if u != unit and f"{stem}_{u}" in FIELDS]
+
+
+def check_durations(config: ml_collections.ConfigDict) -> None:
+    flat = flatten(config)
+    for name, value in flat.items():
+        if value is None or not other_units(name):
+            continue
+        for other in other_units(name):
+            if flat[other] is not None:
+                raise InputError(f"config.{name} and config.{other} are both set; keep one")
+    if all(flat[f"total_{unit}"] is None for unit in UNITS[:-1]):
+        raise InputError("config.total_steps, total_epochs or total_examples must be set")

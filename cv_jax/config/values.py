@@ -1,0 +1,116 @@
+"""Typed values: what a config field may hold, checked against a Python type hint.
+
+Hints in use are `int float str bool None`, `tuple[T, ...]`, fixed tuples such as `tuple[int, int]`,
+and unions of these.
+"""
+
+import ast
+import contextlib
+import types
+import typing
+from typing import Any
+
+from cv_jax.errors import InputError
+
+LARGEST = 2**31 - 1  # an int32 on a device
+
+
+def describe(hint: Any) -> str:
+    """The hint in words: "an integer or none", "a comma-separated list of numbers"."""
+    names = {int: "an integer of 64 bits", float: "a number", bool: "true or false"}
+    names[str] = "a string without null bytes"
+    if hint in names:
+        return names[hint]
+    if hint in (None, type(None)):
+        return "none"
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(describe(option) for option in options)
+    if len(options) == 2 and options[1] is Ellipsis:
+        return f"a comma-separated list, each {describe(options[0])}"
+    return f"a list of {len(options)}, each {describe(options[0])}"
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """`value` as the hint wants it: 1000.0 is an int, 1 a float, a list a tuple, 3 a tuple (3,).
+
+    Raises:
+      TypeError: it does not fit; nothing is rounded, truncated or parsed from a string. Integers of
+        more than 64 bits, nan, and strings with a null byte fit nothing.
+    """
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        # An exact type goes before one that needs converting: (8, 8) to a tuple, not to an int.
+        for option in sorted(options, key=lambda option: not _is_exactly(value, option)):
+            try:
+                return coerce(value, option)
+            except TypeError:
+                continue
+    elif origin is tuple:
+        items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        if options[-1] is Ellipsis:
+            return tuple(coerce(item, options[0]) for item in items)
+        if len(items) == len(options):
+            return tuple(coerce(i, o) for i, o in zip(items, options, strict=True))
+    elif hint in (None, type(None)):
+        if value is None:
+            return None
+    elif isinstance(value, bool) or hint is bool:
+        if isinstance(value, bool) and hint is bool:
+            return value
+    elif hint is float:
+        if isinstance(value, (int, float)) and value == value:
+            with contextlib.suppress(OverflowError):
+                return float(value)
+    elif hint is int:
+        # False for nan, whose comparisons are, and for inf, which is out of range.
+        if isinstance(value, (int, float)) and -(2**63) <= value < 2**63 and value == value // 1:
+            return int(value)
+    elif isinstance(value, hint) and "\0" not in value:
+        return value
+    raise TypeError(f"{value!r} is not {describe(hint)}")
+
+
+def parse(text: str, hint: Any) -> Any:
+    """The value that `text` spells: `1e3`, `true`, `none`, `3,4`, `(3, 4)`, `relu`, `'a b'`.
+
+    Text is read as literals only, never evaluated.
+
+    Raises:
+      TypeError: no reading of the text fits the hint.
+    """
+    if hint is str:
+        return coerce(text, str)
+    readings = []
+    word = text.strip()
+    if word.lower() in ("true", "false"):
+        readings.append(word.lower() == "true")
+    if word.lower() == "none":
+        readings.append(None)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        readings.append(ast.literal_eval(word))
+    # "inf" and "nan" are numbers to float() though not literals.
+    with contextlib.suppress(ValueError):
+        readings.append(float(word))
+    if "," in word:  # a list of bare words: a,b
+        readings.append([item.strip() for item in word.strip("()[]").split(",") if item.strip()])
+    readings.append(text)
+    for reading in readings:
+        try:
+            return coerce(reading, hint)
+        except TypeError:
+            continue
+    raise TypeError(f"{text!r} is not {describe(hint)}")
+
+
+def check(value: Any, hint: Any, field: str, parsing: bool = False) -> Any:
+    """`coerce`, or `parse` when `parsing`, with the mistake told as an `InputError`."""
+    try:
+        return parse(value, hint) if parsing else coerce(value, hint)
+    except TypeError as error:
+        raise InputError(f"{field}: {error}") from None
+
+
+def _is_exactly(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    return isinstance(origin, type) and type(value) is origin

@@ -1,0 +1,92 @@
+"""Finding the processes of a run: from flags, Slurm, Open MPI, Kubernetes or a TPU pod."""
+
+import os
+import re
+from typing import NamedTuple
+
+from jax._src import clusters  # the public API reports a cluster only by starting it
+
+from cv_jax.errors import InputError
+
+START_SECONDS = 300  # time limit until all processes have connected
+
+
+class Cluster(NamedTuple):
+    """One process among others.
+
+    Attributes:
+      coordinator: HOST:PORT at which process 0 listens.
+      count: processes.
+      index: which one this is.
+      local_devices: its devices among those of the host; none is all that it sees.
+    """
+
+    coordinator: str
+    count: int
+    index: int
+    local_devices: list[int] | None = None
+
+
+def stated(coordinator: str | None, count: int | None, index: int | None) -> Cluster | None:
+    """The cluster of the flags `--coordinator`, `--num_processes` and `--process_id`.
+
+    Raises:
+      InputError: some of them are missing, or they cannot be.
+    """
+    if (coordinator, count, index) == (None, None, None):
+        return None
+    if None in (coordinator, count, index):
+        raise InputError("--coordinator, --num_processes and --process_id must be given together")
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise InputError(f"--coordinator={coordinator} is not HOST:PORT")
+    if not 0 <= index < count:
+        raise InputError(f"--process_id={index} is not in 0…{count - 1}: --num_processes={count}")
+    return Cluster(coordinator, count, index)
+
+
+def found() -> Cluster | None:
+    """The cluster that Slurm, Open MPI, Kubernetes or a TPU tell of, if it has several processes.
+
+    A single task is a plain process: an interactive allocation of Slurm starts nothing, and nor
+    does a pod of Kubernetes outside an indexed job.
+
+    Raises:
+      InputError: it tells of one in a way that JAX cannot read.
+    """
+    try:
+        for kind in clusters.ClusterEnv._cluster_types:
+            outside = kind is clusters.K8sCluster and "JOB_COMPLETION_INDEX" not in os.environ
+            if kind.opt_in_only_method or outside or not kind.is_env_present():
+                continue
+            count = kind.get_process_count()
+            if kind is clusters.SlurmCluster:  # of a step within the allocation
+                count = int(os.environ.get("SLURM_STEP_NUM_TASKS", count))
+            if count == 1:
+                return None
+            address = kind.get_coordinator_address(
+                timeout_secs=START_SECONDS,
+                override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
+            )
+            return Cluster(address, count, kind.get_process_id(), _local_devices(kind))
+    except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{kind.__name__} cannot be read: {reason}") from None
+    return None
+
+
+def _local_devices(kind: type) -> list[int] | None:
+    """Where tasks share a host and each sees all of its GPUs, each takes one."""
+    local = kind.get_local_process_id()
+    if kind is clusters.SlurmCluster:
+        counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as 2(x3),1
+        tasks = [
+            int(n)
+            for n, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+            for _ in range(int(times or 1))
+        ]
+        beside = tasks[min(int(os.environ.get("SLURM_NODEID", 0)), len(tasks) - 1)]
+    else:
+        beside = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    bound = os.environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
+    return None if local is None or beside == 1 or bound else [local]

@@ -1,0 +1,181 @@
+"""Initial weights of a run (`config.init_from`), and trained weights of a run directory."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from cv_jax import models
+from cv_jax.errors import InputError
+from cv_jax.interop import place, saved
+from cv_jax.interop.target import Target, flatten, trained_with, unflatten
+from cv_jax.models import mae, vit
+from cv_jax.run.checkpoint import CheckpointError, read_newest
+from cv_jax.run.json_files import Damaged, read_record
+
+
+def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
+    """Return the config's model fields, with the dataset's classes and the image size."""
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    given = {"num_classes": num_classes, "image_size": config.image_size}
+    known = models.fields(config.model.name)
+    return {**fields, **{key: value for key, value in given.items() if key in known}}
+
+
+def load(
+    config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Load variables of the config's model from `config.init_from`; see `read`.
+
+    A classifier with other classes is dropped. Image, window and patch sizes and input channels are
+    adapted. A ViT takes the encoder of a masked autoencoder. Each change is printed.
+
+    Args:
+      config: the run's config.
+      num_classes: classes of the dataset.
+      image_shape: (height, width, channels) of the model's input.
+
+    Raises:
+      InputError: the weights do not exist, do not name their model, or do not fit; one line.
+    """
+    name, fields = config.model.name, model_fields(config, num_classes)
+    fields.pop("image_size", None)
+    size, channels = tuple(image_shape[:2]), image_shape[-1]
+
+    def report(line):
+        print(f"{config.init_from}: {line}")
+
+    try:
+        weights = read(config.init_from, report)
+        if weights.model not in models.MODELS:
+            raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
+        pair = models.MODELS[weights.model].module, models.MODELS[name].module
+        if pair == (mae.MAE, vit.ViT):
+            weights = _encoder(weights, name, {**fields, "image_size": size}, config.seed)
+        return saved.fit(
+            weights,
+            name,
+            image_size=size,
+            channels=channels,
+            seed=config.seed,
+            report=report,
+            **fields,
+        )
+    except (InputError, ValueError) as error:
+        raise InputError(f"config.init_from: {str(error).splitlines()[0]}") from None
+
+
+def _encoder(weights: saved.Saved, name: str, fields: dict[str, Any], seed: int) -> saved.Saved:
+    """Convert the encoder of a masked autoencoder to the ViT `name` without a classifier."""
+    autoencoder = models.create(
+        weights.model, **{**weights.fields, "image_size": weights.image_size}
+    )
+    target = models.create(name, **{**fields, "num_classes": 0})
+    image = jnp.zeros((1, *fields["image_size"], weights.channels))
+    fresh = jax.jit(lambda key: target.init(key, image)["params"])(jax.random.key(seed))
+    params = mae.to_vit(weights.variables["params"], autoencoder, fresh, target)
+    return weights._replace(
+        variables={"params": params}, model=name, fields={}, image_size=fields["image_size"]
+    )
+
+
+def read(where: str, report: Callable[[str], None]) -> saved.Saved:
+    """Read trained weights.
+
+    Args:
+      where: a run directory, a cv_jax file, a folder in the Hub's layout, or
+        `hf-hub:OWNER/NAME[@REVISION]`.
+      report: called with one sentence for each change to the weights.
+
+    Raises:
+      InputError: the place does not exist or cannot be read.
+    """
+    if is_run(where):
+        return read_run(pathlib.Path(where)).weights
+    return place.read(where, report)
+
+
+def digest(variables: dict[str, Any]) -> str:
+    """SHA-256 of names, shapes, dtypes and values."""
+    checksum = hashlib.sha256()
+    for name, array in sorted(flatten(variables).items()):
+        array = np.asarray(array)
+        checksum.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return checksum.hexdigest()
+
+
+def is_run(where: str) -> bool:
+    """Whether a path is a run directory (it has a folder `checkpoints`)."""
+    return (pathlib.Path(where) / "checkpoints").is_dir()
+
+
+class Run(NamedTuple):
+    """Trained model of a run directory.
+
+    Attributes:
+      weights: the evaluated variables (averaged, if the run averages) and their model.
+        `weights.preprocessing` holds the mean and std of `config.data`.
+      config: the flat config of the run, as JSON values.
+      step: number of updates.
+    """
+
+    weights: saved.Saved
+    config: dict[str, Any]
+    step: int
+
+
+def read_run(path: pathlib.Path) -> Run:
+    """Read the newest sound checkpoint of a run, without its data and its optimiser.
+
+    Raises:
+      InputError: the path is not a run directory, has no sound checkpoint, or its model is unknown;
+        one line.
+    """
+    try:
+        config = read_record(path / "config.json")
+        name, size = config["model.name"], config["image_size"]
+    except (FileNotFoundError, KeyError):
+        raise InputError(f"{path} is not a run directory: it has no config.json of a run") from None
+    except Damaged as error:
+        raise InputError(f"{path}: config.json is damaged or not of a run: {error}") from None
+    groups = ("params/", "model_state/", "ema/")
+    try:
+        arrays, step = read_newest(path / "checkpoints", lambda name: name.startswith(groups))
+    except CheckpointError as error:
+        raise InputError(f"{path}: {error}") from None
+    averaged = {k.removeprefix("ema/"): x for k, x in arrays.items() if k.startswith("ema/")}
+    arrays = averaged or {k.removeprefix("model_state/"): x for k, x in arrays.items()}
+
+    # JSON has no tuples; model fields have no lists.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    try:
+        defaults = models.fields(name)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    fields = {key: values.get(f"model.{key}", default) for key, default in defaults.items()}
+    fields = {k: v for k, v in fields.items() if v != defaults[k] and k != "image_size"}
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    classes, channels = trained_with(arrays)
+    if "num_classes" in defaults:
+        fields["num_classes"] = classes or defaults["num_classes"]
+    channels = _fitting_channels(path, arrays, name, size, fields, channels)
+    preprocessing = {"mean": config["data.mean"], "std": config["data.std"]}
+    weights = saved.Saved(
+        unflatten(arrays), name, fields, size, channels, "", str(path), preprocessing
+    )
+    return Run(weights, config, step)
+
+
+def _fitting_channels(path, arrays, name, size, fields, channels: int | None) -> int:
+    """Return the number of input channels for which the model has these shapes."""
+    shapes = {name: x.shape for name, x in arrays.items()}
+    for count in (1, 3, 2, 4) if channels is None else (channels,):
+        target = Target(name, image_size=size, channels=count, **fields)
+        if {name: x.shape for name, x in target.shapes.items()} == shapes:
+            return count
+    raise InputError(f"{path}: the checkpoint does not fit {name}, the model in config.json")

@@ -1,0 +1,268 @@
+"""Optimisers, put together from optax.
+
+Every one is the same chain: clipping, the direction, weight decay, the factors that rules and layer
+decay give to single parameters, the learning rate. Frozen parameters never enter it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from cv_jax.errors import InputError
+from cv_jax.optim import muon
+from cv_jax.optim.parameter_rules import Treatment, join, split
+
+MIN_FACTORED = 32  # Adafactor factors axes at least this long
+
+
+class Optimiser(NamedTuple):
+    """What the training step needs of an optimiser.
+
+    Attributes:
+      init: `params → state`.
+      update: `(gradients of the trained, state, trained) → (updates, state)`.
+      split: `params → (trained, frozen)`; see `rules.split`.
+      join: its inverse.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    split: Callable[[Any], tuple[Any, Any]]
+    join: Callable[[Any, Any], Any]
+
+
+class Parts(NamedTuple):
+    """What the directions below are built with.
+
+    Attributes:
+      settings: `config.optim`.
+      decay: adds weight decay to what passes.
+      treatments: of every parameter, by name.
+    """
+
+    settings: ml_collections.ConfigDict
+    decay: optax.GradientTransformation
+    treatments: dict[str, Treatment]
+
+
+def _sgd(p):
+    return [p.decay, _momentum(p.settings)]
+
+
+def _adam(p, nesterov=False):
+    return [p.decay, _scale_by_adam(p.settings, nesterov)]
+
+
+def _adamw(p, nesterov=False):
+    return [_scale_by_adam(p.settings, nesterov), p.decay]
+
+
+def _lamb(p):
+    return [_scale_by_adam(p.settings), p.decay, _trust_ratio(p, 1.0)]
+
+
+def _lars(p):
+    return [p.decay, _trust_ratio(p, p.settings.trust_coefficient), _momentum(p.settings)]
+
+
+def _lion(p):
+    c = p.settings
+    return [optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.moment_dtype), p.decay]
+
+
+def _adafactor(p):
+    c = p.settings
+
+    def decay_rate(step, exponent):
+        return jnp.minimum(c.b2, 1 - (step + 1.0) ** -exponent)
+
+    parts = [
+        optax.scale_by_factored_rms(
+            min_dim_size_to_factor=MIN_FACTORED, decay_rate_fn=decay_rate, decay_rate=0.8
+        ),
+        by_layer(lambda name: optax.clip_by_block_rms(1.0), p.treatments),
+    ]
+    if c.parameter_scale:
+        parts.append(by_layer(lambda name: optax.scale_by_param_block_rms(1e-3), p.treatments))
+    if c.b1:
+        parts.append(optax.ema(c.b1, debias=False, accumulator_dtype=c.moment_dtype))
+    return [*parts, p.decay]
+
+
+def _muon(p):
+    c = p.settings
+
+    def kind(name, treatment):
+        shape = treatment.shape[1:] if treatment.stacked else treatment.shape
+        return "muon" if muon.is_matrix(name, shape) else "adam"
+
+    stacked = {name for name, treatment in p.treatments.items() if treatment.stacked}
+    return [
+        optax.partition(
+            {
+                "muon": muon.scale_by_muon(c.momentum, c.moment_dtype, stacked),
+                "adam": _scale_by_adam(c),
+            },
+            tree_of(kind, p.treatments),
+        ),
+        p.decay,
+    ]
+
+
+# Name → the chain from clipped gradients to what the learning rate multiplies. Where weight decay
+# stands before the direction it is part of the gradient (an L2 penalty), where it stands behind it
+# is decoupled (Loshchilov and Hutter, 2019, arXiv:1711.05101), times the learning rate as in
+# PyTorch.
+#
+# sgd: with momentum m the sum v ← m·v + g, without dampening; with `nesterov` g + m·v is used.
+# adam, adamw: Kingma and Ba, 2015, arXiv:1412.6980.
+# nadam, nadamw: Dozat, 2016, with a constant momentum and the bias corrections of its algorithm 8.
+# lamb: You et al., 2020, arXiv:1904.00962, algorithm 2. lars: You et al., 2017, arXiv:1708.03888,
+#   with the norm of gradient and decay together, and the learning rate outside the momentum, as in
+#   MAE's code. In both, what is not decayed gets no trust ratio, as in their authors' code.
+# lion: Chen et al., 2023, arXiv:2302.06675.
+# adafactor: Shazeer and Stern, 2018, arXiv:1804.04235, algorithms 4 and 5 (`b1=0` keeps no first
+#   moment); with `b1=0.9`, `moment_dtype=bfloat16` and `parameter_scale=false` that of Zhai et al.,
+#   2022, arXiv:2106.04560, section 3.4, whose bound on the decay of the second moment is `b2`.
+# muon: see muon.py.
+OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "nadam": lambda p: _adam(p, nesterov=True),
+    "nadamw": lambda p: _adamw(p, nesterov=True),
+    "lamb": _lamb,
+    "lars": _lars,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "muon": _muon,
+}
+
+
+def make_optimiser(
+    config: ml_collections.ConfigDict, schedule: Callable, treatments: dict[str, Treatment]
+) -> Optimiser:
+    """The optimiser that the config means.
+
+    Args:
+      config: the run's config, of which `config.optim` is read.
+      schedule: learning rate by the number of updates made.
+      treatments: of every parameter; see `rules.treatments`.
+
+    Raises:
+      InputError: an unknown optimiser, or a value out of range.
+    """
+    c = config.optim
+    check(c)
+
+    decays = tree_of(lambda name, t: c.weight_decay * t.decay, treatments)
+    decay = _stateless(lambda u, p, f: u + f * p, decays) if c.weight_decay else optax.identity()
+    rates = tree_of(lambda name, t: t.lr, treatments)
+    parts = Parts(c, decay, treatments)
+    chain = optax.chain(
+        *_clipping(parts),
+        *OPTIMISERS[c.name](parts),
+        _stateless(lambda u, p, f: f * u, rates),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+    def divide(params):
+        return split(params, treatments)
+
+    return Optimiser(lambda params: chain.init(divide(params)[0]), chain.update, divide, join)
+
+
+def check(c: ml_collections.ConfigDict) -> None:
+    """Raises an `InputError` if a value of `config.optim` is unknown or out of range."""
+    clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if c[name] is not None]
+    if len(clips) > 1:
+        raise InputError(f"config.optim.{clips[0]} and .{clips[1]} are both set; keep one")
+
+
+def tree_of(value: Callable[[str, Treatment], Any], treatments: dict[str, Treatment]) -> Any:
+    """The tree of trained parameters, with `value(name, treatment)` in the place of each."""
+    flat = {name: None if t.frozen else value(name, t) for name, t in treatments.items()}
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def by_layer(
+    transformation: Callable[[str], optax.GradientTransformation],
+    treatments: dict[str, Treatment],
+) -> optax.GradientTransformation:
+    """A stateless transformation of each parameter by itself, of scanned ones layer by layer.
+
+    Args:
+      transformation: for the parameter of that name.
+      treatments: which tell what is scanned.
+    """
+
+    def update(updates, params):
+        def one(path, u, p):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            inner = transformation(name)
+
+            def single(u, p):
+                return inner.update(u, inner.init(p), p)[0]
+
+            return (jax.vmap(single) if treatments[name].stacked else single)(u, p)
+
+        return jax.tree_util.tree_map_with_path(one, updates, params)
+
+    return optax.stateless(update)
+
+
+def _stateless(function, factors):
+    """`function(update, parameter, factor)` for each parameter."""
+    return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, factors))
+
+
+def _momentum(c):
+    if not c.momentum:
+        return optax.identity()
+    return optax.trace(c.momentum, c.nesterov, accumulator_dtype=c.moment_dtype)
+
+
+def _scale_by_adam(c, nesterov=False):
+    return optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.moment_dtype, nesterov=nesterov)
+
+
+def _trust_ratio(p, coefficient):
+    def ratio(name):
+        adapted = np.max(p.treatments[name].decay) > 0
+        return optax.scale_by_trust_ratio(0.0, coefficient) if adapted else optax.identity()
+
+    return by_layer(ratio, p.treatments)
+
+
+def _clipping(p):
+    """By value; by the norm over all; or by the norm of each unit over that of its weights.
+
+    The last is adaptive clipping (Brock et al., 2021, arXiv:2102.06171, section 4.1): a unit is
+    what reaches one output of a kernel, or a whole vector; heads are left out, as there.
+    """
+    c = p.settings
+    if c.clip_norm is not None:
+        return [optax.clip_by_global_norm(c.clip_norm)]
+    if c.clip_value is not None:
+        return [optax.clip(c.clip_value)]
+    if c.clip_adaptive is None:
+        return []
+
+    def adaptive(name):
+        if re.fullmatch(r"head\w*/.*", name):
+            return optax.identity()
+
+        def clip(u, params):
+            axes = tuple(range(u.ndim - 1 if name.endswith("kernel") else u.ndim))
+            return optax.adaptive_grad_clip(c.clip_adaptive, axis=axes).update(u, None, params)[0]
+
+        return optax.stateless(clip)
+
+    return [by_layer(adaptive, p.treatments)]

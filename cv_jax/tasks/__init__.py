@@ -1,0 +1,41 @@
+"""Tasks: how each kind of model is fed with a batch, and how its output is scored.
+
+A `Task` holds all that differs between kinds of models. One training loop, one evaluation loop and
+one prediction command serve every task. The registry entry of a model names its task.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import ml_collections
+
+from cv_jax import models
+from cv_jax.tasks.classification import classification
+from cv_jax.tasks.reconstruction import reconstruction
+from cv_jax.tasks.sequences import transcription, translation
+from cv_jax.tasks.task import Task
+
+# `Entry.task` → `(config, model) → Task`.
+TASKS: dict[str, Callable[[ml_collections.ConfigDict, nn.Module], Task]] = {
+    "classification": classification,
+    "reconstruction": reconstruction,
+    "transcription": transcription,
+    "translation": translation,
+}
+
+
+def task_name(config: ml_collections.ConfigDict) -> str:
+    """The name of the task of the config's model, a key of `TASKS`."""
+    return models.MODELS[config.model.name].task
+
+
+def make_task(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
+    """The task of the config's model.
+
+    Raises:
+      InputError: the config does not suit this task.
+    """
+    return TASKS[task_name(config)](config, model)
+
+
+__all__ = ["TASKS", "Task", "make_task", "task_name"]

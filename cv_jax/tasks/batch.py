@@ -1,0 +1,28 @@
+"""Batches of images: one blank example, and several views as separate examples."""
+
+import jax
+import jax.numpy as jnp
+
+
+def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict[str, jax.Array]:
+    """A batch of one black image, with label 0 or, given the classes, with label probabilities."""
+    return {
+        "image": jnp.zeros((1, *image_shape), jnp.float32),
+        "label": jnp.zeros((1, num_classes)) if num_classes else jnp.zeros(1, jnp.int32),
+        "position": jnp.zeros(1, jnp.int32),
+    }
+
+
+def fold_views(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Several views of an example [B, V, H, W, C] as examples of their own [B·V, H, W, C]."""
+    if batch["image"].ndim == 4:
+        return batch
+    count, views = batch["image"].shape[:2]
+    label = batch["label"]
+    if label.ndim == 1:
+        label = jnp.repeat(label[:, None], views, axis=1)
+    return {
+        "image": batch["image"].reshape(count * views, *batch["image"].shape[2:]),
+        "label": label.reshape(count * views, *label.shape[2:]),
+        "position": (batch["position"][:, None] * views + jnp.arange(views)).reshape(-1),
+    }

@@ -1,0 +1,28 @@
+"""Masked image modelling: predict the pixels of the masked patches."""
+
+import jax
+import ml_collections
+
+from cv_jax.models import mae
+from cv_jax.tasks.task import Task
+
+
+def reconstruction(config: ml_collections.ConfigDict, model: mae.MAE) -> Task:
+    """Masked image → pixels of the masked patches, standardised per patch (He et al., 2022).
+
+    The random stream `mask` and the position of an example decide which patches are masked.
+    """
+    (rows, columns), _ = model.check()
+
+    def inputs(batch, rngs):
+        def noise(position):
+            return jax.random.uniform(jax.random.fold_in(rngs["mask"], position), (rows * columns,))
+
+        return batch["image"], jax.vmap(noise)(batch["position"])
+
+    def score(output, batch):
+        prediction, features = output
+        mask = features["mask"]
+        return mae.reconstruction_loss(batch["image"], prediction, mask, model.patch_size), None
+
+    return Task(inputs, score, encoder=mae.encoder(model))

@@ -1,0 +1,90 @@
+"""The parts of a run tried on shapes: what does not go together is told in one line, and nothing is
+computed."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from cv_jax import augment, models, tasks
+from cv_jax.augment import Augmentation
+from cv_jax.augment.batch import augment_batch
+from cv_jax.data.source import Source
+from cv_jax.errors import InputError
+from cv_jax.interop import pretrained
+from cv_jax.tasks.batch import blank_batch
+
+
+def image_shape(
+    config: ml_collections.ConfigDict, source: Source, augmentation: Augmentation
+) -> tuple[int, int, int]:
+    """Shape of an image after the host operations, which must be the one that the config states."""
+    image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
+    image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
+    size = config.image_size
+    stated = (size, size) if isinstance(size, int) else tuple(size)
+    if image.shape[:2] != stated:
+        raise InputError(
+            f"config.augment makes images of {image.shape[0]}x{image.shape[1]}, config.image_size "
+            f"is {stated[0]}x{stated[1]}: make them equal"
+        )
+    return image.shape
+
+
+def try_augmentation(
+    config: ml_collections.ConfigDict,
+    augmentation: Augmentation,
+    image_shape: tuple[int, int, int],
+) -> None:
+    """Traces the device operations on the shape of a batch."""
+    shape = (config.batch_size, *image_shape)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    }
+
+    def augmented(batch):
+        return augment_batch(config, augmentation, 10, jnp.int32(0), batch)
+
+    try:
+        jax.eval_shape(augmented, batch)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
+
+
+def make_model(
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    soft_labels: bool,
+) -> tuple[nn.Module, Any]:
+    """The model, tried with its task on the shape of an example; and its parameters' shapes."""
+    name = config.model.name
+    try:
+        model = models.create(name, **pretrained.model_fields(config, num_classes))
+        task = tasks.make_task(config, model)
+
+        def score(batch, rngs):
+            inputs = task.inputs(batch, rngs)
+            output, variables = model.init_with_output(jax.random.key(0), *inputs, train=False)
+            return task.score(output, batch)[0], variables["params"]
+
+        batch = blank_batch(image_shape, num_classes if soft_labels else 0)
+        loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not leaf.size:
+            empty = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(f"config.model: {empty} would have the shape {leaf.shape}, no element")
+    if task.classes is not None and task.classes < num_classes:
+        raise InputError(
+            f"config.model: {name} tells {task.classes} classes apart, {config.data.name} has "
+            f"{num_classes}; set config.model.vocab_size={num_classes + 3} or more"
+        )
+    if loss.shape != (1,):
+        raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
+    return model, params

@@ -1,0 +1,159 @@
+"""The train state, and the pure functions of one update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from cv_jax import tasks
+from cv_jax.augment import Augmentation
+from cv_jax.augment.batch import augment_batch
+from cv_jax.optim.optimisers import Optimiser
+from cv_jax.random_streams import stream_key
+from cv_jax.tasks.batch import blank_batch
+from cv_jax.training.objective import metric_sums
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run must remember between two steps; a checkpoint holds this and nothing else.
+
+    Attributes:
+      step: updates made, int32.
+      params: trainable parameters.
+      model_state: the model's other collections, such as running statistics.
+      opt_state: state of the optimiser.
+      ema: averaged `{"params": …, **model_state}`, or none.
+      sums: training metrics summed since they were last written.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    ema: Any
+    sums: dict[str, jax.Array]
+
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables to evaluate: the averaged ones if there are any."""
+        return self.ema or {"params": self.params, **self.model_state}
+
+
+def init_state(
+    model: nn.Module,
+    optimiser: Optimiser,
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    variables: dict[str, Any] | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: what is trained.
+      optimiser: see `optim.make_optimiser`.
+      config: the run's config.
+      image_shape: (height, width, channels) of the model's input.
+      variables: the model's, to start from instead of freshly initialised ones.
+    """
+    key = stream_key(config.seed, "init", 0)
+    task, batch = tasks.make_task(config, model), blank_batch(image_shape)
+    inputs = task.inputs(batch, {"mask": key})
+    output, fresh = model.init_with_output(key, *inputs, train=False)
+    variables = fresh if variables is None else variables
+    sums = metric_sums(*task.score(output, batch), jnp.ones(1))
+    params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimiser.init(params),
+        # A copy: the step donates its input, and one buffer cannot be given twice.
+        ema=None if config.ema.decay is None else jax.tree.map(jnp.copy, dict(variables)),
+        sums=jax.tree.map(jnp.zeros_like, sums),
+    )
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    gradient: Callable,
+    optimiser: Optimiser,
+    augmentation: Augmentation,
+    num_classes: int,
+    log_every: int,
+) -> Callable:
+    """`(state, batch, teacher_variables=None) → (state, metrics)`, pure.
+
+    `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
+    multiple of `log_every`; with `config.log.norms` also `norms`, those of this step's gradient and
+    of the parameters after it. The batch is augmented and mixed as a whole, whatever `gradient`
+    makes of it; see `gradient.make_gradient`.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
+        batch = augment_batch(config, augmentation, num_classes, state.step, batch)
+        batch["position"] = jnp.arange(len(batch["image"]))
+        rngs = {
+            "dropout": stream_key(config.seed, "dropout", state.step, config.dropout_rng),
+            "mask": stream_key(config.seed, "mask", state.step),
+        }
+        trained, frozen = optimiser.split(state.params)
+        (loss, (sums, model_state)), grads = gradient(
+            batch, (trained, frozen), state.model_state, state.sums, rngs, teacher_variables
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, trained)
+        params = optimiser.join(optax.apply_updates(trained, updates), frozen)
+        ema = state.ema
+        if ema is not None:
+            decay = ema_decay(config, state.step + 1)
+            ema = jax.tree.map(
+                # Of equal values this is the same value: what is frozen stays so in the average.
+                lambda old, new: old + (1 - decay) * (new - old),
+                ema,
+                {"params": params, **model_state},
+            )
+        fresh = state.step % log_every == 0
+        sums = jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), state.sums, sums)
+        state = TrainState(state.step + 1, params, model_state, opt_state, ema, sums)
+        metrics = {"loss": loss, "sums": sums}
+        if config.log.norms:
+            metrics["norms"] = {**layer_norms("gradient", grads), **layer_norms("weight", params)}
+        return state, metrics
+
+    return train_step
+
+
+def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:
+    """Decay of the averages after so many updates.
+
+    With `ema.warmup` at most (1 + t)/(10 + t), as in TensorFlow's ExponentialMovingAverage: the
+    first parameters, which have learnt nothing, are forgotten soon.
+    """
+    decay = config.ema.decay
+    return jnp.minimum(decay, (1 + updates) / (10 + updates)) if config.ema.warmup else decay
+
+
+def layer_norms(what: str, tree: Any) -> dict[str, jax.Array]:
+    """Euclidean norm of each layer, by name `what/layer`, and of all of them, as `what`.
+
+    A layer is a module that holds parameters itself; scanned blocks count as one. The arrays are
+    looked at behind a barrier: what computes them is compiled as if nobody looked.
+    """
+    squares: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.lax.optimization_barrier(tree)):
+        layer = jax.tree_util.keystr(path[:-1], simple=True, separator="/")
+        total = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+        squares[layer] = squares.get(layer, 0) + total
+    norms = {what: jnp.sqrt(sum(squares.values()))}
+    return norms | {f"{what}/{layer}": jnp.sqrt(x) for layer, x in squares.items()}
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no value of any array is NaN or infinite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

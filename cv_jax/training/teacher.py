@@ -1,0 +1,103 @@
+"""The trained net that another learns from: `config.distill.teacher`.
+
+It sees the images that the student sees, augmented and mixed, in its own normalisation and without
+dropout. It is no part of the train state: a checkpoint does not hold it. The digest of its weights
+is recorded with the run, and a restart with another teacher is refused.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from cv_jax import models
+from cv_jax.errors import InputError
+from cv_jax.interop import pretrained, saved
+from cv_jax.interop.target import flatten, trained_with
+
+
+class Teacher(NamedTuple):
+    """A trained net.
+
+    Attributes:
+      variables: its variables, on the host.
+      apply: `(variables, images as the student gets them) → logits [B, classes]`, pure.
+      fingerprint: what identifies it.
+    """
+
+    variables: Any
+    apply: Callable[[Any, jax.Array], jax.Array]
+    fingerprint: dict[str, Any]
+
+
+def read_teacher(
+    config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
+) -> Teacher:
+    """The net that `config.distill.teacher` names: a run directory or converted weights.
+
+    A teacher of other image or window sizes or channels is adapted; each change is printed.
+
+    Args:
+      config: the student's config.
+      num_classes: classes of the dataset.
+      image_shape: (height, width, channels) of the images.
+
+    Raises:
+      InputError: there is none, it is no classifier of these classes, or it does not fit; in one
+        line.
+    """
+    place = config.distill.teacher
+
+    def report(line):
+        print(f"{place}: {line}")
+
+    try:
+        weights = pretrained.read(place, report)
+        if weights.model not in models.MODELS:
+            raise InputError(f"{weights.model}, the model in {place}, is not known here")
+        _check_classes(weights, num_classes)
+        size = tuple(image_shape[:2])
+        fields = dict(weights.fields)
+        variables = saved.fit(
+            weights,
+            weights.model,
+            image_size=size,
+            channels=image_shape[-1],
+            report=report,
+            **fields,
+        )
+        if "image_size" in models.fields(weights.model):
+            fields["image_size"] = size
+        model = models.create(weights.model, **fields)
+    except (InputError, ValueError) as error:
+        raise InputError(f"config.distill.teacher: {str(error).splitlines()[0]}") from None
+
+    mean = weights.preprocessing.get("mean", config.data.mean)
+    std = weights.preprocessing.get("std", config.data.std)
+    own = tuple(mean), tuple(std)
+    students = tuple(config.data.mean), tuple(config.data.std)
+
+    def apply(variables, images):
+        if own != students:
+            before, after = (tuple(map(jnp.asarray, pair)) for pair in (students, own))
+            images = (images * before[1] + before[0] - after[0]) / after[1]
+        return model.apply(variables, images, train=False)[0]
+
+    fingerprint = {
+        "model": weights.model,
+        "sha256": pretrained.digest(variables),
+        "mean": list(own[0]),
+        "std": list(own[1]),
+    }
+    return Teacher(variables, apply, fingerprint)
+
+
+def _check_classes(weights: saved.Saved, num_classes: int) -> None:
+    classes, _ = trained_with(flatten(weights.variables))
+    if "num_classes" not in models.fields(weights.model):
+        raise InputError(f"{weights.model} is no classifier")
+    classes = classes or weights.fields["num_classes"]
+    if classes != num_classes:
+        raise InputError(f"it tells {classes} classes apart, the dataset has {num_classes}")

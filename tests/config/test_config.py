@@ -1,0 +1,201 @@
+"""Configs: defaults, files, overrides, mistakes, digests and differences."""
+
+import json
+import pathlib
+
+import ml_collections
+import pytest
+
+from cv_jax import config, models
+from cv_jax.config.fields import FIELDS
+from cv_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VIT = str(ROOT / "configs" / "vit_b16.py")
+
+
+def test_every_field_has_a_default_of_its_type_a_kind_and_a_meaning():
+    for name, value in config.flatten(config.load(VIT)).items():
+        if not name.startswith("model."):
+            field = FIELDS[name]
+            assert field.kind in ("result", "evaluation", "run")
+            assert field.meaning
+        json.dumps(value)
+
+
+def test_model_fields_stand_under_model_without_those_that_data_decide():
+    fields = config.default(model="vit_s16").model
+    expected = {"name", *models.fields("vit_s16")} - {"num_classes", "image_size"}
+    assert set(fields) == expected
+
+
+def test_overrides_are_typed():
+    c = config.load(
+        VIT,
+        {
+            "optim.learning_rate": "1e-2",
+            "batch_size": "1e2",
+            "image_size": "32,64",
+            "optim.clip_norm": "none",
+            "optim.rules": ".*bias: decay=0,head/.*: lr=2 freeze",
+            "model.patch_size": "8",
+            "model.pool": "mean",
+            "data.dir": "/somewhere",
+        },
+    )
+    assert c.optim.learning_rate == 0.01
+    assert c.batch_size == 100
+    assert type(c.batch_size) is int
+    assert c.image_size == (32, 64)
+    assert c.optim.clip_norm is None
+    assert c.optim.rules == (".*bias: decay=0", "head/.*: lr=2 freeze")
+    assert (c.model.patch_size, c.model.pool, c.data.dir) == (8, "mean", "/somewhere")
+
+
+def test_the_argument_chooses_dataset_and_model():
+    c = config.load(f"{VIT}:cifar10,model=vit_s16")
+    assert (c.data.name, c.model.name, c.model.width) == ("cifar10", "vit_s16", 384)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"optim.momentu": "1"}, "config.optim.momentu is no field; did you mean config.optim.mom"),
+        ({"optim.lr": "1"}, "did you mean config.optim.learning_rate?"),
+        ({"learning_rate": "1"}, "did you mean config.optim.learning_rate?"),
+        ({"model.patch": "8"}, "did you mean config.model.patch_size?"),
+        ({"batch_size": "1.5"}, "config.batch_size=1.5: '1.5' is not an integer"),
+        ({"optim.learning_rate": "fast"}, "'fast' is not a number"),
+        ({"optim.nesterov": "2"}, "is not true or false"),
+        ({"optim": "3"}, "config.optim is a group; set one of optim.accumulate_steps"),
+        ({"model.num_classes": "3"}, "the data and config.image_size give it"),
+        ({"model.depth": "deep"}, "config.model.depth=deep: 'deep' is not an integer"),
+        ({"total_steps": "-1"}, "config.total_steps=-1 must be at least 0"),
+        ({"total_epochs": "none"}, "must be set"),
+    ],
+)
+def test_a_wrong_override_gives_one_line(overrides, said):
+    with pytest.raises(InputError) as caught:
+        config.load(VIT, overrides)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (f"{ROOT}/configs/vit_b61.py", "does not exist; did you mean"),
+        ("nowhere/x.py", "does not exist"),
+        (f"{VIT}:digits,modle=vit_s16", "config argument 'modle=vit_s16' is not known"),
+        (f"{VIT}:digits,model=vit_b15", "unknown model 'vit_b15'; did you mean vit_b16"),
+    ],
+)
+def test_a_wrong_reference_gives_one_line(reference, said):
+    with pytest.raises(InputError) as caught:
+        config.load(reference)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("c.optim.larning_rate = 1.0", "file.py:4: "),
+        ("c.larning_rate = 1.0", "file.py:4: "),
+        ("c.batch_size = 'many'", "config.batch_size: 'many' is not an integer"),
+        ("c.total_steps = 5", "config.total_epochs and config.total_steps are both set"),
+        ("1 / 0", "file.py:4: ZeroDivisionError"),
+        ("return {}", "must return a config"),
+    ],
+)
+def test_a_mistake_in_a_config_file_gives_one_line(tmp_path, body, said):
+    file = tmp_path / "file.py"
+    file.write_text(
+        "from cv_jax import config\n"
+        "def get_config(arg):\n"
+        "    c = config.default()\n"
+        f"    {body}\n"
+        "    return c\n"
+    )
+    with pytest.raises(InputError) as caught:
+        config.load(str(file))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_does_not_parse_gives_one_line(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text("def get_config(arg:\n    pass\n")
+    with pytest.raises(InputError, match=r"file\.py:1: SyntaxError"):
+        config.load(str(file))
+    file.write_text("x = 1\n")
+    with pytest.raises(InputError, match="defines no function get_config"):
+        config.load(str(file))
+
+
+def test_a_duration_on_the_command_line_replaces_the_unit_of_the_file():
+    c = config.load(VIT, {"total_steps": "1e3", "eval.every_percent": "10"})
+    assert c.total_epochs is None
+    assert config.steps_of(c, "total", 1000) == 1000
+    assert config.steps_of(c, "eval.every", 1000, total_steps=1000) == 100
+
+
+@pytest.mark.parametrize(
+    "names", [("total_steps", "total_epochs"), ("total_epochs", "total_steps")]
+)
+def test_a_duration_taken_back_leaves_the_one_given_beside_it(names):
+    given = {"total_steps": "17", "total_epochs": "none"}
+    c = config.load(VIT, {name: given[name] for name in names})
+    assert (c.total_steps, c.total_epochs) == (17, None)
+    assert config.load(VIT, {"eval.every_steps": "none"}).eval.every_epochs is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ({"total_steps": "17"}, 17),
+        ({"total_epochs": "2.5", "batch_size": "100"}, 25),
+        ({"total_examples": "6400", "batch_size": "64"}, 100),
+        ({"total_epochs": "0.0001"}, 1),
+        ({"total_steps": "0"}, 0),
+    ],
+)
+def test_durations_in_steps(overrides, steps):
+    assert config.steps_of(config.load(VIT, overrides), "total", 1000) == steps
+
+
+def test_the_digest_names_what_shapes_the_result_and_nothing_else():
+    digest = config.digest(config.load(VIT))
+    for run in ({"data.workers": "3"}, {"log.every_steps": "7"}, {"checkpoint.keep_last": "5"}):
+        assert config.digest(config.load(VIT, run)) == digest
+    for result in ({"seed": "1"}, {"model.depth": "3"}, {"optim.eps": "1e-7"}, {"augment": "flip"}):
+        assert config.digest(config.load(VIT, result)) != digest
+
+
+def test_differences_are_told_field_by_field():
+    old = config.flatten(config.load(VIT))
+    new = config.load(VIT, {"seed": "1", "data.workers": "2"})
+    assert config.difference(old, new) == ["config.seed: 0 there, 1 now"]
+    # What was written to disk and read again is no difference, nor is a field that is new since.
+    stored = json.loads(json.dumps(old))
+    del stored["ema.decay"]
+    assert config.difference(stored, config.load(VIT)) == []
+
+
+def test_a_config_is_locked():
+    c = config.default()
+    assert isinstance(c, ml_collections.ConfigDict)
+    with pytest.raises((KeyError, AttributeError)):
+        c.optim.larning_rate = 1.0
+
+
+def test_the_argument_has_the_types_of_its_defaults():
+    dataset, options = config.parse_argument("cifar10,epochs=10,deep=true", epochs=0.5, deep=False)
+    assert (dataset, options) == ("cifar10", {"epochs": 10.0, "deep": True})
+    assert config.parse_argument("", epochs=0.5) == ("digits", {"epochs": 0.5})
+    with pytest.raises(InputError, match=r"config argument epochs=ten: 'ten' is not a number"):
+        config.parse_argument("cifar10,epochs=ten", epochs=0.5)
+    assert config.parse_argument("", recipe=("paper", "v1"))[1] == {"recipe": "paper"}
+    assert config.parse_argument("mnist,recipe=v1", recipe=("paper", "v1"))[1] == {"recipe": "v1"}
+    with pytest.raises(InputError, match="config argument recipe=v3: 'v3' is not one of paper, v1"):
+        config.parse_argument("mnist,recipe=v3", recipe=("paper", "v1"))

@@ -1,0 +1,108 @@
+"""Typed values."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cv_jax.config.values import check, coerce, parse
+from cv_jax.errors import InputError
+
+OPTIONAL = float | None
+SIZE = int | tuple[int, int]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("1e3", int, 1000),
+        ("-7", int, -7),
+        ("1e-3", float, 0.001),
+        ("3", float, 3.0),
+        ("inf", float, float("inf")),
+        ("true", bool, True),
+        ("False", bool, False),
+        ("none", OPTIONAL, None),
+        ("None", OPTIONAL, None),
+        ("0.5", OPTIONAL, 0.5),
+        ("relu", str, "relu"),
+        ("7", str, "7"),
+        ("none", str, "none"),
+        ("a,b", str, "a,b"),
+        ("3,4", tuple[int, ...], (3, 4)),
+        ("(3, 4)", tuple[int, ...], (3, 4)),
+        ("[3,4]", tuple[int, ...], (3, 4)),
+        ("3", tuple[int, ...], (3,)),
+        ("1e3,2", tuple[int, ...], (1000, 2)),
+        ("()", tuple[int, ...], ()),
+        ("a,b", tuple[str, ...], ("a", "b")),
+        ("('a{1,2}',)", tuple[str, ...], ("a{1,2}",)),
+        ("32", SIZE, 32),
+        ("32,48", SIZE, (32, 48)),
+    ],
+)
+def test_text_is_read_as_its_type(text, hint, value):
+    read = parse(text, hint)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1.5", int),
+        ("nan", int),
+        ("inf", int),
+        ("true", int),
+        ("True", float),
+        ("1", bool),
+        ("x", float),
+        ("none", int),
+        ("1,2,3", SIZE),
+        ("1,x", tuple[int, ...]),
+        ("nan", float),
+        ("1e400", int),
+        (str(2**63), int),
+        ("9" * 5000, int),
+        ("a\0b", str),
+        ("a\0b,c", tuple[str, ...]),
+        ("__import__('os').getcwd()", int),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(text, hint):
+    with pytest.raises(InputError, match="config.x: ") as caught:
+        check(text, hint, "config.x", parsing=True)
+    assert "\n" not in str(caught.value)
+
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(INT64)
+def test_integers_come_back(value):
+    assert parse(str(value), int) == value
+
+
+@given(st.floats(allow_nan=False))
+def test_numbers_come_back(value):
+    assert parse(repr(value), float) == value
+
+
+@given(st.lists(INT64, min_size=1))
+def test_lists_come_back(values):
+    assert parse(",".join(map(str, values)), tuple[int, ...]) == tuple(values)
+
+
+@given(st.text())
+def test_any_text_is_itself_as_a_string_and_a_number_or_refused_elsewhere(text):
+    if "\0" not in text:
+        assert parse(text, str) == text
+    with contextlib.suppress(TypeError):
+        assert isinstance(parse(text, int), int)
+
+
+def test_nothing_is_rounded():
+    with pytest.raises(TypeError):
+        coerce(2.5, int)
+    assert coerce(2.0, int) == 2

@@ -1,0 +1,100 @@
+"""Counting what devices tell each other: on programs that say it, and on training steps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cv_jax.devices import mesh as meshes
+from cv_jax.devices.collectives import Collective, collectives
+from cv_jax.training import experiment
+
+ROWS = P("data")
+
+
+def compiled(function, devices=8, shape=(64, 32), out_specs=ROWS, model=1):
+    mesh = meshes.make_mesh(devices, model)
+    local = jax.shard_map(
+        function, mesh=mesh, in_specs=P("data"), out_specs=out_specs, check_vma=False
+    )
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=meshes.over_batch(mesh))
+    return collectives(jax.jit(local).lower(x).compile().as_text())
+
+
+def test_each_kind():
+    """Of [64, 32] floats, 8192 bytes, each of eight devices has 1024."""
+    over = functools.partial
+    cases = [
+        (over(jax.lax.psum, axis_name="data"), P(), Collective("all-reduce", 1024, 8, 1)),
+        (
+            over(jax.lax.all_gather, axis_name="data", tiled=True),
+            P(),
+            Collective("all-gather", 8192, 8, 1),
+        ),
+        (
+            over(jax.lax.psum_scatter, axis_name="data", tiled=True),
+            P("data"),
+            Collective("reduce-scatter", 1024, 8, 1),
+        ),
+        (
+            over(jax.lax.ppermute, axis_name="data", perm=[(i, (i + 1) % 8) for i in range(8)]),
+            P("data"),
+            Collective("collective-permute", 1024, 2, 1),
+        ),
+    ]
+    for function, out_specs, expected in cases:
+        assert compiled(function, out_specs=out_specs) == [expected]
+    (exchange,) = compiled(lambda x: jax.lax.all_to_all(x, "data", 0, 0, tiled=True))
+    assert (exchange.kind, exchange.payload, exchange.group) == ("all-to-all", 1024, 8)
+
+
+def test_what_a_ring_sends():
+    assert Collective("all-reduce", 800, 8, 1).sent == 2 * 7 * 100
+    assert Collective("all-gather", 800, 8, 3).sent == 3 * 7 * 100
+    assert Collective("reduce-scatter", 800, 8, 1).sent == 7 * 100
+    assert Collective("collective-permute", 800, 2, 1).sent == 800
+
+
+def test_turns_of_a_loop_and_groups():
+    def function(x):
+        turn = lambda carry, _: (jnp.sin(jax.lax.psum(carry, "model")), None)  # noqa: E731
+        return jax.lax.scan(turn, x, None, length=5)[0]
+
+    found = compiled(function, model=2)
+    assert sum(collective.runs for collective in found) == 5
+    assert {(c.kind, c.payload, c.group) for c in found} == {("all-reduce", 2048, 2)}
+
+
+def test_alone_nothing_is_sent():
+    assert compiled(lambda x: jax.lax.psum(x, "data"), devices=1, out_specs=P()) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("params", ["replicated", "fsdp"])
+def test_a_training_step_sends_the_least(load_config, devices, params):
+    """Data parallelism: the sum of the gradients. FSDP besides: every split parameter once.
+
+    On a CPU the sum that each device needs a part of is compiled to an all-reduce, from which the
+    part is taken, and not to a reduce-scatter as on GPUs and TPUs.
+    """
+    fields = {"mesh.devices": devices, "mesh.params": params, "mesh.fsdp_min_size": 256}
+    parts = experiment.build(load_config("mlp", {"batch_size": 32, "total_steps": 2, **fields}))
+    state = parts.abstract_state()
+    batch = next(parts.train_batches(0))
+    found = collectives(parts.train_step().lower(state, batch).compile().as_text())
+    if devices == 1:
+        assert found == []
+        return
+    payload = {"all-reduce": 0, "all-gather": 0}
+    for collective in found:
+        assert collective.group == devices
+        payload[collective.kind] += collective.runs * collective.payload
+    leaves = jax.tree.leaves(state.params)
+    split = [leaf for leaf in leaves if any(leaf.sharding.spec)]
+    assert bool(split) == (params == "fsdp")
+    gradients, gathered = (sum(4 * leaf.size for leaf in group) for group in (leaves, split))
+    assert payload["all-gather"] == gathered
+    # Besides gradients there are the loss and the sums of the metrics.
+    assert gradients <= payload["all-reduce"] <= gradients + 64

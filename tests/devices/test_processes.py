@@ -1,0 +1,272 @@
+"""Several real processes on loopback: one run, whatever happens to them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+
+from cv_jax.run import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Shuffling, host and device augmentation, mixing, dropout, averaging, a probe and saves by clock.
+OVERRIDES = {
+    "augment": "resize(10)|random_crop(8)|mixup(0.2)",
+    "eval_preprocess": "resize(10)|central_crop(8)",
+    "image_size": 8,
+    "batch_size": 16,
+    "eval.batch_size": 64,
+    "model.widths": "32,32",
+    "model.dropout_rate": 0.1,
+    "ema.decay": 0.9,
+    "optim.learning_rate": 3e-3,
+    "schedule.warmup_epochs": "none",
+    "total_steps": 200,
+    "eval.every_steps": 100,
+    "checkpoint.every_steps": 25,
+    "checkpoint.every_seconds": 0.5,
+    "checkpoint.keep_best": 1,
+    "log.every_steps": 10,
+    "eval.extra": "knn(k=3, feature='fc2', train_examples=100, every_steps=90)",
+    "mesh.heartbeat_seconds": 4,
+}
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+
+
+def coordinator():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def begin(commands):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, env=ENVIRONMENT, **pipes) for command in commands]
+
+
+def start(count, workdir, data_dir, special=None, **overrides):
+    """So many processes of one run; `special` are further arguments of the last one."""
+    address, values = coordinator(), {"data.dir": data_dir, **OVERRIDES, **overrides}
+    return begin(
+        [
+            *(sys.executable, str(ROOT / "launch.py"), "--config", f"{ROOT}/configs/mlp.py"),
+            *("--workdir", str(workdir), "--coordinator", address),
+            *("--num_processes", str(count), "--process_id", str(index)),
+            *[f"--config.{key}={value}" for key, value in values.items()],
+            *(special or [] if index == count - 1 else []),
+        ]
+        for index in range(count)
+    )
+
+
+def finish(started, code=0):
+    """Waits for all; what each wrote to standard output and error."""
+    try:
+        told = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [code] * len(started), told
+    return told
+
+
+def saved(workdir):
+    return checkpoint.finished(workdir / "checkpoints")
+
+
+def wait_for_save(started, workdir, after=0, seconds=120):
+    """Returns when a checkpoint later than `after` is finished."""
+    end = time.monotonic() + seconds
+    while max(saved(workdir), default=0) <= after:
+        assert all(process.poll() is None for process in started), "the run ended too early"
+        assert time.monotonic() < end, "nothing was saved"
+        time.sleep(0.005)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(got, expected):
+    """Gradients are summed in another order: rounding of float32, grown over the run."""
+    assert [(x["step"], x["split"]) for x in got] == [(x["step"], x["split"]) for x in expected]
+    for a, b in zip(got, expected, strict=True):
+        assert a.keys() == b.keys()
+        if "loss" in a:
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, err_msg=str(a["step"]))
+        if "correct" in a:  # an example on the border may fall to either side
+            assert abs(a["correct"] - b["correct"]) <= 2
+            assert a["count"] == b["count"]
+
+
+def one_process(name, workdir, data_dir, overrides=OVERRIDES, what="train"):
+    """In this process, on one device."""
+    values = {"data.dir": data_dir, **overrides, "mesh.devices": 1}
+    assert processes.run(what, f"{ROOT}/configs/{name}.py", values, workdir) == 0
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("single") / "run"
+    one_process("mlp", workdir, data_dir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("double") / "run"
+    told = finish(start(2, workdir, data_dir, **{"checkpoint.keep_last": 1000}))
+    return workdir, told
+
+
+def test_two_processes_learn_what_one_does(double, single):
+    assert lines(single)[-1]["split"] == "knn"
+    assert lines(single)[-2]["accuracy"] > 0.5
+    assert_same_curve(lines(double[0]), lines(single))
+
+
+def test_only_the_first_process_speaks_and_writes(double):
+    workdir, ((out, err), (other_out, other_err)) = double
+    assert "test accuracy" in out
+    assert "step 200: test accuracy" in err
+    assert "test accuracy" not in other_out
+    assert not other_err.strip()
+    (run,) = json.loads((workdir / "run.json").read_text())
+    assert (run["processes"], len(run["devices"])) == (2, 2)
+    assert not list(workdir.glob(".*"))
+
+
+def test_the_clock_of_the_first_process_saves_on_all(double):
+    steps = saved(double[0])
+    assert set(range(25, 201, 25)) <= set(steps)
+    assert all(checkpoint.damage(double[0] / "checkpoints" / str(step)) is None for step in steps)
+
+
+def test_the_dead_are_noticed_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
+    workdir = tmp_path / "run"
+    # The first time the second process is gone, then the first is silent: only its heartbeat tells.
+    for victim, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
+        started = start(2, workdir, data_dir)
+        wait_for_save(started, workdir, after=max(saved(workdir), default=0))
+        started[victim].send_signal(how)
+        since = time.monotonic()
+        _, err = started[1 - victim].communicate(timeout=60)
+        assert started[1 - victim].returncode not in (0, 75)
+        assert time.monotonic() - since < 25
+        assert "another" in err
+        assert "Traceback" not in err
+        started[victim].kill()
+        started[victim].communicate()
+
+    finish(start(2, workdir, data_dir))
+    for file in ("metrics.jsonl", "summary.json"):
+        assert (workdir / file).read_text() == (double[0] / file).read_text()
+    got, step = checkpoint.read_newest(workdir / "checkpoints", lambda name: True)
+    expected, last = checkpoint.read_newest(double[0] / "checkpoints", lambda name: True)
+    assert step == last == 200
+    assert got.keys() == expected.keys()
+    assert len(got) > 20
+    for name in expected:
+        assert got[name].tobytes() == expected[name].tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, data_dir):
+    """Four processes with a part of the state each, one of which got SIGTERM in mid-run."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    split = {"mesh.params": "fsdp", "mesh.fsdp_min_size": 64}
+    started = start(4, workdir, data_dir, **split)
+    wait_for_save(started, workdir)
+    started[1].send_signal(signal.SIGTERM)
+    return workdir, finish(started, code=75)
+
+
+def test_a_signal_to_one_stops_all_with_everything_saved(stopped):
+    workdir, told = stopped
+    err = told[0][1]
+    assert "stopped by SIGTERM at step" in err
+    assert max(saved(workdir)) == int(err.split("at step ")[1].split()[0]) < 200
+    newest = workdir / "checkpoints" / str(max(saved(workdir)))
+    assert checkpoint.damage(newest) is None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_four_processes_saved_fewer_continue(tmp_path, stopped, single, data_dir, count):
+    workdir = tmp_path / "run"
+    shutil.copytree(stopped[0], workdir)
+    if count == 1:
+        one_process("mlp", workdir, data_dir)
+    else:
+        finish(start(count, workdir, data_dir))
+    begun = [run["step"] for run in json.loads((workdir / "run.json").read_text())]
+    assert begun == [0, max(saved(stopped[0]))]
+    assert_same_curve(lines(workdir), lines(single))
+
+
+def test_a_mistake_of_one_ends_all_with_a_line(tmp_path, data_dir):
+    (_, first), (_, second) = finish(
+        start(2, tmp_path / "run", data_dir, special=["--config.seed=7"]), code=2
+    )
+    said = "config of process 1 differs from that of process 0: seed=7, not 0"
+    assert second == f"error: {said}\n"
+    assert first == f"error: process 1: {said}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_teachers_weights_caches_and_masks_on_several_processes(tmp_path, single, data_dir):
+    short = {
+        "total_steps": 20,
+        "log.every_steps": 1,
+        "eval.every_steps": 20,
+        "mesh.devices": "none",
+    }
+    taught = {**OVERRIDES, **short, "augment": "flip|mixup(0.2)", "data.cache": "device"}
+    taught |= {"distill.teacher": single, "init_from": single}
+    masked = {**short, "image_size": 8, "batch_size": 16, "eval.batch_size": 64}
+    masked |= {"augment": "resize(8)|flip", "eval_preprocess": "resize(8)"}
+    masked |= {"model.width": 24, "model.num_heads": 2, "model.depth": 1}
+    masked |= {"model.decoder_width": 16, "model.decoder_num_heads": 2, "model.decoder_depth": 1}
+    masked |= {"schedule.warmup_epochs": "none"}
+    jobs = [
+        ("train", "mlp", taught, "taught"),
+        (
+            "score",
+            "mlp",
+            {**taught, "eval_preprocess": "resize(8)|flips", "eval.extra": ""},
+            "taught",
+        ),
+        ("train", "mae", masked, "masked"),
+    ]
+    for what, name, overrides, folder in jobs:
+        one_process(name, tmp_path / "one" / folder, data_dir, overrides, what)
+    texts = json.dumps(
+        [
+            (
+                what,
+                f"{ROOT}/configs/{name}.py",
+                {"data.dir": str(data_dir), **{k: str(v) for k, v in overrides.items()}},
+                str(tmp_path / "two" / folder),
+            )
+            for what, name, overrides, folder in jobs
+        ]
+    )
+    address = coordinator()
+    program = [sys.executable, str(ROOT / "tests" / "processes.py"), address, "2"]
+    finish(begin([*program, str(index), texts] for index in range(2)))
+    for folder in ("taught", "masked"):
+        assert_same_curve(lines(tmp_path / "two" / folder), lines(tmp_path / "one" / folder))
+    found = []
+    for count in ("one", "two"):
+        (file,) = (tmp_path / count / "taught").glob("evaluation-*.json")
+        found.append(json.loads(file.read_text())["evaluations"]["test"]["metrics"])
+    np.testing.assert_allclose(found[0]["nll"], found[1]["nll"], rtol=1e-4)
+    assert found[0]["count"] == found[1]["count"] == 359

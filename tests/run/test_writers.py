@@ -1,0 +1,194 @@
+"""Writers beside metrics.jsonl: no gap, no double, and never the end of a run."""
+
+import importlib.util
+import json
+import struct
+import sys
+import time
+import types
+
+import pytest
+from event_files import read_points
+
+from cv_jax import config as configs
+from cv_jax.errors import InputError
+from cv_jax.run import writers
+
+LINES = [
+    {"step": 5, "split": "train", "loss": 2.0, "count": 10},
+    {"step": 10, "split": "train", "loss": 1.5, "count": 10},
+    {"step": 10, "split": "test", "loss": 1.25, "accuracy": 0.5},
+    {"step": 15, "split": "train", "loss": 1.0, "count": 10},
+]
+
+
+def config_with(*names):
+    config = configs.default(model="mlp")
+    config.log.writers = names
+    return config
+
+
+def points_of(lines):
+    return [
+        (f"{line['split']}/{name}", line["step"], value)
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "split")
+    ]
+
+
+def test_a_missing_package_is_reported(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name)
+    )
+    writers.check(config_with("tensorboard"))
+    with pytest.raises(InputError, match="wandb is not installed; pip install wandb"):
+        writers.check(config_with("tensorboard", "wandb"))
+
+
+def test_tensorboard_holds_what_the_run_kept_and_nothing_else(tmp_path):
+    config = config_with("tensorboard")
+    first = writers.open_writers(config, tmp_path, [], print)
+    for line in LINES:
+        first.write(line)  # and then the run is killed
+    assert read_points(tmp_path / "tensorboard") == points_of(LINES)
+    # The newest checkpoint is that of step 10: what came after was taken back.
+    again = writers.open_writers(config, tmp_path, LINES[:3], print)
+    assert read_points(tmp_path / "tensorboard") == points_of(LINES[:3])
+    again.write({**LINES[3], "loss": 0.5})
+    again.close(0)
+    assert read_points(tmp_path / "tensorboard") == points_of(
+        [*LINES[:3], {**LINES[3], "loss": 0.5}]
+    )
+
+
+class Service:
+    """What Weights & Biases keeps of runs, by their id: rows of ever larger steps."""
+
+    def __init__(self):
+        self.runs, self.given, self.codes = {}, [], []
+
+    def init(self, **given):
+        self.given.append(given)
+        rows, codes = self.runs.setdefault(given["id"], []), self.codes
+
+        class Run:
+            step = rows[-1][0] + 1 if rows else 0
+
+            def log(self, row, step, commit):
+                assert commit
+                assert not rows or step > rows[-1][0]
+                rows.append((step, row))
+
+            def finish(self, exit_code):
+                codes.append(exit_code)
+
+        return Run()
+
+
+@pytest.fixture
+def service(monkeypatch):
+    service = Service()
+    module = types.ModuleType("wandb")
+    module.init, module.Settings = service.init, dict
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return service
+
+
+ROWS = [
+    (5, {"train/loss": 2.0, "train/count": 10}),
+    (10, {"train/loss": 1.5, "train/count": 10, "test/loss": 1.25, "test/accuracy": 0.5}),
+    (15, {"train/loss": 1.0, "train/count": 10}),
+]
+
+
+def test_wandb_gets_every_step_once(tmp_path, service):
+    config = config_with("wandb")
+    first = writers.open_writers(config, tmp_path, [], print)
+    for line in LINES[:3]:
+        first.write(line)  # and then the run is killed; the last step was not whole yet
+    (name,) = service.runs
+    assert json.loads((tmp_path / "wandb.json").read_text())["id"] == name
+    assert service.runs[name] == ROWS[:1]
+    # Back at step 5, it does step 10 again and goes on.
+    again = writers.open_writers(config, tmp_path, LINES[:1], print)
+    for line in LINES[1:]:
+        again.write(line)
+    again.close(75)
+    assert service.runs == {name: ROWS}
+    # Killed after step 15 was sent, and back at step 10: it is not sent again.
+    third = writers.open_writers(config, tmp_path, LINES[:3], print)
+    third.write(LINES[3])
+    third.close(0)
+    assert service.runs == {name: ROWS}
+    assert service.codes == [75, 0]
+    assert {given["id"] for given in service.given} == {name}
+    assert service.given[0]["config"]["optim.name"] == "adamw"
+    assert all(given["resume"] == "allow" for given in service.given)
+
+
+def test_a_writer_added_later_gets_what_was_before(tmp_path, service):
+    writer = writers.open_writers(config_with("wandb"), tmp_path, LINES, print)
+    writer.close(0)
+    assert list(service.runs.values()) == [ROWS]
+
+
+def test_a_writer_that_fails_is_told_once_and_the_others_go_on(tmp_path, service):
+    said = []
+    writer = writers.open_writers(config_with("wandb", "tensorboard"), tmp_path, [], said.append)
+
+    def fail(**given):
+        raise OSError("the net\nis down")
+
+    for line in LINES:
+        writer.write(line)
+        service.runs[next(iter(service.runs))].append((99, {}))  # the next row is refused
+    writer.close(0)
+    assert len(said) == 1
+    assert said[0].startswith("log.writers: wandb is left out from here on")
+    assert read_points(tmp_path / "tensorboard") == points_of(LINES)
+
+    sys.modules["wandb"].init = fail
+    said.clear()
+    writer = writers.open_writers(config_with("wandb"), tmp_path, [], said.append)
+    writer.write(LINES[0])
+    writer.close(0)
+    assert len(said) == 1
+    assert said[0].endswith("OSError: the net is down")
+
+
+def read_history(file):
+    """(step, values) of every row in a file of W&B: a header of 7 bytes, then LevelDB's log."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, start, rows = file.read_bytes(), 7, []
+    assert len(data) < 32768  # one block, in which every record is whole
+    while start < len(data):
+        _, length, kind = struct.unpack_from("<IHB", data, start)
+        assert kind == 1
+        record = Record.FromString(data[start + 7 : start + 7 + length])
+        start += 7 + length
+        if record.WhichOneof("record_type") == "history":
+            items = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
+            row = {name: json.loads(text) for name, text in items.items() if "/" in name}
+            rows.append((record.history.step.num, row))
+    return rows
+
+
+def test_the_real_wandb_offline(tmp_path, monkeypatch):
+    """Each start writes the whole history, under one id."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for start in (0, 3):
+        writer = writers.open_writers(config_with("wandb"), tmp_path, LINES[:start], pytest.fail)
+        for line in LINES[start:]:
+            writer.write(line)
+        writer.close(0)
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"), key=lambda f: f.stat().st_mtime)
+    files = [file for folder in folders for file in folder.glob("*.wandb")]
+    assert len({file.name for file in files}) == 1
+    end = time.monotonic() + 20
+    while read_history(files[-1]) != ROWS:  # its service writes after the run has finished
+        assert time.monotonic() < end, read_history(files[-1])
+        time.sleep(0.1)

@@ -1,0 +1,129 @@
+"""The training step: accumulation, freezing, averages."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cv_jax.errors import InputError
+from cv_jax.training import experiment, step
+
+MIXED = {
+    "image_size": 12,
+    "augment": "resize(12)|flip|mixup(0.3)",
+    "eval_preprocess": "resize(12)",
+    "batch_size": 128,
+    "total_steps": 8,
+    "schedule.name": "constant",
+    "schedule.warmup_epochs": "none",
+    "optim.name": "sgd",  # to which the size of a gradient matters
+    "optim.learning_rate": 0.1,
+    "loss.label_smoothing": 0.1,
+}
+VIT = {"model.patch_size": 4, "model.width": 32, "model.depth": 1, "model.num_heads": 4}
+
+
+def run(load_config, name, steps, **overrides):
+    parts = experiment.build(load_config(name, {"mesh.devices": 1, **MIXED, **overrides}))
+    state, train_step, losses = parts.init()(), parts.train_step(), []
+    batches = parts.train_batches(0)
+    for _ in range(steps):
+        state, metrics = train_step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    batches.close()
+    return np.array(losses), jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def undivided(load_config):
+    return run(load_config, "vit_ti16", 2, **VIT)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_four_times_32_equal_128_with_mixing(load_config, undivided, devices):
+    """To 1e-5 of the loss and 2e-6 in the parameters, over two updates (float32 rounding)."""
+    parts = {"optim.accumulate_steps": 4, "mesh.devices": devices}
+    got, state = run(load_config, "vit_ti16", 2, **VIT, **parts)
+    losses, expected = undivided
+    np.testing.assert_allclose(got, losses, rtol=1e-5)
+    assert got[1] < got[0]
+    for a, b in zip(*map(jax.tree.leaves, (state.params, expected.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+    # What the tolerance is small against: the head started from zero.
+    assert np.abs(expected.params["head"]["kernel"]).max() > 1e-2
+    assert state.sums["count"] == expected.sums["count"] == 2 * 128
+    assert abs(state.sums["correct"] - expected.sums["correct"]) <= 1
+
+
+def test_the_masks_of_an_autoencoder_do_not_depend_on_the_parts(load_config):
+    small = {"image_size": 16, "augment": "", "eval_preprocess": "", "model.width": 16}
+    small |= {"model.depth": 1, "model.num_heads": 2, "model.decoder_width": 16}
+    small |= {"model.decoder_depth": 1, "batch_size": 32}
+    whole, _ = run(load_config, "mae", 2, **small)
+    got, _ = run(load_config, "mae", 2, **small, **{"optim.accumulate_steps": 4})
+    np.testing.assert_allclose(got, whole, rtol=1e-5)
+
+
+def test_parts_have_their_own_dropout(load_config):
+    dropped = {"model.widths": "64", "model.dropout_rate": 0.5, "batch_size": 32}
+    whole, _ = run(load_config, "mlp", 2, **dropped)
+    parts, _ = run(load_config, "mlp", 2, **dropped, **{"optim.accumulate_steps": 2})
+    assert np.abs(parts - whole).min() > 1e-3
+
+
+def test_running_statistics_follow_every_part(load_config):
+    small = {"model.stage_sizes": "1", "model.widths": "4", "model.stem_width": 4, "batch_size": 32}
+    small |= {"augment": "resize(12)", "schedule.name": "constant", "optim.learning_rate": 0.0}
+    _, one = run(load_config, "resnet", 1, **small)
+    _, two = run(load_config, "resnet", 1, **small, **{"optim.accumulate_steps": 2})
+    first = one.model_state["batch_stats"]["bn1"]["mean"]
+    both = two.model_state["batch_stats"]["bn1"]["mean"]
+    # From zero, with the mean m of the batch: 0.1·m in one update, in two of its halves a and b
+    # 0.09·a + 0.1·b, which is about 0.19·m.
+    np.testing.assert_allclose(both / first, 1.9, atol=0.1)
+
+
+def test_frozen_parameters_stay_bit_equal_in_a_run(load_config):
+    frozen = {
+        "optim.rules": "blocks_0/attn/.*: freeze,.*embed.*: freeze",
+        "optim.name": "adamw",
+        "optim.weight_decay": 0.1,
+        "ema.decay": 0.9,
+        "optim.accumulate_steps": 2,
+        "batch_size": 32,
+    }
+    parts = experiment.build(load_config("vit_ti16", {"mesh.devices": 1, **MIXED, **VIT, **frozen}))
+    start = jax.device_get(parts.init()().params)
+    _, state = run(load_config, "vit_ti16", 2, **VIT, **frozen)
+    leaves = jax.tree_util.tree_leaves_with_path(start)
+
+    def stays(path):
+        return path[0].key in ("patch_embed", "pos_embed") or "attn" in str(path)
+
+    for (path, before), after, average in zip(
+        leaves, jax.tree.leaves(state.params), jax.tree.leaves(state.ema["params"]), strict=True
+    ):
+        assert (before.tobytes() == after.tobytes()) == stays(path)
+        assert (before.tobytes() == average.tobytes()) == stays(path)
+    trained = sum(x.size for path, x in leaves if not stays(path))
+    assert sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim) == 2 * trained
+
+
+def test_averages_with_warmup(load_config):
+    config = load_config("linear", {"ema.decay": 0.9, "ema.warmup": True})
+    updates = np.arange(1, 120)
+    got = [step.ema_decay(config, jnp.int32(t)) for t in updates]
+    np.testing.assert_allclose(got, np.minimum(0.9, (1 + updates) / (10 + updates)), rtol=1e-6)
+    averaged = {"ema.decay": 0.9, "ema.warmup": True, "augment": "resize(12)", "batch_size": 16}
+    _, one = run(load_config, "linear", 1, **averaged)
+    _, two = run(load_config, "linear", 2, **averaged)
+    old, new = one.ema["params"]["head"]["kernel"], two.params["head"]["kernel"]
+    expected = 3 / 12 * np.float64(old) + 9 / 12 * np.float64(new)
+    np.testing.assert_allclose(two.ema["params"]["head"]["kernel"], expected, rtol=1e-5)
+
+
+def test_parts_must_divide_what_a_device_holds(load_config):
+    overrides = {"batch_size": 96, "optim.accumulate_steps": 5, "mesh.devices": 8}
+    said = "accumulate_steps=5 does not divide the 12 examples of a batch on each of 8 devices"
+    with pytest.raises(InputError, match=said):
+        experiment.build(load_config("linear", overrides))
