@@ -1,6 +1,6 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, with the time left.
+"""Progress displays with the time left: a bar on a terminal, plain lines elsewhere.
 
-Of several processes only the first shows any.
+With several processes only process 0 displays progress.
 """
 
 import sys
@@ -11,16 +11,24 @@ from tqdm import tqdm
 
 from cv_jax.devices.processes import is_main
 
+LINE_SECONDS = 10.0  # between two lines without a terminal
+
 
 class Progress:
-    """Counts steps and shows how far the work is.
+    """Progress display of a training loop.
 
-    Elsewhere than on a terminal a line is printed at most every `line_seconds`.
+    Attributes:
+      note: text after the speed.
     """
 
-    def __init__(self, total: int, start: int, examples_per_step: int, line_seconds: float = 10.0):
+    def __init__(self, total: int, start: int, examples_per_step: int):
+        """
+        Args:
+          total: steps of the whole run.
+          start: steps before this start.
+          examples_per_step: batch size.
+        """
         self.total, self.step, self.per_step = total, start, examples_per_step
-        self.line_seconds = line_seconds
         self.note = ""
         self._started, self._last = None, 0.0
         self._first = start
@@ -30,22 +38,21 @@ class Progress:
             self.bar = tqdm(total=total, initial=start, bar_format=layout, dynamic_ncols=True)
 
     def images_per_second(self) -> float:
-        """Since the first step after the start, which compiles."""
+        """Mean speed since the end of the first step, which includes compilation."""
         if self._started is None or self.step == self._first:
             return 0.0
         return (self.step - self._first) * self.per_step / (time.monotonic() - self._started)
 
     def update(self, step: int) -> None:
-        """Says that `step` steps are done."""
+        """Display that `step` steps are done."""
         advance, self.step = step - self.step, step
         now = time.monotonic()
         if self._started is None:
-            # The first step compiles: speed and time left are reckoned from its end on.
             self._started, self._first = now, step
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self.images_per_second():.0f} img/s{self.note}", False)
             self.bar.update(advance)
-        elif now - self._last >= self.line_seconds:
+        elif now - self._last >= LINE_SECONDS:
             self._last = now
             speed = self.images_per_second()
             left = clock((self.total - step) * self.per_step / speed) if speed else "?"
@@ -55,39 +62,41 @@ class Progress:
             )
 
     def line(self, text: str) -> None:
-        """Prints a line without disturbing the bar."""
+        """Print a line above the bar."""
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         elif is_main():
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 
 
 def counted(loop: Sized, what: str) -> Iterable:
-    """Iterates over `loop` with a bar that shows on a terminal if it takes more than two seconds,
-    and with a line elsewhere."""
+    """Iterate over `loop` and display progress.
+
+    On a terminal a bar appears after two seconds; elsewhere a line is printed every ten seconds.
+    """
     if not is_main():
         yield from loop
         return
     if sys.stderr.isatty():
         yield from tqdm(loop, desc=what, delay=2.0, leave=False)
         return
-    started = said = time.monotonic()
+    started = last = time.monotonic()
     for i, item in enumerate(loop):
         now = time.monotonic()
-        if now - said >= 10:
-            said = now
+        if now - last >= LINE_SECONDS:
+            last = now
             left = clock((now - started) / i * (len(loop) - i))
             print(f"{what}: {i} of {len(loop)}, {left} left", file=sys.stderr, flush=True)
         yield item
 
 
 def clock(seconds: float) -> str:
-    """75 → "1:15", 3675 → "1:01:15"."""
+    """Format a duration: 75 → "1:15", 3675 → "1:01:15"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

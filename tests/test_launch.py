@@ -165,7 +165,7 @@ def test_evaluate_writes_one_file_and_the_same_again(trained, data_dir, capsys):
 
 
 def test_a_run_goes_on_with_its_own_evaluation_only(trained, data_dir):
-    with pytest.raises(InputError, match="config.eval_preprocess: '' there, 'resize"):
+    with pytest.raises(InputError, match="config.eval_preprocess: was '', is now 'resize"):
         run(*FAST, "--config.eval_preprocess=resize(32)", data_dir=data_dir, workdir=trained)
 
 
@@ -174,7 +174,7 @@ def test_another_config_is_refused_with_its_difference(trained, data_dir):
     with pytest.raises(InputError) as caught:
         run(*FAST, "--config.seed=5", data_dir=data_dir, workdir=trained)
     said = str(caught.value)
-    assert "config.seed: 0 there, 5 now" in said
+    assert "config.seed: was 0, is now 5" in said
     assert "give another --workdir, or the old values" in said
     assert contents(trained) == before
     # A run field may change.

@@ -1,4 +1,4 @@
-"""Durations: one length of time in one of several units, converted to steps."""
+"""Durations in steps, epochs, examples or percent, converted to steps."""
 
 import ml_collections
 
@@ -7,19 +7,21 @@ from cv_jax.config.tree import flatten
 from cv_jax.config.values import LARGEST
 from cv_jax.errors import InputError
 
-FOREVER = 2**31  # steps: more than a device can count
+FOREVER = 2**31  # steps; more than an int32 on a device can hold
 
 
 def steps_of(
     config: ml_collections.ConfigDict, name: str, examples: int, total_steps: int | None = None
 ) -> int | None:
-    """A duration in whole steps (at least 1 unless it is 0), or none if no unit is given.
+    """Return a duration in whole steps, or `None` if the duration is not set.
+
+    A positive duration has at least one step.
 
     Args:
       config: the run's config.
-      name: the duration without its unit, such as "schedule.warmup".
+      name: field name without the unit, such as "schedule.warmup".
       examples: size of the training split.
-      total_steps: length of the training, for percents.
+      total_steps: length of the training, for percent.
     """
     values = {unit: flatten(config).get(f"{name}_{unit}") for unit in UNITS}
     return in_steps(values, config.batch_size, examples, total_steps)
@@ -28,7 +30,7 @@ def steps_of(
 def in_steps(
     values: dict[str, float | None], batch_size: int, examples: int, total_steps: int | None
 ) -> int | None:
-    """`steps_of`, of a duration given as unit → value; at most `FOREVER`."""
+    """Convert unit → value to steps, as `steps_of`; the result is at most `FOREVER`."""
     for unit in UNITS:
         value = values[unit]
         if value is None:
@@ -44,7 +46,7 @@ def in_steps(
 
 
 def total_steps(config: ml_collections.ConfigDict, examples: int) -> int:
-    """Number of updates of the whole run.
+    """Return the number of updates of the run.
 
     Args:
       config: the run's config.
@@ -55,16 +57,16 @@ def total_steps(config: ml_collections.ConfigDict, examples: int) -> int:
     """
     steps = steps_of(config, "total", examples)
     if not 1 <= steps <= LARGEST:
-        more = "more than " if steps > LARGEST else ""
+        shown = f"more than {LARGEST}" if steps > LARGEST else steps
         raise InputError(
-            f"config.total_steps (or _epochs, _examples) makes {more}{min(steps, LARGEST)} "
-            f"updates; at least 1 and at most {LARGEST} are possible"
+            f"config.total_steps (or _epochs, _examples) gives {shown} updates; "
+            f"allowed are 1 to {LARGEST}"
         )
     return steps
 
 
 def other_units(name: str) -> list[str]:
-    """The fields that give the same duration in another unit; none if the field is no duration."""
+    """Return the fields of the same duration in other units; empty if it is not a duration."""
     stem, _, unit = name.rpartition("_")
     if unit not in UNITS:
         return []
@@ -72,6 +74,11 @@ def other_units(name: str) -> list[str]:
 
 
 def check_durations(config: ml_collections.ConfigDict) -> None:
+    """Check that each duration has at most one unit, and that the total duration is set.
+
+    Raises:
+      InputError: a duration has two units, or the total duration is missing.
+    """
     flat = flatten(config)
     for name, value in flat.items():
         if value is None or not other_units(name):

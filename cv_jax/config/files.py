@@ -1,4 +1,4 @@
-"""Reading a config file, and applying overrides from the command line."""
+"""Config files: reading, arguments, and overrides from the command line."""
 
 import contextlib
 import importlib.util
@@ -18,15 +18,16 @@ from cv_jax.errors import InputError, did_you_mean
 
 
 def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collections.ConfigDict:
-    """Reads `FILE[:ARGUMENT]`, applies overrides, and checks every value's type.
+    """Read `FILE[:ARGUMENT]`, apply overrides, and check the type and range of every value.
 
     Args:
-      reference: path of a config file, with an argument for its `get_config` after a colon.
-      overrides: dotted field name → value as typed on the command line. Giving a duration in one
-        unit replaces whatever unit the file used.
+      reference: path of a config file, optionally with an argument for its `get_config`.
+      overrides: dotted field name → text from the command line. A duration in one unit replaces
+        the duration of the file, whatever its unit.
 
     Raises:
-      InputError: no such file, a mistake inside it, an unknown field, a value of the wrong type.
+      InputError: the file is missing or raises an error, a field is unknown, or a value has the
+        wrong type or is out of range.
     """
     path, _, argument = reference.partition(":")
     config = from_file(Path(path), argument)
@@ -34,7 +35,7 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
     for name, text in overrides.items():
         value = check(text, type_of(config, name), f"config.{name}={text}", parsing=True)
         siblings = other_units(name)
-        # "none" takes back what the file says in any unit, not what is given beside it.
+        # "none" removes the duration of the file in any unit, but not another override.
         if value is not None or overrides.keys().isdisjoint(siblings):
             for sibling in siblings:
                 set_value(config, sibling, None)
@@ -48,15 +49,18 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
 
 
 def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Reads `dataset,key=value,…`, the part of `--config=FILE:ARGUMENT` after the colon.
+    """Parse `dataset,key=value,…`, the part of `--config=FILE:ARGUMENT` after the colon.
 
     Args:
-      arg: that text; empty or none is the embedded dataset.
-      **options: the keys that this config knows, with their defaults, whose types values take; a
-        tuple holds all values that are allowed, the default first.
+      arg: the text; empty or `None` for the embedded dataset.
+      **options: key → default. Values get the type of the default. A tuple lists all allowed
+        values, the default first.
 
     Returns:
-      The dataset's name ("digits" unless said) and all options with their values.
+      `(dataset, options)`: the name of the dataset, "digits" by default, and key → value.
+
+    Raises:
+      InputError: an unknown key, or a value that is not allowed.
     """
     dataset = "digits"
     chosen = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
@@ -80,10 +84,10 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
 
 
 def run_file(path: Path) -> types.ModuleType:
-    """The module that a config file makes.
+    """Execute a config file and return its module.
 
     Raises:
-      InputError: there is no such file, or a mistake inside it.
+      InputError: the file is missing, or its code raises an error.
     """
     if not path.is_file():
         folder = path.parent
@@ -91,7 +95,7 @@ def run_file(path: Path) -> types.ModuleType:
         raise InputError(f"config file {path} does not exist{did_you_mean(str(path), found)}")
     spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path)
     if spec is None:
-        raise InputError(f"config file {path} is no Python file: its name must end in .py")
+        raise InputError(f"config file {path} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     with mistakes_of(path):
         spec.loader.exec_module(module)
@@ -100,7 +104,7 @@ def run_file(path: Path) -> types.ModuleType:
 
 @contextlib.contextmanager
 def mistakes_of(path: Path) -> Iterator[None]:
-    """Tells whatever a config file's code raises as an `InputError` with the file's line."""
+    """Turn any exception from the code of a config file into an `InputError` with its line."""
     try:
         yield
     except InputError:
@@ -114,10 +118,11 @@ def mistakes_of(path: Path) -> Iterator[None]:
 
 
 def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
-    """The config that a file's `get_config(argument)` makes; its values are not yet checked.
+    """Return the result of a file's `get_config(argument)`; its values are not checked.
 
     Raises:
-      InputError: no such file, or a mistake inside it.
+      InputError: the file is missing, its code raises an error, or the result is not a config
+        with the fields of `default`.
     """
     module = run_file(path)
     if not hasattr(module, "get_config"):
@@ -131,18 +136,22 @@ def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
 
 
 def _check_names(config: ml_collections.ConfigDict, path: Path) -> None:
-    """Raises an `InputError` unless the fields are those of `default`: groups and values may be
-    exchanged for one another even in a locked config."""
+    """Raise an `InputError` unless the config has exactly the fields of `default`.
+
+    A locked config rejects unknown names, but a file can still replace a group by a value.
+    """
     try:
         name = config.model.name
         known, flat = flatten(default(model=name)), flatten(config)
     except (AttributeError, TypeError):
-        raise InputError(f"{path}: config.model is not what config.default made") from None
+        raise InputError(
+            f"{path}: config.model must be the group that config.default() made"
+        ) from None
     for field in flat:
         if field not in known:
             raise InputError(
-                f"{path}: config.{field} is no field{did_you_mean(field, known, 'config.')}"
+                f"{path}: config.{field} is not a field{did_you_mean(field, known, 'config.')}"
             )
     for field in known:
         if field not in flat:
-            raise InputError(f"{path}: config.{field} is not set; begin with config.default(…)")
+            raise InputError(f"{path}: config.{field} is not set; start from config.default(…)")

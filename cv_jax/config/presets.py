@@ -1,9 +1,9 @@
-"""What a config starts from for the datasets that the recipes here name."""
+"""Initial values of config fields for known datasets."""
 
 from typing import Any
 
-# Means and standard deviations are those of the training images on the scale 0…1, by channel.
-# digits: computed from scikit-learn's arrays; the others are the figures in general use.
+# Mean and standard deviation of the training images for each channel, on the scale 0…1.
+# digits: computed from scikit-learn's arrays; the others: the commonly used values.
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"image_size": 32, "data.mean": (0.305,), "data.std": (0.376,)},
     "mnist": {"image_size": 32, "data.mean": (0.1307,), "data.std": (0.3081,)},
@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.eval_split": "validation",
         "eval_preprocess": "resize_small(256)|central_crop(224)",
     },
-    # Photographs in general.
+    # Any folder of photographs.
     "folder": {
         "image_size": 224,
         "data.mean": (0.485, 0.456, 0.406),

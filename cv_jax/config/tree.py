@@ -1,7 +1,7 @@
-"""The config tree: defaults, flat names, digest, and the difference between two configs.
+"""The config tree: defaults, dotted names, digest, and the difference between two configs.
 
-A config is a locked `ml_collections.ConfigDict`. Its fields are those of `fields.py` plus the
-fields of the chosen model under `config.model`.
+A config is a locked `ml_collections.ConfigDict`. It has the fields of `fields.py`, and the fields
+of the chosen model under `config.model`.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from cv_jax.errors import InputError, did_you_mean
 
 
 def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.ConfigDict:
-    """A locked config of that dataset and model with every field at its default.
+    """Return a locked config of a dataset and a model with the default of every field.
 
-    Image size, normalisation and splits start from `data.presets` where the dataset is listed.
+    For a dataset in `presets.PRESETS`, the preset replaces defaults such as the image size.
 
-    `num_classes` and `image_size` are no fields of `config.model`: the dataset and
-    `config.image_size` give them.
+    `num_classes` and `image_size` are not fields of `config.model`: their values come from the
+    dataset and from `config.image_size`.
     """
     tree = ml_collections.ConfigDict(type_safe=False)
     for field in FIELDS.values():
@@ -50,7 +50,7 @@ def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.C
 
 
 def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
-    """Sets the field of that dotted name; its type is not checked."""
+    """Set a field by its dotted name, without a type check."""
     *parents, leaf = name.split(".")
     for parent in parents:
         config = config[parent]
@@ -58,7 +58,7 @@ def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Dotted name → value."""
+    """Return dotted name → value for every field."""
     flat: dict[str, Any] = {}
     for key in config:
         value = config[key]
@@ -70,29 +70,29 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config that `flatten` made these values of, as a run directory's `config.json` has them.
+    """Return the config of flat values, such as the `config.json` of a run directory.
 
-    Fields that were added since have their defaults; those that are gone are left out.
+    A field without a value gets its default; a value without a field is ignored.
 
     Raises:
-      InputError: its model is not known here, or a value is none of its field's type.
+      InputError: the model is unknown, or a value does not have the type of its field.
     """
     config = default(values["data.name"], values["model.name"])
     for name in flatten(config).keys() & values.keys():
         value = values[name]
-        value = tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
         if name != "model.name":
             set_value(config, name, check(value, type_of(config, name), f"config.{name}"))
     return config
 
 
 def kind(name: str) -> str:
-    """The field's kind: "result", "evaluation" or "run"."""
+    """Kind of a field: "result", "evaluation" or "run"."""
     return "result" if name.startswith("model.") else FIELDS[name].kind
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-    """Eight hexadecimal digits that name the values of all result fields."""
+    """Return eight hexadecimal digits of a hash over the values of all result fields."""
     values = {name: value for name, value in flatten(config).items() if kind(name) == "result"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -102,9 +102,12 @@ def difference(
     new: ml_collections.ConfigDict,
     kinds: tuple[str, ...] = ("result", "evaluation"),
 ) -> list[str]:
-    """One line for each field of these kinds that differs from the flat values of a run's start.
+    """Return one line for each field whose value differs between a stored config and a new one.
 
-    A field that the older run did not know counts as its default there.
+    Args:
+      old: dotted name → stored value; a missing field counts as its default.
+      new: the new config.
+      kinds: kinds of the fields to compare.
     """
     lines, now = [], flatten(new)
     defaults = flatten(default(model=now["model.name"]))
@@ -113,17 +116,22 @@ def difference(
             continue
         then, value = old.get(name, defaults.get(name)), now.get(name)
         if json.dumps(then) != json.dumps(value):
-            lines.append(f"config.{name}: {then!r} there, {value!r} now")
+            lines.append(f"config.{name}: was {then!r}, is now {value!r}")
     return lines
 
 
 def type_of(config: ml_collections.ConfigDict, name: str) -> Any:
+    """Return the type hint of a field that an override may set.
+
+    Raises:
+      InputError: the name is not a field, or it is `model.name`.
+    """
     if name in FIELDS:
         return FIELDS[name].type
     if name == "model.name":
         raise InputError(
-            "config.model.name: the fields of config.model follow from it, so that it is given "
-            "before them: --config FILE:DATASET,model=NAME"
+            "config.model.name decides the fields of config.model and cannot be overridden; "
+            "use --config FILE:DATASET,model=NAME"
         )
     known = flatten(config)
     if name not in known:
@@ -131,7 +139,9 @@ def type_of(config: ml_collections.ConfigDict, name: str) -> Any:
         if group:
             raise InputError(f"config.{name} is a group; set one of {', '.join(group)}")
         if name in ("model.num_classes", "model.image_size"):
-            raise InputError(f"config.{name} is no field: the data and config.image_size give it")
-        raise InputError(f"config.{name} is no field{did_you_mean(name, known, 'config.')}")
+            raise InputError(
+                f"config.{name} is not a field: its value comes from the data or config.image_size"
+            )
+        raise InputError(f"config.{name} is not a field{did_you_mean(name, known, 'config.')}")
     module = models.MODELS[config.model.name].module
     return typing.get_type_hints(module)[name.removeprefix("model.")]

@@ -1,7 +1,7 @@
-"""Typed values: what a config field may hold, checked against a Python type hint.
+"""Conversion and parsing of config values by Python type hints.
 
-Hints in use are `int float str bool None`, `tuple[T, ...]`, fixed tuples such as `tuple[int, int]`,
-and unions of these.
+Supported hints: `int`, `float`, `str`, `bool`, `None`, `tuple[T, ...]`, fixed tuples such as
+`tuple[int, int]`, and unions of these.
 """
 
 import ast
@@ -16,7 +16,7 @@ LARGEST = 2**31 - 1  # an int32 on a device
 
 
 def describe(hint: Any) -> str:
-    """The hint in words: "an integer or none", "a comma-separated list of numbers"."""
+    """Describe a hint in words, such as "a number or none"."""
     names = {int: "an integer of 64 bits", float: "a number", bool: "true or false"}
     names[str] = "a string without null bytes"
     if hint in names:
@@ -32,15 +32,18 @@ def describe(hint: Any) -> str:
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """`value` as the hint wants it: 1000.0 is an int, 1 a float, a list a tuple, 3 a tuple (3,).
+    """Convert a value to the type of a hint without loss.
+
+    1000.0 becomes an int, 1 a float, a list a tuple, and 3 the tuple (3,). Nothing is rounded,
+    truncated or parsed from a string.
 
     Raises:
-      TypeError: it does not fit; nothing is rounded, truncated or parsed from a string. Integers of
-        more than 64 bits, nan, and strings with a null byte fit nothing.
+      TypeError: the value does not fit the hint. Integers of more than 64 bits, nan, and strings
+        with a null byte fit no hint.
     """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        # An exact type goes before one that needs converting: (8, 8) to a tuple, not to an int.
+        # An exact type takes precedence over a conversion: (8, 8) is a tuple, not an int.
         for option in sorted(options, key=lambda option: not _is_exactly(value, option)):
             try:
                 return coerce(value, option)
@@ -63,7 +66,7 @@ def coerce(value: Any, hint: Any) -> Any:
             with contextlib.suppress(OverflowError):
                 return float(value)
     elif hint is int:
-        # False for nan, whose comparisons are, and for inf, which is out of range.
+        # nan fails every comparison, and inf is out of range.
         if isinstance(value, (int, float)) and -(2**63) <= value < 2**63 and value == value // 1:
             return int(value)
     elif isinstance(value, hint) and "\0" not in value:
@@ -72,12 +75,12 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def parse(text: str, hint: Any) -> Any:
-    """The value that `text` spells: `1e3`, `true`, `none`, `3,4`, `(3, 4)`, `relu`, `'a b'`.
+    """Parse a value of the hint's type: `1e3`, `true`, `none`, `3,4`, `(3, 4)`, `relu`, `'a b'`.
 
-    Text is read as literals only, never evaluated.
+    Only literals are parsed; no code is evaluated.
 
     Raises:
-      TypeError: no reading of the text fits the hint.
+      TypeError: no interpretation of the text fits the hint.
     """
     if hint is str:
         return coerce(text, str)
@@ -89,7 +92,7 @@ def parse(text: str, hint: Any) -> Any:
         readings.append(None)
     with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         readings.append(ast.literal_eval(word))
-    # "inf" and "nan" are numbers to float() though not literals.
+    # float() accepts "inf" and "nan", which are not literals.
     with contextlib.suppress(ValueError):
         readings.append(float(word))
     if "," in word:  # a list of bare words: a,b
@@ -104,7 +107,7 @@ def parse(text: str, hint: Any) -> Any:
 
 
 def check(value: Any, hint: Any, field: str, parsing: bool = False) -> Any:
-    """`coerce`, or `parse` when `parsing`, with the mistake told as an `InputError`."""
+    """`coerce`, or `parse` if `parsing`, with an `InputError` instead of a `TypeError`."""
     try:
         return parse(value, hint) if parsing else coerce(value, hint)
     except TypeError as error:

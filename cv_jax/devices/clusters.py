@@ -1,4 +1,4 @@
-"""Finding the processes of a run: from flags, Slurm, Open MPI, Kubernetes or a TPU pod."""
+"""Discovery of the processes of a run: flags, Slurm, Open MPI, Kubernetes or a TPU pod."""
 
 import os
 import re
@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 from jax._src import clusters  # the public API reports a cluster only by starting it
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 
 START_SECONDS = 300  # time limit until all processes have connected
 
 
 class Cluster(NamedTuple):
-    """One process among others.
+    """Rank of this process among the processes of a run.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 listens.
-      count: processes.
-      index: which one this is.
-      local_devices: its devices among those of the host; none is all that it sees.
+      coordinator: HOST:PORT on which process 0 listens.
+      count: number of processes.
+      index: index of this process.
+      local_devices: ids of this process's devices on its host; `None` for all visible devices.
     """
 
     coordinator: str
@@ -28,10 +28,10 @@ class Cluster(NamedTuple):
 
 
 def stated(coordinator: str | None, count: int | None, index: int | None) -> Cluster | None:
-    """The cluster of the flags `--coordinator`, `--num_processes` and `--process_id`.
+    """Return the cluster of `--coordinator`, `--num_processes` and `--process_id`, if given.
 
     Raises:
-      InputError: some of them are missing, or they cannot be.
+      InputError: some of the flags are missing or invalid.
     """
     if (coordinator, count, index) == (None, None, None):
         return None
@@ -46,13 +46,13 @@ def stated(coordinator: str | None, count: int | None, index: int | None) -> Clu
 
 
 def found() -> Cluster | None:
-    """The cluster that Slurm, Open MPI, Kubernetes or a TPU tell of, if it has several processes.
+    """Return the cluster in the environment of Slurm, Open MPI, Kubernetes or a TPU pod.
 
-    A single task is a plain process: an interactive allocation of Slurm starts nothing, and nor
-    does a pod of Kubernetes outside an indexed job.
+    `None` for a single process, for an interactive Slurm allocation, and for a Kubernetes pod
+    outside an indexed job.
 
     Raises:
-      InputError: it tells of one in a way that JAX cannot read.
+      InputError: JAX cannot read the environment.
     """
     try:
         for kind in clusters.ClusterEnv._cluster_types:
@@ -60,7 +60,7 @@ def found() -> Cluster | None:
             if kind.opt_in_only_method or outside or not kind.is_env_present():
                 continue
             count = kind.get_process_count()
-            if kind is clusters.SlurmCluster:  # of a step within the allocation
+            if kind is clusters.SlurmCluster:  # a job step can have fewer tasks than its allocation
                 count = int(os.environ.get("SLURM_STEP_NUM_TASKS", count))
             if count == 1:
                 return None
@@ -70,13 +70,12 @@ def found() -> Cluster | None:
             )
             return Cluster(address, count, kind.get_process_id(), _local_devices(kind))
     except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{kind.__name__} cannot be read: {reason}") from None
+        raise InputError(f"{kind.__name__} cannot be read: {one_line(error, 300)}") from None
     return None
 
 
 def _local_devices(kind: type) -> list[int] | None:
-    """Where tasks share a host and each sees all of its GPUs, each takes one."""
+    """Return one GPU for each task where the tasks of a host all see the same GPUs."""
     local = kind.get_local_process_id()
     if kind is clusters.SlurmCluster:
         counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1")  # such as 2(x3),1

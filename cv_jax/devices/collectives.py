@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: read from its text."""
+"""Collective operations of a compiled program, parsed from its HLO text."""
 
 import math
 import re
@@ -20,10 +20,9 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: all-reduce, all-gather, reduce-scatter, all-to-all or collective-permute.
-      payload: bytes of the array it is about: what is reduced, what was gathered, what is
-        scattered, or what a device sends away.
-      group: devices that take part in it together.
-      runs: how often it runs in one run of the program.
+      payload: bytes of the reduced, gathered, scattered or sent array.
+      group: number of devices in a replica group.
+      runs: executions in one run of the program.
     """
 
     kind: str
@@ -33,17 +32,19 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in all runs, in a ring: a share of (n − 1)/n of the payload,
-        twice that for an all-reduce."""
+        """Bytes that each device sends in all runs with a ring algorithm.
+
+        That is (n − 1)/n of the payload, and twice as much for an all-reduce.
+        """
         share = (self.group - 1) / self.group
         factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
         return self.runs * factor * self.payload
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program that join more than one device, in its order.
+    """Return the collectives over more than one device, in program order.
 
-    Those in the body of a loop count as often as it turns.
+    A collective in the body of a loop has one run for each iteration.
 
     Args:
       text: `jax.jit(f).lower(…).compile().as_text()`, on a CPU or GPU.
@@ -62,19 +63,19 @@ def collectives(text: str) -> list[Collective]:
         if match:
             payload = _payload(match[1], match[2], match[3] is not None, _group(line))
             found[name].append(Collective(match[2], payload, _group(line), 1))
-            continue  # what a reduction applies is no program of its own
+            continue  # the computation that a reduction applies contains no collectives
         trips = _TRIPS.search(line)
         for called in _CALLED.findall(line):
             calls[name].append((called, int(trips[1]) if trips else 1))
-    everything = _reached(entry, 1, found, calls)
-    return [collective for collective in everything if collective.group > 1]
+    return [collective for collective in _walk(entry, 1, found, calls) if collective.group > 1]
 
 
-def _reached(name, runs, found, calls) -> Iterator[Collective]:
+def _walk(name, runs, found, calls) -> Iterator[Collective]:
+    """Yield the collectives of a computation and of the computations that it calls."""
     for collective in found.get(name, ()):
         yield collective._replace(runs=runs)
     for called, trips in calls.get(name, ()):
-        yield from _reached(called, runs * trips, found, calls)
+        yield from _walk(called, runs * trips, found, calls)
 
 
 def _payload(result: str, kind: str, started: bool, group: int) -> int:
@@ -90,7 +91,7 @@ def _payload(result: str, kind: str, started: bool, group: int) -> int:
 
 
 def _group(line: str) -> int:
-    """Devices in a replica group, whichever of its notations the compiler has chosen."""
+    """Number of devices in a replica group, in any notation of XLA."""
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
     if listed:
         return len(listed[1].split(","))
@@ -101,4 +102,4 @@ def _group(line: str) -> int:
     if mesh:
         axes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
         return math.prod(int(axes[axis]) for axis in re.findall(r"'([^']+)'", mesh[2]))
-    return 2  # a permutation joins pairs
+    return 2  # a permutation connects pairs

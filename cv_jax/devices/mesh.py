@@ -1,5 +1,4 @@
-"""Devices: the mesh, who holds which rows of a batch, host arrays made global, and the per-device
-view."""
+"""The device mesh, shardings over it, and the conversion of host arrays to global arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,25 +11,26 @@ from cv_jax.errors import InputError
 
 
 def make_mesh(devices: int | None = None, model: int = 1) -> Mesh:
-    """A mesh of the axes `data` and `model` over the first so many devices (all by default).
+    """Return a mesh with the axes `data` and `model`.
 
     Args:
-      devices: how many.
-      model: length of the axis `model`: neighbours, which are the closest to one another.
+      devices: number of devices; all by default.
+      model: length of the axis `model`, along which devices are neighbours.
 
     Raises:
-      InputError: there are not so many, or they can not be put up in rows of `model`.
+      InputError: the number is larger than available, not divisible by `model`, or not the number
+        of all devices of several processes.
     """
     available = jax.devices()
     count = len(available) if devices is None else devices
     if count > len(available):
         raise InputError(
-            f"config.mesh.devices={count} is not possible here: there are {len(available)} devices"
+            f"config.mesh.devices={count} is too many: there are {len(available)} devices"
         )
     if jax.process_count() > 1 and count != len(available):
         raise InputError(
-            f"config.mesh.devices={count}: {jax.process_count()} processes use all of their "
-            f"{len(available)} devices; leave it out"
+            f"config.mesh.devices={count}: {jax.process_count()} processes always use all "
+            f"{len(available)} devices; remove this field"
         )
     if count % model:
         raise InputError(f"config.mesh.model={model} does not divide {count} devices")
@@ -39,48 +39,50 @@ def make_mesh(devices: int | None = None, model: int = 1) -> Mesh:
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-    """Splits the first axis of an array over the devices."""
+    """Sharding of the first axis over the axis `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def over_columns(mesh: Mesh) -> NamedSharding:
-    """Splits the second axis of an array over the devices."""
+    """Sharding of the second axis over the axis `data`."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Sharding with a full copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises an `InputError` unless the batch divides over the devices of the axis `data`."""
+    """Raise an `InputError` unless the axis `data` divides the batch size."""
     count = mesh.shape["data"]
     if batch_size < 1 or batch_size % count:
         lower, upper = batch_size // count * count, (batch_size // count + 1) * count
         near = " or ".join(str(n) for n in (lower, upper) if n > 0)
         what = "devices" if count == mesh.size else f"groups of {mesh.shape['model']} devices"
         raise InputError(
-            f"{name}={batch_size} does not divide over {count} {what}; nearest that do: {near}"
+            f"{name}={batch_size} does not divide over {count} {what}; nearest valid: {near}"
         )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The positions within the global batch that this process's devices hold, ascending."""
+    """Return the indices of this process's rows in the global batch, ascending."""
     slices = over_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
     rows = [np.arange(batch_size)[index] for index in slices]
     return np.unique(np.concatenate(rows))
 
 
 def to_global(mesh: Mesh, batch: Any) -> Any:
-    """Global arrays of a batch of which every process brings the rows of `local_rows`."""
+    """Return global arrays from a batch; each process passes its `local_rows`."""
     sharding = over_batch(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Global arrays of host arrays that every process holds whole: each device gets its part only,
-    and no process waits for another."""
+    """Return global arrays from host arrays that are equal in all processes.
+
+    Each device receives only its shard, without communication between processes.
+    """
 
     def place(x, sharding):
         return jax.make_array_from_callback(
@@ -91,13 +93,13 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def per_device(mesh: Mesh, function: Callable) -> Callable:
-    """The per-device view: each device calls `function` with its rows of the first argument and
-    with all others whole.
+    """Return a function that each device calls with its shard of the batch.
+
+    The first argument is split over the axis `data`; all others are replicated.
 
     Args:
       mesh: the devices.
-      function: returns what is the same on all devices, having taken the means itself over the
-        axis `data`.
+      function: must return equal values on all devices; it averages over the axis `data` itself.
     """
 
     def call(batch, *rest):

@@ -1,13 +1,13 @@
-"""Several processes, on one host or on many: their start, what they agree on, and their end.
+"""Start, communication and end of several processes, on one host or on many.
 
-Every process runs the same program on its own devices. What must be the same on all of them but
-depends on files, clocks or signals is decided by process 0, which alone writes files and speaks.
-The words go through the coordination service of `jax.distributed`, a key-value store in process 0,
-and not through the devices: over loopback a word costs no more than a collective
-(`benchmarks/agreement.py`, `benchmarks/results/agreement.json`), and it takes neither a program of
-its own nor a place in the devices' queue.
+Every process runs the same program on its own devices. Process 0 makes every decision that depends
+on files, clocks or signals; only process 0 writes files and prints. Messages use the coordination
+service of `jax.distributed`, a key-value store in process 0, not the devices: over loopback a
+message costs no more than a collective (`benchmarks/agreement.py`,
+`benchmarks/results/agreement.json`), and it needs no compiled program and no slot in the devices'
+queue.
 
-A plain single process needs none of this: each function then does what its name says at once.
+In a single process every function returns at once, without communication.
 """
 
 import contextlib
@@ -26,42 +26,42 @@ import psutil
 from jax._src.distributed import global_state
 
 from cv_jax.devices.clusters import START_SECONDS, Cluster
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 
-FAREWELL_SECONDS = 5  # for which process 0 stays to tell the others why the run ended
-FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that died is noticed by its heartbeat long before
+FAREWELL_SECONDS = 5  # process 0 stays alive for so long after an error, to send the message
+FOREVER_MS = 7 * 24 * 3600 * 1000  # a missing heartbeat reports a dead process much earlier
 EXCHANGE_SECONDS = 0.2
 
-_messages = 0  # sent by `agreed` and `gathered`: all processes count alike
-_leaving = threading.Lock()  # taken by the thread that ends this process
+_messages = 0  # number of keys used; equal in all processes
+_leaving = threading.Lock()  # held by the thread that ends this process
 
 
 def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
-    """Joins the other processes, if there are any; from then on only process 0 prints and logs.
+    """Connect to the other processes, and silence all processes except process 0.
 
     Args:
-      cluster: the processes; none is a plain single one.
-      heartbeat_seconds: a process that was silent for so long is taken for dead.
+      cluster: the processes; `None` for a single process.
+      heartbeat_seconds: a process without a heartbeat for so long counts as dead.
 
     Raises:
-      InputError: process 0 cannot listen there, or the time is not positive.
+      InputError: process 0 cannot listen at the address, or JAX rejects the arguments.
     """
     if cluster is None:
         return
-    # Its handler would swallow SIGTERM; `Agreement` does its work, for other signals as well.
+    # JAX's preemption service would catch SIGTERM; `Agreement` handles all signals.
     jax.config.update("jax_enable_preemption_service", False)
     if jax.config.jax_cpu_collectives_implementation is None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
 
     def give_up():
         print(
-            f"error: process {cluster.index} of {cluster.count} did not meet all others at "
+            f"error: process {cluster.index} of {cluster.count} could not connect to all others at "
             f"{cluster.coordinator} within {START_SECONDS} s",
             file=sys.stderr,
         )
         end_at_once(1)
 
-    # JAX would end the process with a stack trace of its own.
+    # JAX's own timeout ends the process with a C++ stack trace.
     timer = threading.Timer(START_SECONDS, give_up)
     timer.daemon = True
     timer.start()
@@ -76,8 +76,9 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"no start at {cluster.coordinator}: {reason}") from None
+        raise InputError(
+            f"cannot connect processes at {cluster.coordinator}: {one_line(error, 300)}"
+        ) from None
     timer.cancel()
     _watcher.start()
     if not is_main():
@@ -86,17 +87,17 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Whether the run has several processes."""
     return global_state.client is not None
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this is process 0, which writes files and prints."""
     return global_state.process_id == 0
 
 
 def agreed(value: Any) -> Any:
-    """The value of process 0, on all processes; it is JSON-able."""
+    """Return the value of process 0 in all processes; it must be JSON-serialisable."""
     if not several():
         return value
     key = _next_key()
@@ -107,15 +108,15 @@ def agreed(value: Any) -> Any:
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """What `decide()` returned on process 0, on all processes; it is called there only.
+    """Call `decide()` in process 0 only, and return its result in all processes.
 
-    If it raises, process 0 ends the run for all; see `fail`.
+    If it raises, process 0 ends all processes; see `fail`.
     """
     return agreed(decide() if is_main() else None)
 
 
 def gathered(value: Any) -> list[Any]:
-    """The value of each process, in their order, on all processes; values are JSON-able."""
+    """Return the values of all processes, in process order; they must be JSON-serialisable."""
     if not several():
         return [value]
     key = _next_key()
@@ -127,73 +128,72 @@ def gathered(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Returns when all processes have come here, however long that takes."""
+    """Wait until all processes reach this call."""
     if several():
         global_state.client.wait_at_barrier("cv_jax", FOREVER_MS)
 
 
 def require_same(what: str, values: dict[str, Any]) -> None:
-    """Makes sure that all processes have the values of process 0.
+    """Check that all processes have the values of process 0.
 
     Args:
-      what: names them in the message.
-      values: name → value, JSON-able.
+      what: subject of the error message.
+      values: name → JSON-serialisable value.
 
     Raises:
-      InputError: a value of this process is another.
+      InputError: a value differs from the value in process 0.
     """
     values = json.loads(json.dumps(values))
     main = agreed(values)
-    other = [name for name in {**main, **values} if main.get(name) != values.get(name)]
-    if other:
-        pairs = [f"{name}={values.get(name)!r}, not {main.get(name)!r}" for name in other]
+    differing = [name for name in {**main, **values} if main.get(name) != values.get(name)]
+    if differing:
+        pairs = [f"{name}={values.get(name)!r}, not {main.get(name)!r}" for name in differing]
         raise InputError(
             f"{what} of process {global_state.process_id} differs from that of process 0: "
             f"{'; '.join(pairs)[:500]}"
         )
-    barrier()  # nobody goes on to write before all have agreed
+    barrier()  # no process writes a file before all have passed the check
 
 
 class Agreement:
-    """Stops and timed saves, which come from signals and a clock, at the same step everywhere.
+    """Stops and timed saves at the same step in all processes.
 
-    Processes exchange a word at certain steps: each tells of a signal that it got, and process 0
-    answers all with what happens after this step and after how many steps the next exchange is:
-    so many that it comes about every `EXCHANGE_SECONDS` and costs next to nothing, also where steps
-    are short. A process asks with its step already on its way to the devices, so that they work
-    while it waits.
+    Processes report signals at agreed steps; process 0 broadcasts whether to stop or save after
+    this step, and the step of the next exchange. An exchange takes place about every
+    `EXCHANGE_SECONDS`, so its cost is negligible for short steps too. A process asks after it has
+    dispatched its step, so the devices compute while it waits.
     """
 
     def __init__(self, step: int, own: Callable[[], int | None]):
         """
         Args:
           step: updates made.
-          own: tells the signal that this process got, if any.
+          own: returns the signal that this process has received, if any.
         """
         self._step, self._time, self._next = step, time.monotonic(), step + 1
-        self._own, self._agreed, self._told = own, None, False
+        self._own, self._agreed, self._reported = own, None, False
         self._name, self._answers = _next_key(), []
 
     @property
     def signal(self) -> int | None:
-        """The signal that the run stops for, if any."""
+        """The signal that stops the run, if any."""
         return self._agreed if several() else self._own()
 
     def reach(self, step: int, timed: bool) -> bool:
-        """Is told of each step, and may set `signal`.
+        """Exchange signals and save times after a step, and update `signal`.
 
         Args:
           step: updates made.
-          timed: whether it is time to save, by the clock of this process.
+          timed: whether a timed save is due by the clock of this process.
 
         Returns:
-          Whether to save now, by the clock of process 0.
+          Whether a timed save is due by the clock of process 0.
         """
         if not several():
             return timed
         client = global_state.client
-        if self._own() and not self._told:
-            self._told = True
+        if self._own() and not self._reported:
+            self._reported = True
             client.key_value_set(
                 f"{self._name}/signal/{global_state.process_id}", str(int(self._own()))
             )
@@ -205,12 +205,12 @@ class Agreement:
             now = time.monotonic()
             made = step - self._step
             steps = int(EXCHANGE_SECONDS * made / max(now - self._time, 1e-9))
-            # At most twice as many as last time: the first steps, which compile, tell little.
+            # At most twice as many steps as before: the first steps include compilation.
             answer = [signals[0] if signals else None, timed, step + min(max(steps, 1), 2 * made)]
             client.key_value_set(key, json.dumps(answer))
             self._step, self._time = step, now
             self._answers.append(key)
-            if len(self._answers) > 8:  # steps are collective: nobody is so far behind
+            if len(self._answers) > 8:  # steps are collective: no process is so far behind
                 client.key_value_delete(self._answers.pop(0))
         else:
             answer = json.loads(client.blocking_key_value_get(key, FOREVER_MS))
@@ -219,7 +219,7 @@ class Agreement:
 
 
 def finish(code: int) -> int:
-    """The orderly end: the exit code of process 0, on all processes, when all have come here."""
+    """Wait for all processes, and return the exit code of process 0 in all of them."""
     code = agreed(code)
     if several():
         if is_main():
@@ -229,50 +229,52 @@ def finish(code: int) -> int:
 
 
 def fail(code: int, message: str) -> int:
-    """Prints why the run ends; of several processes, ends this and all others with that line.
+    """Print an error; with several processes, end all of them with this error.
 
     Args:
       code: exit code.
       message: one line.
 
     Returns:
-      The code, in a plain single process.
+      The code, in a single process.
     """
     with _leaving:
         print(f"error: {message}", file=sys.stderr, flush=True)
         if not several():
             return code
-        # Another may have been first, or process 0 is gone.
+        # Another process may have set the key before, or process 0 has ended.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            word = json.dumps([global_state.process_id, code, message])
-            global_state.client.key_value_set("cv_jax/end", word)
+            end = json.dumps([global_state.process_id, code, message])
+            global_state.client.key_value_set("cv_jax/end", end)
         _farewell()
         return end_at_once(code)
 
 
 def lost(error: Exception) -> str | None:
-    """A line if the error says that another process is gone, else none."""
-    text = " ".join(str(error).split())
+    """Return an error message if the error is caused by the loss of another process."""
     if not several() or not re.search(
-        r"Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|coordination", text
+        r"Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|coordination", str(error)
     ):
         return None
     try:
         global_state.client.key_value_try_get("cv_jax/end")
-        time.sleep(FAREWELL_SECONDS)  # it left a last word, with which `_watch` ends this process
+        time.sleep(FAREWELL_SECONDS)  # `_watch` ends this process with the other's message
     except jax.errors.JaxRuntimeError:
         pass
-    return f"another process of this run is gone; start all again to go on ({text[:200]})"
+    return (
+        "another process of this run has ended; start all processes again to continue "
+        f"({one_line(error, 200)})"
+    )
 
 
 def _watch() -> None:
-    """Ends this process when another tells why the run ends."""
+    """End this process when another process reports an error."""
     try:
-        word = json.loads(global_state.client.blocking_key_value_get("cv_jax/end", FOREVER_MS))
+        end = json.loads(global_state.client.blocking_key_value_get("cv_jax/end", FOREVER_MS))
     except jax.errors.JaxRuntimeError:
-        return  # process 0 is gone, which JAX tells of itself
-    if word is not None and word[0] != global_state.process_id:
-        index, code, message = word
+        return  # process 0 has ended; JAX reports this
+    if end is not None and end[0] != global_state.process_id:
+        index, code, message = end
         with _leaving:
             print(f"error: process {index}: {message}", file=sys.stderr, flush=True)
             _farewell()
@@ -283,7 +285,7 @@ _watcher = threading.Thread(target=_watch, daemon=True)
 
 
 def _farewell() -> None:
-    """Says that this process knows of the end; process 0, who keeps the words, waits for all."""
+    """Acknowledge the end; process 0, which serves the messages, waits for all processes."""
     client, end = global_state.client, time.monotonic() + FAREWELL_SECONDS
     try:
         client.key_value_set(f"cv_jax/ended/{global_state.process_id}", "", allow_overwrite=True)
@@ -292,11 +294,11 @@ def _farewell() -> None:
                 break
             time.sleep(0.05)
     except jax.errors.JaxRuntimeError:
-        pass  # process 0 is gone
+        pass  # process 0 has ended
 
 
 def end_at_once(code: int) -> NoReturn:
-    """Ends this process and its children, without waiting for anything."""
+    """End this process and its children at once, without cleanup."""
     sys.stdout.flush()
     sys.stderr.flush()
     for child in psutil.Process().children(recursive=True):

@@ -4,11 +4,11 @@
     checkpoints/<step>/meta.json     step, and metrics of the evaluation at that step
     checkpoints/<step>/metrics.jsonl the run's metric lines up to that step
     checkpoints/<step>/digests.json  SHA-256 of every other file
-    checkpoints/damaged/<step>…/     what failed verification, with REASON.txt
+    checkpoints/damaged/<step>…/     a checkpoint that failed verification, with REASON.txt
 
-A checkpoint is written under another name and renamed when its digests are on disk, so a directory
-named by a number is complete. Orbax restores damaged bytes without a word; the digests are what
-makes a wrong restore impossible.
+A checkpoint is written under a temporary name and renamed when its digests are on disk, so a folder
+named by a number is complete. Orbax restores damaged bytes without an error; the digests prevent
+this.
 """
 
 import hashlib
@@ -29,51 +29,52 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cv_jax.devices.processes import barrier, decided, is_main
-from cv_jax.errors import RunError
+from cv_jax.errors import RunError, one_line
 from cv_jax.evaluation.metrics import quality
+from cv_jax.run.json_files import write_synced
 
 logger = logging.getLogger(__name__)
-# Orbax logs every failure with a page of frames; it also raises it, and here it becomes one line.
+# Orbax logs each failure with its traceback and also raises it; here it becomes a one-line error.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-# It reads and writes arrays side by side. When one fails, which is raised, nobody waits for the
-# others, and Python says so of each: of those that fail, too, and of those that never began.
-# Nothing else here uses asyncio.
+# Orbax reads and writes arrays in concurrent tasks. After one task fails, asyncio warns about every
+# abandoned task; silence these warnings. No other code here uses asyncio.
 logging.getLogger("asyncio").addFilter(
     lambda record: "exception was never retrieved" not in record.getMessage()
 )
 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
-_report = sys.unraisablehook
+_default_hook = sys.unraisablehook
 
 
-def _report_but_orphans(what):
-    frames = [frame for frame, _ in traceback.walk_tb(what.exc_traceback)]
+def _hook_without_orbax(unraisable):
+    frames = [frame for frame, _ in traceback.walk_tb(unraisable.exc_traceback)]
     of_orbax = any("orbax" in frame.f_globals.get("__name__", "") for frame in frames)
-    if not of_orbax and str(what.exc_value) != "Event loop is closed":
-        _report(what)
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+        _default_hook(unraisable)
 
 
-sys.unraisablehook = _report_but_orphans
+sys.unraisablehook = _hook_without_orbax
 
 WRITING, DELETING = ".writing", ".deleting"
 
 
 class CheckpointError(RunError):
-    """A checkpoint could not be written, or none of those present can be restored."""
+    """A checkpoint cannot be written, or no checkpoint can be restored."""
 
 
 class Checkpoints:
     """Saves and restores the train state of one run.
 
     Attributes:
-      folder: where they lie; made when the first is saved.
-      keep_last: newest checkpoints that are kept, at least 1.
-      keep_best: checkpoints of the best evaluation that are kept besides; see `metrics.quality`.
+      folder: folder of the checkpoints; created by the first save.
+      keep_last: number of newest checkpoints to keep, at least 1.
+      keep_best: number of checkpoints with the best evaluations to keep besides; see
+        `metrics.quality`.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 0):
         self.folder, self.keep_last, self.keep_best = folder, max(1, keep_last), keep_best
-        # Uncompressed: weights hardly compress, and training would wait for the cores it takes.
+        # Weights hardly compress, and compression would take CPU time from training.
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
         self._orbax = ocp.AsyncCheckpointer(handler)
         self._finishing: threading.Thread | None = None
@@ -84,19 +85,19 @@ class Checkpoints:
         return finished(self.folder)
 
     def save(self, step: int, state: Any, metrics: dict[str, float], lines: str = "") -> None:
-        """Starts saving and returns when the arrays are copied out of the devices.
+        """Copy the arrays from the devices, and start writing them in the background.
 
         Args:
           step: updates made.
           state: any tree of arrays.
-          metrics: of the evaluation at this step, if there was one.
+          metrics: metrics of the evaluation at this step; empty without one.
           lines: the run's metric lines up to this step.
 
         Raises:
-          CheckpointError: this or the previous save failed; finished checkpoints are untouched.
+          CheckpointError: this or the previous save failed; finished checkpoints are unchanged.
         """
         self.wait()
-        barrier()  # the other processes wait here, not in a collective, for process 0 to finish
+        barrier()  # the other processes wait for process 0 here, not in a collective
         writing = self.folder / f"{step}{WRITING}"
         try:
             if is_main():
@@ -106,7 +107,7 @@ class Checkpoints:
                 meta = {"step": step, "metrics": metrics}
                 (writing / "meta.json").write_text(json.dumps(meta))
                 (writing / "metrics.jsonl").write_text(lines)
-            # Every process writes its part, once process 0 has made the folder for it.
+            # Each process writes its shards after process 0 has created the folder.
             self._orbax.save((writing / "state").absolute(), args=ocp.args.PyTreeSave(_flat(state)))
         except Exception as error:
             raise self._failed(step, error) from error
@@ -114,10 +115,10 @@ class Checkpoints:
         self._finishing.start()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more.
+        """Wait until the current save has ended.
 
         Raises:
-          CheckpointError: the save that was under way failed.
+          CheckpointError: the save failed.
         """
         if self._finishing is not None:
             self._finishing.join()
@@ -127,24 +128,26 @@ class Checkpoints:
             raise failure
 
     def close(self) -> None:
-        """Waits, and releases orbax's threads."""
+        """Wait for the current save, and end orbax's threads."""
         self.wait()
         self._orbax.close()
 
     def restore(
         self, target: Any, repair: bool = True, newest: int | None = None
     ) -> tuple[Any, int] | None:
-        """The newest checkpoint that verifies, and its step; none if nothing was ever finished.
+        """Restore the newest sound checkpoint.
 
         Args:
-          target: a tree of `jax.ShapeDtypeStruct` with shardings, of the state's structure.
-          repair: move unfinished and damaged checkpoints aside on the way, each with its reason in
-            the log; otherwise they are only passed over.
-          newest: leave out those of later steps.
+          target: tree of `jax.ShapeDtypeStruct` with shardings, with the structure of the state.
+          repair: move newer unfinished and damaged checkpoints to `damaged` and log the reason;
+            otherwise skip them.
+          newest: ignore checkpoints of later steps.
+
+        Returns:
+          `(state, step)`; `None` without a finished checkpoint.
 
         Raises:
-          CheckpointError: checkpoints are there, and none of them is sound, or the sound one is of
-            another structure.
+          CheckpointError: all checkpoints are damaged, or the sound one has another structure.
         """
         step = decided(lambda: self._newest_sound(repair, newest))
         return None if step is None else (self._load(step, target), step)
@@ -160,16 +163,16 @@ class Checkpoints:
             if repair:
                 self._set_aside(self.folder / str(step), reason)
             else:
-                logger.warning("checkpoint %s is passed over: %s", self.folder / str(step), reason)
+                logger.warning("checkpoint %s is skipped: %s", self.folder / str(step), reason)
         if steps:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is sound: all {len(steps)} are damaged"
-                f"; start anew with another --workdir"
+                f"no checkpoint in {self.folder} is sound: all {len(steps)} are damaged; "
+                "start a new run with another --workdir"
             )
         return None
 
     def lines(self, step: int) -> str:
-        """The metric lines that lie in the checkpoint of that step."""
+        """Return the metric lines in the checkpoint of a step."""
         return read_lines(self.folder / str(step))
 
     def _load(self, step, target):
@@ -183,8 +186,8 @@ class Checkpoints:
             )
         except (ValueError, KeyError) as error:
             raise CheckpointError(
-                f"checkpoint {self.folder / str(step)} is sound but holds another state than this "
-                f"run's: {' '.join(str(error).split())[:300]}"
+                f"checkpoint {self.folder / str(step)} is sound, but its arrays do not match this "
+                f"run's state: {one_line(error, 300)}"
             ) from error
         return jax.tree.unflatten(jax.tree.structure(target), [restored[key] for key in flat])
 
@@ -192,28 +195,28 @@ class Checkpoints:
         try:
             self._orbax.wait_until_finished()
             if is_main():
-                _write_synced(writing / "digests.json", json.dumps(digests(writing), indent=0))
+                write_synced(writing / "digests.json", json.dumps(digests(writing), indent=0))
                 self._replace(writing, self.folder / str(step))
                 self._prune()
-        except BaseException as error:  # told to whoever waits
+        except BaseException as error:  # raised by `wait`
             self._failure = self._failed(step, error)
 
     def _replace(self, writing, final):
-        if final.exists():  # the same step saved twice
+        if final.exists():  # a second save of the same step
             os.rename(final, f"{final}{DELETING}")
         os.rename(writing, final)
         shutil.rmtree(f"{final}{DELETING}", ignore_errors=True)
 
     def _failed(self, step, error):
         left = self.steps()
-        good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier one"
-        message = " ".join(str(error).split())[:300]
+        good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier checkpoint"
         return CheckpointError(
-            f"checkpoint {step} could not be written to {self.folder}: {message}; {good}"
+            f"checkpoint {step} could not be written to {self.folder}: {one_line(error, 300)}; "
+            f"{good}"
         )
 
     def _prune(self):
-        """Deletes what neither `keep_last` nor `keep_best` keeps."""
+        """Delete the checkpoints that neither `keep_last` nor `keep_best` keeps."""
         steps = self.steps()
         metrics = {step: read_metrics(self.folder / str(step)) for step in steps}
         scored = [step for step in steps if metrics[step]]
@@ -222,7 +225,7 @@ class Checkpoints:
         for step in steps:
             if step not in keep:
                 doomed = self.folder / f"{step}{DELETING}"
-                # Renamed first: a checkpoint that is half deleted must not look finished.
+                # Renamed first: a partly deleted checkpoint must not look finished.
                 os.rename(self.folder / str(step), doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
@@ -237,7 +240,7 @@ class Checkpoints:
         logger.warning("checkpoint %s is moved aside: %s", path, reason)
         goal = self.folder / "damaged" / path.name.removesuffix(WRITING)
         if path.name.endswith(WRITING):
-            # Nobody can use half a state: one of them is kept, so that kills do not fill disks.
+            # A partial state is useless; keep only the last, so that kills do not fill the disk.
             goal = self.folder / "damaged" / "unfinished"
             shutil.rmtree(goal, ignore_errors=True)
         count = 1
@@ -250,26 +253,26 @@ class Checkpoints:
 
 
 def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], int]:
-    """Arrays of the newest sound checkpoint, by name, on the host; the others are not read.
+    """Read arrays of the newest sound checkpoint to the host, without its structure.
 
-    Nothing has to be known of the state, and nothing is moved or written.
+    No file is moved or written.
 
     Args:
-      folder: the run's `checkpoints`.
-      wanted: whether to read the array of that name, such as "params/head/bias".
+      folder: folder of the run's checkpoints.
+      wanted: whether to read the array with a name such as "params/head/bias".
 
     Returns:
       `(name → array, step)`.
 
     Raises:
-      CheckpointError: there is no checkpoint, or none is sound.
+      CheckpointError: there is no sound checkpoint.
     """
     for step in reversed(finished(folder)):
         path = folder / str(step)
         reason = damage(path)
         if reason is None:
             return _read(path / "state", wanted), step
-        logger.warning("checkpoint %s is passed over: %s", path, reason)
+        logger.warning("checkpoint %s is skipped: %s", path, reason)
     raise CheckpointError(f"no checkpoint in {folder} is sound")
 
 
@@ -285,27 +288,27 @@ def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
 
 
 def finished(folder: Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, ascending."""
+    """Return the steps of the finished checkpoints in a folder, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def read_metrics(checkpoint: Path) -> dict[str, float]:
-    """Metrics of the evaluation at that checkpoint's step; empty if there was none."""
+    """Return the metrics of the evaluation at a checkpoint's step; empty without one."""
     try:
         return json.loads((checkpoint / "meta.json").read_text())["metrics"]
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # what is wrong with it, restoring will say
+        return {}  # restoring reports the damage
 
 
 def read_lines(checkpoint: Path) -> str:
-    """The run's metric lines up to that checkpoint's step."""
+    """Return the run's metric lines up to a checkpoint's step."""
     return (checkpoint / "metrics.jsonl").read_text()
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Relative path → SHA-256, of every file below a folder except `digests.json` itself."""
+    """Return relative path → SHA-256 of every file below a folder except `digests.json`."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / "digests.json":
@@ -317,32 +320,25 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint must not be restored, in one line, or none if every file is as written."""
+    """Return the damage of a checkpoint in one line; `None` if every file is intact."""
     try:
         written = json.loads((checkpoint / "digests.json").read_text())
         present = digests(checkpoint)
     except (OSError, ValueError) as error:
-        return f"unreadable: {' '.join(str(error).split())}"
+        return f"unreadable: {one_line(error)}"
     if not isinstance(written, dict):
-        return "digests.json does not hold an object"
+        return "digests.json is not an object"
     for name in sorted({*written, *present, "meta.json", "metrics.jsonl"}):
         if name not in present:
             return f"{name} is missing"
         if name not in written:
-            return f"{name} does not belong to it"
+            return f"{name} does not belong to the checkpoint"
         if written[name] != present[name]:
             return f"{name} differs from what was written"
     return None
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Name → leaf. Stored flat, a state does not depend on how containers are written."""
+    """Return name → leaf; stored flat, a state does not depend on the classes of its containers."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,7 +1,8 @@
-"""Files of JSON that are written whole, and told from damaged ones.
+"""Atomic, checksummed JSON files, and files with one JSON object a line.
 
-A damaged byte must not pass for a result. A record carries the SHA-256 of its content, which is
-checked when it is read. Files are written atomically; lines are on disk when they are added.
+A record holds the SHA-256 of its content, which is checked when it is read, so a damaged file is
+never taken for a result. Files are replaced atomically; an appended line is on disk (fsync) when
+the function returns.
 """
 
 import contextlib
@@ -15,65 +16,69 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cv_jax.errors import RunError
+from cv_jax.errors import RunError, one_line
 
 logger = logging.getLogger(__name__)
 
 
 class Damaged(RunError):
-    """A record is not as it was written."""
+    """The content of a file differs from the content that was written."""
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the SHA-256 of its content, as JSON holds it."""
+    """Return the record, as JSON would store it, with the SHA-256 of its content."""
     content = json.loads(json.dumps(record))
     text = json.dumps(content, sort_keys=True)
     return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def unsealed(record: Any) -> dict[str, Any]:
-    """What `sealed` was given.
+    """Return the content of a sealed record.
 
     Raises:
-      Damaged: its content is another, or it bears no digest.
+      Damaged: the SHA-256 is missing or differs from that of the content.
     """
     if not isinstance(record, dict) or "sha256" not in record:
-        raise Damaged("it bears no SHA-256 of its content")
+        raise Damaged("the SHA-256 is missing")
     content = {name: value for name, value in record.items() if name != "sha256"}
     if sealed(content)["sha256"] != record["sha256"]:
-        raise Damaged("its content does not have the SHA-256 that it bears")
+        raise Damaged("the SHA-256 differs from that of the content")
     return content
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a sealed record, atomically."""
+    """Write a sealed record atomically."""
     write_json(path, sealed(record))
 
 
 def restore_record(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record anew if the file does not hold it."""
+    """Write a record again if the content of its file differs."""
     text = _json_text(sealed(record))
     if path.read_bytes() != text.encode():
         logger.warning("%s is damaged and written again", path)
-        _write_text(path, text)
+        _replace(path, text)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record that `write_record` wrote.
+    """Read a record of `write_record`.
 
     Raises:
-      FileNotFoundError: there is none.
-      Damaged: it is not as it was written.
+      FileNotFoundError: the file does not exist.
+      Damaged: the content differs from the content that was written.
     """
     return unsealed(read_json(path, dict))
 
 
 def read_json(path: Path, type: type) -> Any:
-    """The value of that type that `write_json` wrote.
+    """Read a value of `write_json`.
+
+    Args:
+      path: the file.
+      type: type of the value, dict or list.
 
     Raises:
-      FileNotFoundError: there is none.
-      Damaged: it is not as it was written, as far as its form tells.
+      FileNotFoundError: the file does not exist.
+      Damaged: the file holds no such value, or its text differs from the output of `write_json`.
     """
     try:
         text = path.read_text()
@@ -81,37 +86,43 @@ def read_json(path: Path, type: type) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(" ".join(str(error).split())) from None
+        raise Damaged(one_line(error)) from None
     if not isinstance(value, type):
-        raise Damaged(f"it holds no {type.__name__}")
+        raise Damaged(f"the content is not a {type.__name__}")
     if _json_text(value) != text:
-        raise Damaged("it holds what was not written so")
+        raise Damaged("the text differs from the form in which values are written")
     return value
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file atomically: readers see the old one or the new one, whole."""
-    _write_text(path, _json_text(value))
+    """Write a file atomically: readers see the complete old content or the complete new content."""
+    _replace(path, _json_text(value))
 
 
 def _json_text(value: Any) -> str:
     text = json.dumps(value, indent=2) + "\n"
-    # A list of numbers takes one line: a confusion matrix has one for each class.
+    # A list of numbers takes one line, so a confusion matrix has one line for each class.
     return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _write_text(path: Path, text: str) -> None:
-    with _told(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
-        with (Path(scratch) / path.name).open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+def write_synced(path: Path, text: str, mode: str = "w") -> None:
+    """Write text to a file; it is on disk when this returns."""
+    with path.open(mode) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, text: str) -> None:
+    prefix = ".writing-"
+    with _write_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+        write_synced(Path(folder) / path.name, text)
+        os.replace(Path(folder) / path.name, path)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Makes a failure to write the file a `RunError` that names it."""
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turn a failure to write the file into a `RunError` with its path."""
     try:
         yield
     except OSError as error:
@@ -119,18 +130,16 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Adds one JSON object as a line, on disk when this returns."""
-    with _told(path), path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one JSON object as a line; it is on disk when this returns."""
+    with _write_errors(path):
+        write_synced(path, json.dumps(value) + "\n", "a")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of lines; a last line that was cut short is left out.
+    """Read the objects of a file of lines, without an incomplete last line.
 
     Raises:
-      RunError: a whole line is no JSON.
+      RunError: a complete line is not valid JSON.
     """
     if not path.is_file():
         return []
@@ -142,33 +151,37 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Lines:
-    """The metric lines of a run: a file, and in memory what it has to hold.
+    """The metric lines of a run, in a file and in memory.
 
     Attributes:
       path: the file.
-      text: all lines up to now; what a checkpoint keeps.
+      text: all lines so far; every checkpoint stores them.
     """
 
     def __init__(self, path: Path, text: str):
-        """Makes the file hold `text`: the lines that the checkpoint kept from which a run goes on,
-        nothing for a new one. Lines of later steps are dropped, for the run writes them again."""
+        """Set the content of the file to `text` and drop later lines; the run writes them again.
+
+        Args:
+          path: the file.
+          text: the lines in the restored checkpoint; empty for a new run.
+        """
         self.path, self.text = path, text
         self.restore(later=True)
 
     def values(self) -> list[dict[str, Any]]:
-        """The lines as objects."""
+        """Return the lines as objects."""
         return [json.loads(line) for line in self.text.splitlines()]
 
     def append(self, value: dict[str, Any]) -> None:
-        """Adds a line, on disk when this returns."""
+        """Append a line; it is on disk when this returns."""
         append_line(self.path, value)
         self.text += json.dumps(value) + "\n"
 
     def restore(self, later: bool = False) -> None:
-        """Writes the file anew if it is not as it was written, apart from `later` lines."""
-        there = self.path.read_bytes() if self.path.is_file() else b""
-        if there == self.text.encode():
+        """Write the file again if its content differs; `later` lines alone are not damage."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        if content == self.text.encode():
             return
-        if not (later and there.startswith(self.text.encode())):
+        if not (later and content.startswith(self.text.encode())):
             logger.warning("%s is damaged and written again", self.path)
-        _write_text(self.path, self.text)
+        _replace(self.path, self.text)

@@ -1,4 +1,4 @@
-"""What the program is and runs on: recorded with every start and every measurement."""
+"""Commit, package versions and devices, recorded with every start and every measurement."""
 
 import importlib.metadata
 import os
@@ -11,13 +11,13 @@ import jax
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain"),
-    # These make the pixels; the last may be missing.
+    # Packages that compute pixels; the last is optional.
     *("numpy", "pillow", "simplejpeg", "opencv-python-headless", "cykooz.resizer"),
 )
 
 
 def environment() -> dict[str, Any]:
-    """What the program is and runs on."""
+    """Return commit, Python and package versions, devices, processes and XLA flags."""
     return {
         "commit": commit(),
         "python": sys.version.split()[0],
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed."""
+    """Version of a package; `None` if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -37,16 +37,13 @@ def _version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the code that is running, with "+" if files differ from it."""
-    root = Path(__file__).resolve().parent.parent
+    """Return the commit of the running code, with "+" if tracked files differ from it."""
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if dirty else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,8 +1,8 @@
-"""TensorBoard and Weights & Biases beside `metrics.jsonl`, which stays the truth.
+"""Copies of the metric lines in TensorBoard and Weights & Biases; `metrics.jsonl` is the original.
 
-At every start a writer is given the lines that the run kept: what it lacks it takes from there, so
-that a restart leaves neither gap nor double, and a writer may be added to a run at any time. One
-that fails is told once and left out until the next start; it never stops the run.
+At every start a writer receives all lines of the run, so a restart neither repeats nor skips a
+line, and a writer can be added to a run at any time. A writer that fails causes one message and is
+off until the next start; it never stops the run.
 """
 
 import importlib.util
@@ -16,18 +16,18 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax.devices import processes
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 from cv_jax.run import json_files
 
 Line = dict[str, Any]
 
 
 class Writer(NamedTuple):
-    """Where metric lines go.
+    """A destination of metric lines.
 
     Attributes:
-      write: takes one line.
-      close: takes the run's exit code when it ends.
+      write: writes one line.
+      close: ends the writer, given the exit code of the run.
     """
 
     write: Callable[[Line], None]
@@ -35,11 +35,11 @@ class Writer(NamedTuple):
 
 
 def _tensorboard(config, workdir: Path, lines: list[Line]) -> Writer:
-    """`tensorboard --logdir DIR`. The file is written anew at every start, so that it never holds
-    what the run took back; points of before a restart bear the time of the restart.
+    """Writer of event files for `tensorboard --logdir DIR`.
 
-    The events are written here and now: a `SummaryWriter` hands them to a thread, where they are
-    lost at a kill, and which ends in silence when the disk is full.
+    The file is rewritten at every start, because a restart drops the lines after its checkpoint.
+    Earlier points then have the time of the restart. Events are written synchronously: the thread
+    of a `SummaryWriter` loses events after a kill, and ends without an error on a full disk.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -50,29 +50,25 @@ def _tensorboard(config, workdir: Path, lines: list[Line]) -> Writer:
     for old in folder.glob("events.*"):
         old.unlink()
     file = EventsWriter(str(folder / "events"))
-    # At this a TensorBoard that is watching drops what it read from the old file.
+    # A running TensorBoard drops the points of the old file at this event.
     file.write_event(Event(step=0, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(line):
-        for name, value in _numbers(line).items():
-            summary = scalar(name, value)
-            file.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
-
-    def write_now(line):
-        write(line)
+    def write(*lines):
+        for line in lines:
+            for name, value in _numbers(line).items():
+                summary = scalar(name, value)
+                file.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
         file.flush()
 
-    for line in lines:
-        write(line)
-    file.flush()
-    return Writer(write_now, lambda code: file.close())
+    write(*lines)
+    return Writer(write, lambda code: file.close())
 
 
 def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
-    """A run whose id stands in `wandb.json`, so that a restart continues it.
+    """Writer of a Weights & Biases run; `wandb.json` stores its id, so a restart continues it.
 
-    All lines of a step are sent together; a step that the service has is not sent again. Offline
-    (`WANDB_MODE=offline`) each start writes the whole history: `wandb sync` the newest.
+    All lines of a step are sent as one row, and a step that the service has is not sent again.
+    Offline (`WANDB_MODE=offline`) each start writes the whole history; `wandb sync` the newest.
     """
     import wandb
 
@@ -109,7 +105,7 @@ def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
     return Writer(write, close)
 
 
-# Name in config.log.writers → its package, and what opens it.
+# Name in config.log.writers → (package, function that opens the writer).
 WRITERS: dict[str, tuple[str, Callable]] = {
     "tensorboard": ("tensorboardX", _tensorboard),
     "wandb": ("wandb", _wandb),
@@ -117,7 +113,7 @@ WRITERS: dict[str, tuple[str, Callable]] = {
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises an `InputError` if the package of a writer is not installed."""
+    """Raise an `InputError` if the package of a writer is not installed."""
     for name in config.log.writers:
         package, _ = WRITERS[name]
         if importlib.util.find_spec(package) is None:
@@ -130,13 +126,13 @@ def open_writers(
     lines: list[Line],
     say: Callable[[str], None],
 ) -> Writer:
-    """One writer for all of `config.log.writers`; of several processes only the first has any.
+    """Return one writer for all `config.log.writers`; it writes in process 0 only.
 
     Args:
       config: the run's config.
       workdir: the run directory.
-      lines: the metric lines that the run has kept.
-      say: takes a message for the user.
+      lines: the run's metric lines before this start.
+      say: prints a message for the user.
     """
     opened: dict[str, Writer] = {}
 
@@ -145,8 +141,8 @@ def open_writers(
             return action(*arguments)
         except Exception as error:
             opened.pop(name, None)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            say(f"log.writers: {name} is left out from here on, metrics.jsonl goes on; {reason}")
+            reason = one_line(f"{type(error).__name__}: {error}", 300)
+            say(f"log.writers: {name} has failed and is off; metrics.jsonl continues; {reason}")
             return None
 
     for name in config.log.writers if processes.is_main() else ():
@@ -166,6 +162,6 @@ def open_writers(
 
 
 def _numbers(line: Line) -> dict[str, float]:
-    """`split/name` → number."""
+    """Return `split/name` → number of a line."""
     split = line["split"]
     return {f"{split}/{k}": v for k, v in line.items() if k not in ("step", "split")}

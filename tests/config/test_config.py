@@ -1,4 +1,4 @@
-"""Configs: defaults, files, overrides, mistakes, digests and differences."""
+"""Configs: defaults, files, overrides, error messages, digests and differences."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def test_every_field_has_a_default_of_its_type_a_kind_and_a_meaning():
         json.dumps(value)
 
 
-def test_model_fields_stand_under_model_without_those_that_data_decide():
+def test_config_model_has_the_model_fields_except_those_that_the_data_decide():
     fields = config.default(model="vit_s16").model
     expected = {"name", *models.fields("vit_s16")} - {"num_classes", "image_size"}
     assert set(fields) == expected
@@ -60,7 +60,7 @@ def test_the_argument_chooses_dataset_and_model():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"optim.momentu": "1"}, "config.optim.momentu is no field; did you mean config.optim.mom"),
+        ({"optim.momentu": "1"}, "config.optim.momentu is not a field; did you mean config.optim"),
         ({"optim.lr": "1"}, "did you mean config.optim.learning_rate?"),
         ({"learning_rate": "1"}, "did you mean config.optim.learning_rate?"),
         ({"model.patch": "8"}, "did you mean config.model.patch_size?"),
@@ -68,13 +68,13 @@ def test_the_argument_chooses_dataset_and_model():
         ({"optim.learning_rate": "fast"}, "'fast' is not a number"),
         ({"optim.nesterov": "2"}, "is not true or false"),
         ({"optim": "3"}, "config.optim is a group; set one of optim.accumulate_steps"),
-        ({"model.num_classes": "3"}, "the data and config.image_size give it"),
+        ({"model.num_classes": "3"}, "its value comes from the data or config.image_size"),
         ({"model.depth": "deep"}, "config.model.depth=deep: 'deep' is not an integer"),
         ({"total_steps": "-1"}, "config.total_steps=-1 must be at least 0"),
         ({"total_epochs": "none"}, "must be set"),
     ],
 )
-def test_a_wrong_override_gives_one_line(overrides, said):
+def test_a_wrong_override_gives_a_one_line_error(overrides, said):
     with pytest.raises(InputError) as caught:
         config.load(VIT, overrides)
     assert said in str(caught.value)
@@ -90,7 +90,7 @@ def test_a_wrong_override_gives_one_line(overrides, said):
         (f"{VIT}:digits,model=vit_b15", "unknown model 'vit_b15'; did you mean vit_b16"),
     ],
 )
-def test_a_wrong_reference_gives_one_line(reference, said):
+def test_a_wrong_reference_gives_a_one_line_error(reference, said):
     with pytest.raises(InputError) as caught:
         config.load(reference)
     assert said in str(caught.value)
@@ -108,7 +108,7 @@ def test_a_wrong_reference_gives_one_line(reference, said):
         ("return {}", "must return a config"),
     ],
 )
-def test_a_mistake_in_a_config_file_gives_one_line(tmp_path, body, said):
+def test_a_mistake_in_a_config_file_gives_a_one_line_error(tmp_path, body, said):
     file = tmp_path / "file.py"
     file.write_text(
         "from cv_jax import config\n"
@@ -123,7 +123,7 @@ def test_a_mistake_in_a_config_file_gives_one_line(tmp_path, body, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_does_not_parse_gives_one_line(tmp_path):
+def test_a_syntax_error_in_a_config_file_gives_a_one_line_error(tmp_path):
     file = tmp_path / "file.py"
     file.write_text("def get_config(arg:\n    pass\n")
     with pytest.raises(InputError, match=r"file\.py:1: SyntaxError"):
@@ -143,7 +143,7 @@ def test_a_duration_on_the_command_line_replaces_the_unit_of_the_file():
 @pytest.mark.parametrize(
     "names", [("total_steps", "total_epochs"), ("total_epochs", "total_steps")]
 )
-def test_a_duration_taken_back_leaves_the_one_given_beside_it(names):
+def test_removing_one_unit_of_a_duration_keeps_an_override_in_another_unit(names):
     given = {"total_steps": "17", "total_epochs": "none"}
     c = config.load(VIT, {name: given[name] for name in names})
     assert (c.total_steps, c.total_epochs) == (17, None)
@@ -164,7 +164,7 @@ def test_durations_in_steps(overrides, steps):
     assert config.steps_of(config.load(VIT, overrides), "total", 1000) == steps
 
 
-def test_the_digest_names_what_shapes_the_result_and_nothing_else():
+def test_the_digest_depends_on_result_fields_only():
     digest = config.digest(config.load(VIT))
     for run in ({"data.workers": "3"}, {"log.every_steps": "7"}, {"checkpoint.keep_last": "5"}):
         assert config.digest(config.load(VIT, run)) == digest
@@ -172,11 +172,11 @@ def test_the_digest_names_what_shapes_the_result_and_nothing_else():
         assert config.digest(config.load(VIT, result)) != digest
 
 
-def test_differences_are_told_field_by_field():
+def test_differences_are_listed_field_by_field():
     old = config.flatten(config.load(VIT))
     new = config.load(VIT, {"seed": "1", "data.workers": "2"})
-    assert config.difference(old, new) == ["config.seed: 0 there, 1 now"]
-    # What was written to disk and read again is no difference, nor is a field that is new since.
+    assert config.difference(old, new) == ["config.seed: was 0, is now 1"]
+    # Neither a JSON round trip nor a field without a stored value is a difference.
     stored = json.loads(json.dumps(old))
     del stored["ema.decay"]
     assert config.difference(stored, config.load(VIT)) == []
@@ -189,7 +189,7 @@ def test_a_config_is_locked():
         c.optim.larning_rate = 1.0
 
 
-def test_the_argument_has_the_types_of_its_defaults():
+def test_argument_values_get_the_types_of_the_defaults():
     dataset, options = config.parse_argument("cifar10,epochs=10,deep=true", epochs=0.5, deep=False)
     assert (dataset, options) == ("cifar10", {"epochs": 10.0, "deep": True})
     assert config.parse_argument("", epochs=0.5) == ("digits", {"epochs": 0.5})

@@ -1,4 +1,4 @@
-"""Typed values."""
+"""Conversion and parsing of typed values."""
 
 import contextlib
 
@@ -42,7 +42,7 @@ SIZE = int | tuple[int, int]
         ("32,48", SIZE, (32, 48)),
     ],
 )
-def test_text_is_read_as_its_type(text, hint, value):
+def test_text_is_parsed_to_the_type_of_the_hint(text, hint, value):
     read = parse(text, hint)
     assert read == value
     assert type(read) is type(value)
@@ -70,7 +70,7 @@ def test_text_is_read_as_its_type(text, hint, value):
         ("__import__('os').getcwd()", int),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(text, hint):
+def test_text_that_does_not_fit_the_hint_gives_a_one_line_error(text, hint):
     with pytest.raises(InputError, match="config.x: ") as caught:
         check(text, hint, "config.x", parsing=True)
     assert "\n" not in str(caught.value)
@@ -80,22 +80,22 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(INT64)
-def test_integers_come_back(value):
+def test_integers_survive_a_round_trip(value):
     assert parse(str(value), int) == value
 
 
 @given(st.floats(allow_nan=False))
-def test_numbers_come_back(value):
+def test_floats_survive_a_round_trip(value):
     assert parse(repr(value), float) == value
 
 
 @given(st.lists(INT64, min_size=1))
-def test_lists_come_back(values):
+def test_lists_survive_a_round_trip(values):
     assert parse(",".join(map(str, values)), tuple[int, ...]) == tuple(values)
 
 
 @given(st.text())
-def test_any_text_is_itself_as_a_string_and_a_number_or_refused_elsewhere(text):
+def test_any_text_is_a_string_and_otherwise_an_int_or_an_error(text):
     if "\0" not in text:
         assert parse(text, str) == text
     with contextlib.suppress(TypeError):

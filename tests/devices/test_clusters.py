@@ -1,4 +1,4 @@
-"""Which processes there are, as flags and clusters tell; `test_processes.py` starts real ones."""
+"""Discovery of processes from flags and clusters; `test_processes.py` starts real processes."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from cv_jax.devices import clusters, processes
 from cv_jax.devices.clusters import Cluster
 from cv_jax.errors import InputError
 
-# What `srun` sets for the fourth of eight tasks on two hosts.
+# Environment from `srun` of the fourth of eight tasks on two hosts.
 SLURM = {
     "SLURM_JOB_ID": "4097",
     "SLURM_STEP_NODELIST": "node[007-008]",
@@ -21,7 +21,7 @@ SLURM = {
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "3",
 }
-# What Open MPI's `mpirun` sets for the second of two processes on one host.
+# Environment from Open MPI's `mpirun` of the second of two processes on one host.
 OPEN_MPI = {
     "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
     "OMPI_COMM_WORLD_SIZE": "2",
@@ -33,7 +33,7 @@ OPEN_MPI = {
 
 @pytest.fixture
 def environment(monkeypatch):
-    """`environment(values)`: these variables, and none of another cluster."""
+    """`environment(values)` sets variables, without the variables of other clusters."""
     for name in [*SLURM, *OPEN_MPI, "CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST"]:
         monkeypatch.delenv(name, raising=False)
 
@@ -44,7 +44,7 @@ def environment(monkeypatch):
     return change
 
 
-def test_a_plain_process_is_alone(environment):
+def test_a_process_without_a_cluster(environment):
     assert clusters.found() is None
     assert processes.is_main()
     assert not processes.several()
@@ -53,7 +53,7 @@ def test_a_plain_process_is_alone(environment):
     processes.require_same("config", {"seed": 1})
 
 
-def test_tasks_of_slurm_take_one_gpu_each(environment):
+def test_slurm_tasks_that_share_gpus_take_one_each(environment):
     environment(SLURM)
     assert clusters.found() == Cluster("node007:61441", 8, 3, [3])
 
@@ -65,20 +65,20 @@ def test_tasks_of_slurm_take_one_gpu_each(environment):
         {"SLURM_STEP_TASKS_PER_NODE": "4,1(x4)", "SLURM_NODEID": "2", "SLURM_LOCALID": "0"},
     ],
 )
-def test_a_task_that_has_its_gpus_to_itself_takes_all(environment, values):
+def test_a_task_with_its_own_gpus_takes_all_of_them(environment, values):
     environment({**SLURM, **values})
     assert clusters.found().local_devices is None
 
 
 @pytest.mark.parametrize("values", [{"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_NTASKS": "1"}])
-def test_a_single_task_of_slurm_is_a_plain_process(environment, values, monkeypatch):
+def test_a_single_slurm_task_has_no_cluster(environment, values, monkeypatch):
     environment({**SLURM, **values})
     if "SLURM_NTASKS" in values:
         monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     assert clusters.found() is None
 
 
-def test_a_batch_script_is_a_plain_process(environment, monkeypatch):
+def test_a_batch_script_has_no_cluster(environment, monkeypatch):
     environment(SLURM)
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     assert clusters.found() is None
@@ -91,10 +91,10 @@ def test_open_mpi(environment):
     assert (count, index, devices) == (2, 1, [1])
 
 
-def test_a_pod_of_kubernetes_counts_only_in_an_indexed_job(environment, monkeypatch):
+def test_a_kubernetes_pod_has_a_cluster_only_in_an_indexed_job(environment, monkeypatch):
     environment({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # JAX's own search would warn of a package
+        warnings.simplefilter("error")  # JAX's own detection would warn about a package
         assert clusters.found() is None
     environment({"JOB_COMPLETION_INDEX": "1"})
     monkeypatch.setattr(K8sCluster, "is_env_present", lambda: True)
@@ -136,7 +136,7 @@ def test_hosts_of_a_tpu_slice(environment, monkeypatch):
         (("a:1", 0, 0), "--num_processes=0"),
     ],
 )
-def test_flags_that_cannot_be(flags, said):
+def test_invalid_flags(flags, said):
     with pytest.raises(InputError, match=said):
         clusters.stated(*flags)
 

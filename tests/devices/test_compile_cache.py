@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: sound or missing, and the same bits as those compiled anew."""
+"""Compile cache: damaged entries count as missing, and loaded programs compute the same bits."""
 
 import errno
 import json
@@ -22,16 +22,16 @@ import launch  # noqa: E402
 
 @pytest.fixture
 def restored():
-    """The cache of the session comes back into use afterwards."""
+    """Switch back to the default cache after the test."""
     yield
     compile_cache.use("auto")
 
 
-def test_a_byte_more_or_less_or_another_makes_an_entry_missing(tmp_path):
+def test_a_changed_added_or_removed_byte_makes_an_entry_missing(tmp_path):
     programs = Programs(tmp_path)
     assert programs.get("key") is None
     programs.put("key", b"program")
-    (file,) = tmp_path.iterdir()  # and nothing beside it
+    (file,) = tmp_path.iterdir()  # no temporary file remains
     sound = file.read_bytes()
     assert programs.get("key") == b"program"
     for i in range(len(sound)):
@@ -44,11 +44,11 @@ def test_a_byte_more_or_less_or_another_makes_an_entry_missing(tmp_path):
         assert programs.get("key") is None
     file.write_bytes(sound + b"x")
     assert programs.get("key") is None
-    programs.put("key", b"another")  # written again, where JAX's own cache keeps what it has
+    programs.put("key", b"another")  # JAX's own cache would keep the damaged file
     assert programs.get("key") == b"another"
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_is_logged_once_and_raises_nothing(tmp_path, monkeypatch, caplog):
     def replace(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -57,19 +57,19 @@ def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path, monkeypatch, caplo
     for key in "abc":
         programs.put(key, b"program")
         assert programs.get(key) is None
-    assert caplog.text.count("compiled programs are not kept") == 1
+    assert caplog.text.count("compile cache is off") == 1
     assert "No space left on device" in caplog.text
 
 
-def test_folders_that_cannot_be_used_are_told_and_left(tmp_path, caplog, restored):
+def test_unusable_folders_are_logged_and_unchanged(tmp_path, caplog, restored):
     (tmp_path / "file").write_text("")
     for where in (tmp_path / "file", "/proc/cache", "gs://bucket/cache"):
         assert compile_cache.use(str(where)) is None
-        assert f"compiled programs are not kept: {where}: " in caplog.text
+        assert f"compile cache is off: {where}: " in caplog.text
     assert sorted(os.listdir(tmp_path)) == ["file"]
 
 
-def test_where_programs_are_kept(tmp_path, monkeypatch, restored):
+def test_the_location_of_the_cache(tmp_path, monkeypatch, restored):
     machine = compile_cache.machine()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert compile_cache.use("auto") == tmp_path / "xdg" / "cv_jax" / "programs" / machine
@@ -103,9 +103,9 @@ def test_the_folder_depends_on_processor_threads_and_compiler(monkeypatch):
     assert name() not in others
 
 
-def test_what_was_unused_for_longest_makes_room(tmp_path, monkeypatch, restored):
+def test_the_least_recently_used_entries_are_deleted(tmp_path, monkeypatch, restored):
     folder = tmp_path / compile_cache.machine()
-    other = tmp_path / "jaxlib-0.1-x86_64-000000000000"  # another machine's, counted too
+    other = tmp_path / "jaxlib-0.1-x86_64-000000000000"  # the folder of another machine counts too
     for place, key, age in ((other, "old", 30), (folder, "used", 20), (folder, "new", 10)):
         place.mkdir(exist_ok=True)
         Programs(place).put(key, bytes(1000))
@@ -118,7 +118,7 @@ def test_what_was_unused_for_longest_makes_room(tmp_path, monkeypatch, restored)
     assert not list(other.iterdir())
 
 
-# Convolutions, batch normalisation, mixing and averages, as in a real run, in seconds.
+# A run of seconds with convolutions, batch normalisation, mixing and weight averages.
 NET = {
     "model.widths": "4",
     "model.stem_width": 4,
@@ -163,10 +163,10 @@ def test_a_program_from_the_cache_computes_the_same_bits(tmp_path, data_dir, cap
     read, loaded, _ = train("read", cache)
     assert loaded == len(entries)
     assert read == fresh
-    # XLA says where it loads what was compiled for another machine.
-    said = capfd.readouterr().err.lower()
-    assert "machine" not in said
-    assert "cpu_" not in said
+    # XLA warns when it loads a program that was compiled for another machine.
+    err = capfd.readouterr().err.lower()
+    assert "machine" not in err
+    assert "cpu_" not in err
 
     for file in entries:
         file.write_bytes(sound[file][:-7])

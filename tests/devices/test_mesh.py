@@ -1,4 +1,4 @@
-"""The same run on one and on eight devices."""
+"""Meshes, and equal results on one and on eight devices."""
 
 import jax
 import jax.numpy as jnp
@@ -43,20 +43,20 @@ def test_losses_agree_to_rounding_over_twenty_steps(load_config):
     one, state_one = run(load_config, 1, 20)
     eight, state_eight = run(load_config, 8, 20)
     assert one[-1] < one[0]
-    # Gradients are summed in another order: float32 rounding, grown over twenty updates.
+    # The summation order of gradients differs; float32 rounding errors grow over 20 updates.
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     for a, b in zip(jax.tree.leaves(state_one.ema), jax.tree.leaves(state_eight.ema), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert state_one.sums["count"] == state_eight.sums["count"] == 20 * 32
 
 
-def test_dropout_does_not_depend_on_the_layout_either(load_config):
+def test_dropout_does_not_depend_on_the_number_of_devices(load_config):
     dropped = {"model.dropout_rate": 0.3, "model.drop_path_rate": 0.3}
     one, _ = run(load_config, 1, 3, **dropped)
     eight, _ = run(load_config, 8, 3, **dropped)
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     plain, _ = run(load_config, 1, 3)
-    assert np.abs(plain - one).max() > 5e-4  # twice what rounding is allowed above
+    assert np.abs(plain - one).max() > 5e-4  # above the tolerance
 
 
 @pytest.mark.parametrize("count", [2, 8])
@@ -79,7 +79,7 @@ def test_augmented_pixels_are_the_same_bit_for_bit(load_config, count):
     np.testing.assert_array_equal(one["label"], many["label"])
 
 
-def test_the_step_decides_the_draws(load_config):
+def test_augmentation_depends_on_the_step(load_config):
     config = load_config("vit_ti16", SMALL_VIT)
     batch = {"image": np.full((4, 12, 12, 1), 7, np.uint8), "label": np.arange(4)}
     batch["image"][:, 3, 5] = 200

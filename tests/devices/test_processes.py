@@ -1,4 +1,4 @@
-"""Several real processes on loopback: one run, whatever happens to them."""
+"""Runs with several real processes on loopback: results, signals, failures and restarts."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from cv_jax.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Shuffling, host and device augmentation, mixing, dropout, averaging, a probe and saves by clock.
+# Host and device augmentation, mixing, dropout, weight averages, a probe and timed saves.
 OVERRIDES = {
     "augment": "resize(10)|random_crop(8)|mixup(0.2)",
     "eval_preprocess": "resize(10)|central_crop(8)",
@@ -54,7 +54,7 @@ def begin(commands):
 
 
 def start(count, workdir, data_dir, special=None, **overrides):
-    """So many processes of one run; `special` are further arguments of the last one."""
+    """Start `count` processes of one run; `special` are extra arguments of the last process."""
     address, values = coordinator(), {"data.dir": data_dir, **OVERRIDES, **overrides}
     return begin(
         [
@@ -69,14 +69,14 @@ def start(count, workdir, data_dir, special=None, **overrides):
 
 
 def finish(started, code=0):
-    """Waits for all; what each wrote to standard output and error."""
+    """Wait for all processes; return the standard output and error of each."""
     try:
-        told = [process.communicate(timeout=300) for process in started]
+        outputs = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [code] * len(started), told
-    return told
+    assert [process.returncode for process in started] == [code] * len(started), outputs
+    return outputs
 
 
 def saved(workdir):
@@ -84,7 +84,7 @@ def saved(workdir):
 
 
 def wait_for_save(started, workdir, after=0, seconds=120):
-    """Returns when a checkpoint later than `after` is finished."""
+    """Wait until a checkpoint later than step `after` is finished."""
     end = time.monotonic() + seconds
     while max(saved(workdir), default=0) <= after:
         assert all(process.poll() is None for process in started), "the run ended too early"
@@ -97,19 +97,19 @@ def lines(workdir):
 
 
 def assert_same_curve(got, expected):
-    """Gradients are summed in another order: rounding of float32, grown over the run."""
+    """Compare to rounding: the summation order of the gradients differs."""
     assert [(x["step"], x["split"]) for x in got] == [(x["step"], x["split"]) for x in expected]
     for a, b in zip(got, expected, strict=True):
         assert a.keys() == b.keys()
         if "loss" in a:
             np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, err_msg=str(a["step"]))
-        if "correct" in a:  # an example on the border may fall to either side
+        if "correct" in a:  # examples near the decision boundary may differ
             assert abs(a["correct"] - b["correct"]) <= 2
             assert a["count"] == b["count"]
 
 
 def one_process(name, workdir, data_dir, overrides=OVERRIDES, what="train"):
-    """In this process, on one device."""
+    """Run in this process, on one device."""
     values = {"data.dir": data_dir, **overrides, "mesh.devices": 1}
     assert processes.run(what, f"{ROOT}/configs/{name}.py", values, workdir) == 0
 
@@ -124,17 +124,16 @@ def single(tmp_path_factory, data_dir):
 @pytest.fixture(scope="module")
 def double(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("double") / "run"
-    told = finish(start(2, workdir, data_dir, **{"checkpoint.keep_last": 1000}))
-    return workdir, told
+    return workdir, finish(start(2, workdir, data_dir, **{"checkpoint.keep_last": 1000}))
 
 
-def test_two_processes_learn_what_one_does(double, single):
+def test_two_processes_train_like_one(double, single):
     assert lines(single)[-1]["split"] == "knn"
     assert lines(single)[-2]["accuracy"] > 0.5
     assert_same_curve(lines(double[0]), lines(single))
 
 
-def test_only_the_first_process_speaks_and_writes(double):
+def test_only_process_0_prints_and_writes(double):
     workdir, ((out, err), (other_out, other_err)) = double
     assert "test accuracy" in out
     assert "step 200: test accuracy" in err
@@ -145,15 +144,15 @@ def test_only_the_first_process_speaks_and_writes(double):
     assert not list(workdir.glob(".*"))
 
 
-def test_the_clock_of_the_first_process_saves_on_all(double):
+def test_timed_saves_follow_the_clock_of_process_0(double):
     steps = saved(double[0])
     assert set(range(25, 201, 25)) <= set(steps)
     assert all(checkpoint.damage(double[0] / "checkpoints" / str(step)) is None for step in steps)
 
 
-def test_the_dead_are_noticed_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
+def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
     workdir = tmp_path / "run"
-    # The first time the second process is gone, then the first is silent: only its heartbeat tells.
+    # Process 1 is killed; then process 0 is frozen, which only its heartbeat reveals.
     for victim, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
         started = start(2, workdir, data_dir)
         wait_for_save(started, workdir, after=max(saved(workdir), default=0))
@@ -181,7 +180,7 @@ def test_the_dead_are_noticed_and_a_restart_continues_bit_for_bit(tmp_path, doub
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, data_dir):
-    """Four processes with a part of the state each, one of which got SIGTERM in mid-run."""
+    """Four processes with a sharded state; process 1 receives SIGTERM during the run."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
     split = {"mesh.params": "fsdp", "mesh.fsdp_min_size": 64}
     started = start(4, workdir, data_dir, **split)
@@ -190,9 +189,9 @@ def stopped(tmp_path_factory, data_dir):
     return workdir, finish(started, code=75)
 
 
-def test_a_signal_to_one_stops_all_with_everything_saved(stopped):
-    workdir, told = stopped
-    err = told[0][1]
+def test_a_signal_to_one_process_saves_and_stops_all(stopped):
+    workdir, outputs = stopped
+    err = outputs[0][1]
     assert "stopped by SIGTERM at step" in err
     assert max(saved(workdir)) == int(err.split("at step ")[1].split()[0]) < 200
     newest = workdir / "checkpoints" / str(max(saved(workdir)))
@@ -200,7 +199,7 @@ def test_a_signal_to_one_stops_all_with_everything_saved(stopped):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_what_four_processes_saved_fewer_continue(tmp_path, stopped, single, data_dir, count):
+def test_fewer_processes_continue_a_run_of_four(tmp_path, stopped, single, data_dir, count):
     workdir = tmp_path / "run"
     shutil.copytree(stopped[0], workdir)
     if count == 1:
@@ -212,17 +211,19 @@ def test_what_four_processes_saved_fewer_continue(tmp_path, stopped, single, dat
     assert_same_curve(lines(workdir), lines(single))
 
 
-def test_a_mistake_of_one_ends_all_with_a_line(tmp_path, data_dir):
+def test_an_input_error_in_one_process_ends_all(tmp_path, data_dir):
     (_, first), (_, second) = finish(
         start(2, tmp_path / "run", data_dir, special=["--config.seed=7"]), code=2
     )
-    said = "config of process 1 differs from that of process 0: seed=7, not 0"
-    assert second == f"error: {said}\n"
-    assert first == f"error: process 1: {said}\n"
+    message = "config of process 1 differs from that of process 0: seed=7, not 0"
+    assert second == f"error: {message}\n"
+    assert first == f"error: process 1: {message}\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_teachers_weights_caches_and_masks_on_several_processes(tmp_path, single, data_dir):
+def test_a_teacher_initial_weights_a_device_cache_and_masking_on_two_processes(
+    tmp_path, single, data_dir
+):
     short = {
         "total_steps": 20,
         "log.every_steps": 1,

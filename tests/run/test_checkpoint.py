@@ -1,4 +1,4 @@
-"""Checkpoints: exact, verified, and never the victim of a failed save."""
+"""Checkpoints: exact restores, detection of damage, and failed saves."""
 
 import json
 import os
@@ -50,23 +50,23 @@ def fill(folder, steps=(10, 20), **options):
     return checkpoints
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+def test_a_restored_state_is_equal_bit_for_bit(tmp_path):
     fill(tmp_path)
     restored, step = Checkpoints(tmp_path).restore(target())
     assert step == 20
     assert_same(restored, state_at(20))
 
 
-def test_nothing_saved_is_nothing_restored(tmp_path):
+def test_restoring_without_checkpoints_returns_none(tmp_path):
     assert Checkpoints(tmp_path / "absent").restore(target()) is None
 
 
-def test_saving_does_not_wait_for_the_disk_nor_see_what_comes_after(tmp_path):
+def test_a_save_is_not_affected_by_later_steps(tmp_path):
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     state = {"a": jnp.zeros((500, 1000))}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state, {})
-    for _ in range(5):  # the buffers that were saved are donated and overwritten
+    for _ in range(5):  # the saved buffers are donated and overwritten
         state = step(state)
     checkpoints.close()
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -75,7 +75,7 @@ def test_saving_does_not_wait_for_the_disk_nor_see_what_comes_after(tmp_path):
     assert not restored["a"].any()
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_best=1)
     for step, accuracy in enumerate([0.5, 0.9, 0.7, None, 0.8, 0.6]):
         metrics = {} if accuracy is None else {"accuracy": accuracy}
@@ -119,22 +119,22 @@ def test_damage_in_any_file_leads_to_the_previous_checkpoint(tmp_path, intact, h
         restored, step = Checkpoints(folder).restore(target())
         assert step == 10, name
         assert_same(restored, state_at(10))
-        # It is named, with its reason, and moved aside; the run can save step 20 again.
+        # The checkpoint is moved with the reason, so the run can save step 20 again.
         assert "20 is moved aside" in caplog.text
         reason = (folder / "damaged" / "20" / "REASON.txt").read_text()
-        # Damaged digests make some other file look wrong: any reason will do there.
+        # Damaged digests report another file.
         assert name in reason or name == "digests.json"
         assert checkpoint.finished(folder) == [10]
 
 
-def test_an_added_file_is_damage_too(tmp_path):
+def test_an_added_file_is_damage(tmp_path):
     fill(tmp_path)
     (tmp_path / "20" / "state" / "more").write_text("")
-    assert checkpoint.damage(tmp_path / "20") == "state/more does not belong to it"
+    assert checkpoint.damage(tmp_path / "20") == "state/more does not belong to the checkpoint"
     assert Checkpoints(tmp_path).restore(target())[1] == 10
 
 
-def test_only_if_none_is_left_does_it_end_in_an_error(tmp_path):
+def test_damage_in_all_checkpoints_is_an_error(tmp_path):
     fill(tmp_path)
     for step in (10, 20):
         flip(tmp_path / str(step) / "meta.json")
@@ -150,41 +150,41 @@ def test_an_unfinished_checkpoint_is_moved_aside(tmp_path, caplog):
     assert (tmp_path / "damaged" / "unfinished" / "REASON.txt").is_file()
 
 
-def test_reading_without_repair_touches_nothing(tmp_path, caplog):
+def test_restoring_without_repair_changes_no_file(tmp_path, caplog):
     fill(tmp_path)
     flip(tmp_path / "20" / "meta.json")
     (tmp_path / f"30{checkpoint.WRITING}").mkdir()
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     assert Checkpoints(tmp_path).restore(target(), repair=False)[1] == 10
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
-    assert "20 is passed over: meta.json differs" in caplog.text
+    assert "20 is skipped: meta.json differs" in caplog.text
 
 
-def test_a_state_of_another_structure_is_told(tmp_path):
+def test_a_state_of_another_structure_is_an_error(tmp_path):
     fill(tmp_path)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     other = {"other": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
-    with pytest.raises(CheckpointError, match="holds another state than this run's"):
+    with pytest.raises(CheckpointError, match="its arrays do not match this run's state"):
         Checkpoints(tmp_path).restore(other)
 
 
-def test_a_state_of_another_shape_is_told(tmp_path):
+def test_a_state_of_another_shape_is_an_error(tmp_path):
     fill(tmp_path)
     goal = target()
     leaf = goal["params"]["b"]
     goal["params"]["b"] = jax.ShapeDtypeStruct((2,), leaf.dtype, sharding=leaf.sharding)
-    with pytest.raises(CheckpointError, match="holds another state than this run's"):
+    with pytest.raises(CheckpointError, match="its arrays do not match this run's state"):
         Checkpoints(tmp_path).restore(goal)
 
 
-def test_a_save_that_fails_leaves_the_previous_one(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     fill(tmp_path)
     checkpoints = Checkpoints(tmp_path)
 
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    monkeypatch.setattr(checkpoint, "write_synced", full)
     checkpoints.save(30, state_at(30), {})
     with pytest.raises(CheckpointError, match="No space left on device; checkpoint 20 is intact"):
         checkpoints.wait()
@@ -214,8 +214,8 @@ for step in range(2, 6):
 """
 
 
-def test_writes_that_fail_together_are_told_once(tmp_path):
-    """Of forty arrays that cannot be written one is named, and the others leave no pages."""
+def test_concurrent_write_failures_give_one_message(tmp_path):
+    """Forty arrays fail; one error is reported, and there are no warnings of asyncio."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = process.stdout.splitlines()
@@ -226,7 +226,7 @@ def test_writes_that_fail_together_are_told_once(tmp_path):
     assert process.stderr == ""
 
 
-def test_metrics_lie_beside_the_arrays(tmp_path):
+def test_a_checkpoint_stores_the_metrics_of_its_step(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state_at(3), {"accuracy": 0.25})
     checkpoints.close()

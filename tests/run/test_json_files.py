@@ -1,4 +1,4 @@
-"""JSON on disk is read as it was written, or said to be damaged."""
+"""JSON files: round trips, detection of damage, and repair of metric lines."""
 
 import os
 
@@ -12,19 +12,19 @@ CONFIG = {"model.name": "mlp", "seed": 3, "rate": 1e-3, "sizes": (1, 2), "none":
 
 
 def flipped(data: bytes):
-    """The bytes with each of their bits turned over, one after the other."""
+    """Yield copies of the data with one flipped bit each."""
     for place in range(len(data)):
         for bit in range(8):
             yield data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
 
 
-def test_a_record_comes_back(tmp_path):
+def test_a_record_survives_a_round_trip(tmp_path):
     json_files.write_record(tmp_path / "a.json", CONFIG)
     assert json_files.read_record(tmp_path / "a.json") == {**CONFIG, "sizes": [1, 2]}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_any_flipped_bit_and_any_cut_is_noticed(tmp_path):
+def test_any_flipped_bit_and_any_truncation_is_detected(tmp_path):
     file = tmp_path / "a.json"
     json_files.write_record(file, CONFIG)
     whole = file.read_bytes()
@@ -35,13 +35,13 @@ def test_any_flipped_bit_and_any_cut_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}", '{"sha256": 1}', "[" * 100000, '{"a": NaN}'])
-def test_what_is_no_record_is_damaged(tmp_path, text):
+def test_other_json_is_damaged(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(Damaged):
         json_files.read_record(tmp_path / "a.json")
 
 
-def test_a_record_that_cannot_be_read_is_damaged(tmp_path):
+def test_an_unreadable_record_is_damaged(tmp_path):
     (tmp_path / "a.json").mkdir()
     os.symlink("b.json", tmp_path / "b.json")
     for name in ("a.json", "b.json"):
@@ -57,7 +57,7 @@ def lines_of(tmp_path, text, kept):
     return json_files.Lines(tmp_path / "metrics.jsonl", kept)
 
 
-def test_a_run_goes_back_to_the_lines_of_its_checkpoint(tmp_path, caplog):
+def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path, caplog):
     kept = '{"step": 1}\n'
     for later in ('{"step": 2}\n', '{"st', ""):
         lines = lines_of(tmp_path, kept + later, kept)
@@ -68,7 +68,7 @@ def test_a_run_goes_back_to_the_lines_of_its_checkpoint(tmp_path, caplog):
     assert (tmp_path / "metrics.jsonl").read_text() == lines.text
 
 
-def test_any_damage_to_its_lines_is_told_and_put_right(tmp_path, caplog):
+def test_damage_before_the_checkpoint_is_logged_and_repaired(tmp_path, caplog):
     kept = '{"step": 1, "loss": 0.5}\n'
     for wrong in [*flipped(kept.encode()), kept[:-1].encode(), b""]:
         (tmp_path / "metrics.jsonl").write_bytes(wrong)
@@ -78,7 +78,7 @@ def test_any_damage_to_its_lines_is_told_and_put_right(tmp_path, caplog):
         assert (tmp_path / "metrics.jsonl").read_text() == kept
 
 
-def test_damage_under_a_running_process_is_put_right_at_the_end(tmp_path, caplog):
+def test_damage_during_a_run_is_repaired_at_the_end(tmp_path, caplog):
     lines = lines_of(tmp_path, "", "")
     lines.append({"step": 1})
     (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')

@@ -1,4 +1,4 @@
-"""Writers beside metrics.jsonl: no gap, no double, and never the end of a run."""
+"""Writers of metric lines: no missing or repeated lines, and no effect of failures on a run."""
 
 import importlib.util
 import json
@@ -47,13 +47,13 @@ def test_a_missing_package_is_reported(monkeypatch):
         writers.check(config_with("tensorboard", "wandb"))
 
 
-def test_tensorboard_holds_what_the_run_kept_and_nothing_else(tmp_path):
+def test_tensorboard_holds_exactly_the_lines_of_the_run(tmp_path):
     config = config_with("tensorboard")
     first = writers.open_writers(config, tmp_path, [], print)
     for line in LINES:
-        first.write(line)  # and then the run is killed
+        first.write(line)  # the run is killed after these lines
     assert read_points(tmp_path / "tensorboard") == points_of(LINES)
-    # The newest checkpoint is that of step 10: what came after was taken back.
+    # The newest checkpoint is that of step 10: later lines are dropped.
     again = writers.open_writers(config, tmp_path, LINES[:3], print)
     assert read_points(tmp_path / "tensorboard") == points_of(LINES[:3])
     again.write({**LINES[3], "loss": 0.5})
@@ -64,7 +64,7 @@ def test_tensorboard_holds_what_the_run_kept_and_nothing_else(tmp_path):
 
 
 class Service:
-    """What Weights & Biases keeps of runs, by their id: rows of ever larger steps."""
+    """A fake of the Weights & Biases service: run id → rows of increasing steps."""
 
     def __init__(self):
         self.runs, self.given, self.codes = {}, [], []
@@ -107,17 +107,17 @@ def test_wandb_gets_every_step_once(tmp_path, service):
     config = config_with("wandb")
     first = writers.open_writers(config, tmp_path, [], print)
     for line in LINES[:3]:
-        first.write(line)  # and then the run is killed; the last step was not whole yet
+        first.write(line)  # the run is killed before the row of step 10 is complete
     (name,) = service.runs
     assert json.loads((tmp_path / "wandb.json").read_text())["id"] == name
     assert service.runs[name] == ROWS[:1]
-    # Back at step 5, it does step 10 again and goes on.
+    # Restarted from step 5, the run repeats step 10 and continues.
     again = writers.open_writers(config, tmp_path, LINES[:1], print)
     for line in LINES[1:]:
         again.write(line)
     again.close(75)
     assert service.runs == {name: ROWS}
-    # Killed after step 15 was sent, and back at step 10: it is not sent again.
+    # Killed after step 15 was sent, and restarted from step 10: step 15 is not sent again.
     third = writers.open_writers(config, tmp_path, LINES[:3], print)
     third.write(LINES[3])
     third.close(0)
@@ -128,15 +128,16 @@ def test_wandb_gets_every_step_once(tmp_path, service):
     assert all(given["resume"] == "allow" for given in service.given)
 
 
-def test_a_writer_added_later_gets_what_was_before(tmp_path, service):
+def test_a_writer_added_later_gets_all_earlier_lines(tmp_path, service):
     writer = writers.open_writers(config_with("wandb"), tmp_path, LINES, print)
     writer.close(0)
     assert list(service.runs.values()) == [ROWS]
 
 
-def test_a_writer_that_fails_is_told_once_and_the_others_go_on(tmp_path, service):
-    said = []
-    writer = writers.open_writers(config_with("wandb", "tensorboard"), tmp_path, [], said.append)
+def test_a_failing_writer_gives_one_message_and_the_others_continue(tmp_path, service):
+    messages = []
+    names = ("wandb", "tensorboard")
+    writer = writers.open_writers(config_with(*names), tmp_path, [], messages.append)
 
     def fail(**given):
         raise OSError("the net\nis down")
@@ -145,25 +146,25 @@ def test_a_writer_that_fails_is_told_once_and_the_others_go_on(tmp_path, service
         writer.write(line)
         service.runs[next(iter(service.runs))].append((99, {}))  # the next row is refused
     writer.close(0)
-    assert len(said) == 1
-    assert said[0].startswith("log.writers: wandb is left out from here on")
+    assert len(messages) == 1
+    assert messages[0].startswith("log.writers: wandb has failed and is off; ")
     assert read_points(tmp_path / "tensorboard") == points_of(LINES)
 
     sys.modules["wandb"].init = fail
-    said.clear()
-    writer = writers.open_writers(config_with("wandb"), tmp_path, [], said.append)
+    messages.clear()
+    writer = writers.open_writers(config_with("wandb"), tmp_path, [], messages.append)
     writer.write(LINES[0])
     writer.close(0)
-    assert len(said) == 1
-    assert said[0].endswith("OSError: the net is down")
+    assert len(messages) == 1
+    assert messages[0].endswith("OSError: the net is down")
 
 
 def read_history(file):
-    """(step, values) of every row in a file of W&B: a header of 7 bytes, then LevelDB's log."""
+    """Read (step, values) of every row of a W&B file: a header of 7 bytes, then a LevelDB log."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, start, rows = file.read_bytes(), 7, []
-    assert len(data) < 32768  # one block, in which every record is whole
+    assert len(data) < 32768  # one block, so no record is split
     while start < len(data):
         _, length, kind = struct.unpack_from("<IHB", data, start)
         assert kind == 1
@@ -189,6 +190,6 @@ def test_the_real_wandb_offline(tmp_path, monkeypatch):
     files = [file for folder in folders for file in folder.glob("*.wandb")]
     assert len({file.name for file in files}) == 1
     end = time.monotonic() + 20
-    while read_history(files[-1]) != ROWS:  # its service writes after the run has finished
+    while read_history(files[-1]) != ROWS:  # its service writes after the end of the run
         assert time.monotonic() < end, read_history(files[-1])
         time.sleep(0.1)
