@@ -1,11 +1,15 @@
 """ViT encoder and Transformer decoder: the class of an image, written as a sequence of tokens.
 
-    python launch.py --config configs/image_transformer.py:imagenet2012   the net at its full size
+    python launch.py --config configs/image_transformer.py:imagenet2012   the network's full size
     python launch.py --config configs/image_transformer.py[:DATASET]      32×32 images, small
 
-The decoder is to write BOS, the token of the class, EOS; accuracy is that of the first token after
-BOS. There is no published recipe for this net: optimiser and schedule are those of DeiT (Touvron et
-al., 2021) without mixup, for labels that are tokens cannot be mixed.
+The decoder learns the sequence BOS, class token, EOS; accuracy is that of the first token after
+BOS. No recipe is published for this network: optimiser and schedule are those of DeiT (Touvron et
+al., 2021). Mixup is left out, because token labels cannot be mixed. The ImageNet recipe is not
+trained in this repository.
+
+Test accuracy on digits: 97.8 %, mean of seeds 0, 1 and 2; 39 seconds on two CPU cores
+(`benchmarks/results/digits.json`).
 """
 
 from cv_jax import config
@@ -14,30 +18,46 @@ from cv_jax import config
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="image_transformer_ti")
     c = config.default(dataset, options["model"])
+    recipe = _full_size if dataset == "imagenet2012" else _small
+    recipe(c)
+    return c
+
+
+def _full_size(c):
+    """1,000 classes and three special tokens; random-resized crops, mirrored."""
+    c.image_size = 224
+    c.batch_size = 1024
+    c.total_epochs = 300.0
+    c.augment = "inception_crop(224, method='bicubic')|flip"
+    c.eval_preprocess = "resize_small(256, 'bicubic')|central_crop(224)"
+    c.model.vocab_size = 1003
+    c.optim.name = "adamw"
+    c.optim.learning_rate = 1e-3
+    c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
     c.optim.rules = (".*(bias|scale|pos_embed|embedding): decay=0",)
-    if dataset == "imagenet2012":
-        c.model.vocab_size = 1003
-        c.batch_size = 1024
-        c.total_epochs = 300.0
-        c.augment = "inception_crop(224, method='bicubic')|flip"
-        c.eval_preprocess = "resize_small(256, 'bicubic')|central_crop(224)"
-        c.optim.learning_rate = 1e-3
-        c.schedule.warmup_epochs = 5.0
-        c.schedule.end_factor = 0.01
-        c.log.every_steps = 100
-        return c
+    c.schedule.name = "cosine"
+    c.schedule.warmup_epochs = 5.0
+    c.schedule.end_factor = 0.01
+    c.log.every_steps = 100
+
+
+def _small(c):
+    """Four encoder and two decoder blocks of width 96 on patches of 8×8 pixels."""
     c.batch_size = 32
+    c.total_epochs = 20.0 if c.data.name == "digits" else 60.0
+    c.augment = "pad_crop(4)|flip" if c.data.name == "cifar10" else "pad_crop(1)"
     c.model.patch_size = 8
     c.model.width = 96
     c.model.depth = 4
     c.model.decoder_depth = 2
-    c.total_epochs = 20.0 if dataset == "digits" else 60.0
-    c.augment = "pad_crop(4)|flip" if dataset == "cifar10" else "pad_crop(1)"
+    c.optim.name = "adamw"
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.98
+    c.optim.weight_decay = 0.05
+    c.optim.rules = (".*(bias|scale|pos_embed|embedding): decay=0",)
     c.optim.clip_norm = 1.0
+    c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 5.0
     c.checkpoint.every_epochs = 10.0
-    return c

@@ -1,9 +1,8 @@
-"""The published recipes: every number as its source states it.
+"""Published recipes: every number with its source.
 
-`RECIPES` maps a config to the fields that it must set, and to nothing more: a result field that
-differs from the project's defaults and does not stand here fails the test. A source is a paper's
-section or a file of the authors' release; where this project says the same thing otherwise, the
-source's own words are in a comment.
+`RECIPES` maps a config to its source and to the values of its fields. The test fails if a result
+field that is not listed differs from its default. A source is a section of a paper or a file of the
+authors' release. Comments give the source's flag or formula where it differs from the field here.
 """
 
 from typing import Any, NamedTuple
@@ -36,8 +35,8 @@ _PLAIN = "google-research/big_vision, configs/vit_s16_i1k.py"
 
 
 def _torchvision_ema(decay: float, batch_size: int, epochs: int) -> float:
-    """train.py averages every `steps` steps, with 1 − decay times batch·steps/epochs; here it is
-    done at every step."""
+    """Decay for averaging at every step. train.py averages every `steps` steps and multiplies
+    1 - decay by batch·steps/epochs."""
     steps = 32  # --model-ema-steps
     return 1 - (1 - decay) * batch_size * steps / epochs / steps
 
@@ -164,7 +163,7 @@ RECIPES = {
             **_ADAMW,
             "batch_size": 8 * 512,
             "total_epochs": 300.0,
-            # --auto-augment ra: strength 9 of 30, thirteen of fourteen operations do something.
+            # --auto-augment ra: strength 9 of 30; one of its fourteen operations is the identity.
             "augment": "repeat(3)|inception_crop(224)|flip"
             "|randaugment(2, 3, probability=0.93, fill=0.0)|mixup_or_cutmix(0.2, 1.0, 0.5)",
             "eval_preprocess": "resize_small(256)|central_crop(224)",
@@ -187,7 +186,7 @@ RECIPES = {
             "data.train_split": "train[:99%]",
             "batch_size": 1024,
             "total_epochs": 90.0,
-            # Inception crops of at least 5 % of the area are that project's default.
+            # big_vision: inception crops cover at least 5 % of the area by default.
             "augment": "inception_crop(224, 0.05)|flip|randaugment(2, 10, increasing=False)"
             "|mixup(0.2)",
             "eval_preprocess": "resize_small(256)|central_crop(224)",
@@ -196,7 +195,7 @@ RECIPES = {
             "model.dtype": "bfloat16",
             "optim.moment_dtype": "bfloat16",
             "optim.learning_rate": 1e-3,
-            "optim.weight_decay": 1e-4 / 1e-3,  # there not multiplied by the learning rate
+            "optim.weight_decay": 1e-4 / 1e-3,  # big_vision: not multiplied by the learning rate
             "optim.rules": _NOT_DECAYED,
             "optim.clip_norm": 1.0,
             "schedule.name": "cosine",
@@ -229,7 +228,7 @@ RECIPES = {
     "swin:imagenet2012": Recipe(_SWIN, _swin(0.2)),
     "swin:imagenet2012,model=swin_s": Recipe(_SWIN, _swin(0.3)),
     "swin:imagenet2012,model=swin_b": Recipe(_SWIN, _swin(0.5)),
-    # The sizes of the test images are those of the published weights.
+    # Sizes of the resized test images: metadata of the published weights.
     "swin:imagenet2012,recipe=torchvision": Recipe(_TORCHVISION, _torchvision_swin(0.2, 232)),
     "swin:imagenet2012,model=swin_s,recipe=torchvision": Recipe(
         _TORCHVISION, _torchvision_swin(0.3, 246)

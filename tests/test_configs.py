@@ -1,4 +1,4 @@
-"""Every config of the repository: it resolves for its datasets, and trains."""
+"""Every config of the repository resolves for its datasets, and trains for two steps."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from cv_jax.training import experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
-SHAPES = {  # (height, width, channels), classes and training examples of the datasets
+SHAPES = {  # dataset → (height, width, channels), classes, training examples
     "digits": ((8, 8, 1), 10, 1438),
     "mnist": ((28, 28, 1), 10, 60000),
     "cifar10": ((32, 32, 3), 10, 50000),
@@ -23,7 +23,7 @@ SHAPES = {  # (height, width, channels), classes and training examples of the da
 
 
 class Blank:
-    """A stand-in for a dataset that is not here: right in shape and size, black in every pixel."""
+    """Records with the shape and number of a dataset's images, all black."""
 
     def __init__(self, shape, size):
         self.shape, self.size = shape, size
@@ -36,7 +36,7 @@ class Blank:
 
 
 def references():
-    """Each file with each dataset, and with each model that its docstring offers."""
+    """Each file with each dataset, and with each option in its docstring."""
     for file in FILES:
         text = file.read_text()
         for dataset in SHAPES:
@@ -47,7 +47,7 @@ def references():
 
 
 @pytest.mark.parametrize("reference", list(references()))
-def test_it_resolves(reference, monkeypatch):
+def test_a_config_resolves(reference, monkeypatch):
     stem, _, argument = reference.partition(":")
     dataset = argument.partition(",")[0]
     shape, classes, size = SHAPES[dataset]
@@ -73,13 +73,13 @@ def test_it_resolves(reference, monkeypatch):
     assert parts.every("checkpoint.every") > 0
 
 
-def test_every_config_says_how_to_run_it():
+def test_every_docstring_has_the_command():
     for file in FILES:
         docstring = file.read_text().split('"""')[1]
         assert f"python launch.py --config configs/{file.name}" in docstring
 
 
-# One config of each family, narrow where the net is large: what is tested is that it trains.
+# Config of each model family → overrides that make large networks small.
 FAMILIES = {
     "linear": {},
     "mlp": {},
@@ -103,7 +103,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("reference", FAMILIES)
-def test_its_family_makes_two_steps(reference, load_config):
+def test_a_family_makes_two_steps(reference, load_config):
     name, _, argument = reference.partition(":")
     few = {"total_steps": 2, "batch_size": 8, "mesh.devices": 1, "schedule.warmup_epochs": "none"}
     parts = experiment.build(load_config(name, {**few, **FAMILIES[reference]}, argument))

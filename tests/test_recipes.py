@@ -1,4 +1,4 @@
-"""Configs for ImageNet state published recipes: nothing else, and nothing less."""
+"""ImageNet configs are equal to their published recipes."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_a_config_is_its_published_recipe(name):
     assert stated == {
         key: pytest.approx(v) if isinstance(v, float) else v for key, v in fields.items()
     }
-    # What a config sets beyond that would be a number without a source.
+    # Any other result field keeps its default: each number needs a source.
     model = config["model.name"]
     default = configs.flatten(configs.default("imagenet2012", model))
     kinds = {key: FIELDS[key].kind if key in FIELDS else "result" for key in config}
@@ -32,8 +32,8 @@ def test_a_config_is_its_published_recipe(name):
     assert PRESETS["imagenet2012"]["data.mean"] == config["data.mean"]
 
 
-def test_the_presets_are_the_statistics_in_general_use():
-    """torchvision: transforms of its classifiers' weights; timm: IMAGENET_DEFAULT_MEAN and _STD."""
+def test_the_preset_has_the_usual_mean_and_standard_deviation():
+    """Sources: transforms of torchvision's weights; IMAGENET_DEFAULT_MEAN and _STD of timm."""
     preset = PRESETS["imagenet2012"]
     assert preset["data.mean"] == (0.485, 0.456, 0.406)
     assert preset["data.std"] == (0.229, 0.224, 0.225)
