@@ -1,11 +1,11 @@
-"""Trains configs with several seeds and records their test accuracies.
+"""Train configs with several seeds, and record their test accuracies.
 
     python benchmarks/accuracy.py configs/linear.py configs/mlp.py --seeds 3 --output FILE
     python benchmarks/accuracy.py "configs/mlp.py --config.augment=flip" --runs DIR --output FILE
 
-Each run is the plain command `python launch.py --config CONFIG --config.seed=SEED` in a process of
-its own; its time includes start and compilation. Run directories are deleted, or kept in DIR, where
-a benchmark that is started again goes on with unfinished runs (and has no time for those).
+Each run is the command `python launch.py --config CONFIG --config.seed=SEED` in its own process;
+its time includes start and compilation. Run directories are deleted, or kept in DIR. With the same
+DIR a repeated benchmark continues unfinished runs, and records no time for them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(config: str, seed: int, folder: Path) -> dict:
-    """One run: its summary, its start as recorded, and its wall time in seconds."""
+    """Run one config, and return its summary, first start record and wall time in seconds."""
     name = re.sub(r"[^\w.=-]+", "-", f"{config}-{seed}")
     path, fresh = folder / name, not (folder / name).exists()
     command = [sys.executable, str(ROOT / "launch.py"), "--config", *shlex.split(config)]
@@ -43,19 +43,19 @@ def train(config: str, seed: int, folder: Path) -> dict:
 
 
 def main():
-    """Measures, prints a line for each config, and writes the file."""
+    """Parse the flags, and measure in a temporary folder or in `--runs`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the run directories here")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         measure(flags, flags.runs or Path(scratch))
 
 
 def measure(flags: argparse.Namespace, folder: Path):
-    """Runs them all; the file is written anew after each config."""
+    """Train every config with every seed; print a line and rewrite the file after each config."""
     known = {}
     if flags.output and flags.output.is_file():
         known = json.loads(flags.output.read_text())

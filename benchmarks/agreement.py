@@ -1,10 +1,10 @@
-"""What it costs several processes to agree: a word of process 0 through the coordination service,
-as `processes.Agreement` sends it, against a collective of one number over the devices.
+"""Time for several processes to agree on one value, by two methods.
 
     python benchmarks/agreement.py [--processes 2] [--output benchmarks/results/agreement.json]
 
-The processes run on this machine over loopback (CPU, gloo). Seconds are medians over 500 turns,
-in which each waits for what the others have to say.
+One method is a message of process 0 through the coordination service, as in `processes.Agreement`;
+the other is a collective of one number over the devices. The processes run on one machine over
+loopback (CPU, gloo). Seconds are medians over 500 messages or collectives.
 """
 
 import argparse
@@ -21,7 +21,7 @@ TURNS = 500
 
 
 def seconds(function) -> float:
-    """Median over the turns."""
+    """Return the median seconds of `TURNS` calls."""
     taken = []
     for turn in range(TURNS):
         begun = time.perf_counter()
@@ -31,7 +31,7 @@ def seconds(function) -> float:
 
 
 def process(address: str, count: int, index: int) -> None:
-    """One of the processes; the first prints what it found."""
+    """Measure in one process; process 0 prints the result."""
     import jax
     import numpy as np
 
@@ -47,7 +47,7 @@ def process(address: str, count: int, index: int) -> None:
 
     collective(0)  # compiles
     processes.barrier()
-    # Process 0 does not wait for the others: it is their time that counts.
+    # Process 0 sends without waiting, so the largest time of all processes counts.
     word = processes.gathered(seconds(processes.agreed))
     devices = processes.gathered(seconds(collective))
     found = {"processes": count, "word_seconds": max(word), "collective_seconds": max(devices)}
@@ -56,9 +56,10 @@ def process(address: str, count: int, index: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--output", type=Path)
+    """Start the processes, and print the result of process 0."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=2, help="number of processes")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

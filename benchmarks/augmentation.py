@@ -1,10 +1,10 @@
-"""What augmentation on the device costs, by operation and beside a training step of ViT-B/16.
+"""Time of each augmentation on the device, and its share of a training step of ViT-B/16.
 
     python benchmarks/augmentation.py [--batch_size 128] [--rounds 5] [--dtype bfloat16]
 
-Batches of random 224×224 images that lie on the device. Each line is the median time of
-`step.augment_batch` with one string, less that of the empty string, which only normalises; the
-share is of the recipe's whole training step without augmentation.
+The batch has random 224×224 images and is on the device. A line has the median time of
+`augment_batch` with one augmentation string, minus the time of the empty string, which only
+normalises. The share is relative to a whole training step without augmentation.
 """
 
 import argparse
@@ -51,7 +51,7 @@ STRINGS = {
 
 
 def seconds(function, *arguments, rounds: int) -> float:
-    """Median time of a call, after one that compiles."""
+    """Return the median seconds of a call, after a first call that compiles."""
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(rounds):
@@ -62,7 +62,7 @@ def seconds(function, *arguments, rounds: int) -> float:
 
 
 def step_seconds(flags: argparse.Namespace) -> float:
-    """Median time of a training step of ViT-B/16 on a batch that lies on the device."""
+    """Return the median seconds of a training step of ViT-B/16 on a batch on the device."""
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
         for split in ("train", "val"):
@@ -98,12 +98,12 @@ def step_seconds(flags: argparse.Namespace) -> float:
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="bfloat16", help="of the network")
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--rounds", type=int, default=5, help="calls whose median is taken")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the network")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
 
     config = configs.default("imagenet2012", "vit_b16")

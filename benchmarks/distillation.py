@@ -1,11 +1,11 @@
-"""What a student gains by a teacher where labels are few: ten images of each class of the digits.
+"""Accuracy that a student gains from a teacher when it has ten labelled digits of each class.
 
     python benchmarks/distillation.py --output benchmarks/results/distillation.json
 
-A teacher (configs/lenet5.py) learns from the whole training split. A small fully connected net then
-learns from 100 of its images: from their labels, with and without mixing images, and from the
-teacher, too, with mixing. Images, steps and seeds are the same. The gain is over the better of the
-two that learn from labels alone. Each run is a plain `python launch.py` in a process of its own.
+The teacher (configs/lenet5.py) learns from the whole training split. The student, a small fully
+connected network, learns from 100 of these images, in three ways: from labels, from labels with
+mixup, and from labels and the teacher with mixup. Images, steps and seeds are the same. The gain is
+relative to the better of the first two. Each run is `python launch.py` in its own process.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TAUGHT = [MIXED, "--config.distill.alpha=0.9", "--config.distill.temperature=2"]
 
 
 def train(flags: list[str], path: Path) -> tuple[dict, dict]:
-    """One run: its summary and its start as recorded."""
+    """Run one command, and return its summary and its start record."""
     command = [sys.executable, str(ROOT / "launch.py"), *flags, "--workdir", str(path)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if process.returncode:
@@ -44,10 +44,10 @@ def train(flags: list[str], path: Path) -> tuple[dict, dict]:
 
 
 def main():
-    """Measures, prints a line for each arm, and writes the file."""
+    """Measure, print a line for each run, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

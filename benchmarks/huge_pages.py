@@ -1,8 +1,8 @@
-"""What huge pages for large allocations are worth on a CPU: seconds a step without and with them.
+"""Seconds of a training step on a CPU without and with huge pages for large allocations.
 
     python benchmarks/huge_pages.py [--config configs/vit_b16.py] [--rounds 3]
 
-Rounds of the one and of the other alternate, each in a process of its own, since glibc reads the
+Rounds without and with huge pages alternate. Each has its own process, because glibc reads the
 setting when a process starts.
 """
 
@@ -31,7 +31,7 @@ print((time.perf_counter() - started) / {STEPS})
 
 
 def seconds(config: str, tunables: str) -> float:
-    """Seconds of one step in a fresh process with that setting of GLIBC_TUNABLES."""
+    """Return the seconds of a step in a new process with this value of GLIBC_TUNABLES."""
     process = subprocess.run(
         [sys.executable, "-c", CODE, config],
         env={**os.environ, "GLIBC_TUNABLES": tunables},
@@ -44,13 +44,13 @@ def seconds(config: str, tunables: str) -> float:
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     from cv_jax.run import json_files, provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_b16.py")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     small, huge = [], []
     for _ in range(flags.rounds):

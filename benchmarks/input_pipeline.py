@@ -1,18 +1,18 @@
-"""Images a second and core of this loader, of PyTorch's over Pillow, and of tf.data's.
+"""Images a second on one core: this loader, PyTorch's with Pillow, and tf.data.
 
     python benchmarks/input_pipeline.py --torch-python PYTHON --tensorflow-python PYTHON
 
-makes JPEGs of ImageNet's size (500x375, some 110 kB), re-encodes them with `cv_jax prepare` (short
-side 256, quality 90, and raw), and crops them at random to 224x224 with every contender. Each is a
-process of its own with one thread, all on the same core; they take turns, round by round, so that
-whatever else the machine does falls on all alike. The figures are medians over the rounds, by the
-clock and by the time of the processor, which a busy machine distorts less; ratios are those of the
-same round. The interpreters of the others need torch and Pillow, and
-tensorflow; without them they are left out.
+The benchmark writes JPEGs of the size of ImageNet's (500×375, about 110 kB), re-encodes them with
+`cv_jax prepare` (short side 256, quality 90, and raw), and crops them at random to 224×224 with
+every loader. Each loader is a process with one thread, all on the same core. The loaders take turns
+in every round, so that other load on the machine affects all of them. Results are medians over the
+rounds, in wall time and in processor time; other load distorts processor time less. Ratios compare
+loaders within a round. The two interpreters need torch and Pillow, or tensorflow; a loader without
+its interpreter is left out.
 
-The contenders deliver uint8 batches; flipping and normalising are left to the device by all.
-"bilinear" and "bicubic" are antialiased filters, "linear" interpolates between four pixels; Pillow
-has no such, so that "linear" is held against "bilinear" there.
+All loaders deliver uint8 batches; the device flips and normalises. "bilinear" and "bicubic" are
+antialiased filters; "linear" interpolates between four pixels. Pillow has no such filter, so
+"linear" is compared with its "bilinear".
 """
 
 import argparse
@@ -37,7 +37,7 @@ METHODS = ("bilinear", "bicubic", "linear")
 
 
 def picture(seed: int) -> bytes:
-    """A JPEG of 500x375: clouds at every scale, shapes with edges, and the noise of a sensor."""
+    """Return a JPEG of 500×375: noise at every scale, polygons, and sensor noise."""
     import cv2
     from PIL import Image
 
@@ -61,17 +61,17 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-# ---- Contenders: each returns a function that yields batches of all images, once.
+# ---- Loaders: each function returns a function that yields batches of all images, once.
 
 
 def stream(source: str, method: str, count: int):
-    """The training batches of this library."""
+    """Return the training batches of this library."""
     from cv_jax import augment
     from cv_jax.data import pipeline, sources, subsets
 
     parsed = augment.parse(f"inception_crop({SIZE}, method='{method}')|flip")
     opened = sources.open_source(source, "train", None)
-    # As many examples as ImageNet has: Grain takes longest to shuffle few.
+    # As many examples as ImageNet: Grain shuffles a small set more slowly.
     records = subsets.Subset(opened.records, np.arange(1_281_167) % count)
     return pipeline.TrainBatches(
         pipeline.Images(dataclasses.replace(opened, records=records), parsed.fixed),
@@ -84,22 +84,22 @@ def stream(source: str, method: str, count: int):
 
 
 def ours(source: str, method: str, count: int, rounds: int):
-    """Batches as a run gets them, loaded by one thread."""
+    """Batches of a training run, loaded by one thread."""
     from cv_jax.data import pipeline
 
     each, starts = stream(source, method, count), itertools.count(0, count // BATCH)
 
     def batches():
         start = next(starts)
-        each.total_steps = start + count // BATCH  # nothing is loaded ahead into the next round
+        each.total_steps = start + count // BATCH  # prefetch nothing for the next round
         yield from pipeline.iterate(each, start, workers=0, threads=1, prefetch=1)
 
     return batches
 
 
 def bare(source: str, method: str, count: int, rounds: int):
-    """Decoding, cropping and resizing alone, in the same windows of the same images, whose bytes
-    and generators lie in memory: what the loader adds to."""
+    """Decoding, cropping and resizing without the loader: same images and windows, bytes and
+    generators in memory."""
     from cv_jax import augment
     from cv_jax.data import decode
 
@@ -121,7 +121,7 @@ def bare(source: str, method: str, count: int, rounds: int):
 
 
 def torch_loader(folder: str, method: str, count: int, rounds: int):
-    """A PyTorch DataLoader over Pillow, with torchvision's RandomResizedCrop written out."""
+    """PyTorch DataLoader with Pillow, and an own copy of torchvision's RandomResizedCrop."""
     import torch
     from PIL import Image
 
@@ -146,7 +146,7 @@ def torch_loader(folder: str, method: str, count: int, rounds: int):
 
 
 def window(generator, width, height):
-    """left, top, width, height of a crop of 8…100 % of the area and aspect 3/4…4/3."""
+    """Return left, top, width, height of a crop of 8 to 100 % of the area, aspect 3/4 to 4/3."""
     while True:
         area = width * height * generator.uniform(0.08, 1)
         ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -156,7 +156,7 @@ def window(generator, width, height):
 
 
 def tf_data(folder: str, antialias: bool, count: int, rounds: int):
-    """tf.data with the fused decode_and_crop_jpeg, as Google's training code has it."""
+    """tf.data with the fused decode_and_crop_jpeg, as in Google's training code."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -186,8 +186,7 @@ def tf_data(folder: str, antialias: bool, count: int, rounds: int):
 
 
 def serve(kind: str, arguments: list) -> None:
-    """Runs a round for each line on standard input; answers with images, seconds by the clock and
-    seconds of the processor."""
+    """Run a round for each line on stdin; print images, wall seconds and processor seconds."""
     makers = {"ours": ours, "bare": bare, "torch": torch_loader, "tf": tf_data}
     batches = makers[kind](*arguments)
     module = {"ours": "jax", "bare": "jax", "torch": "torch", "tf": "tensorflow"}[kind]
@@ -200,8 +199,8 @@ def serve(kind: str, arguments: list) -> None:
         print(json.dumps([images, *seconds]), flush=True)
 
 
-class Contender:
-    """A process that waits for its turn."""
+class Loader:
+    """A loader in its own process."""
 
     def __init__(self, python: str, kind: str, *arguments):
         words = [python, __file__, "--serve", kind, json.dumps(arguments)]
@@ -220,18 +219,19 @@ class Contender:
         self.version = json.loads(line)
 
     def round(self) -> list:
+        """Load all images once; return images, wall seconds and processor seconds."""
         print("go", file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
 
 def main():
-    """Measures and prints."""
+    """Write the images, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch-python", help="an interpreter with torch")
-    parser.add_argument("--tensorflow-python", help="an interpreter with tensorflow")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--torch-python", help="Python interpreter with torch and Pillow")
+    parser.add_argument("--tensorflow-python", help="Python interpreter with tensorflow")
+    parser.add_argument("--images", type=int, default=256, help="number of images")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds whose median is taken")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.serve:
@@ -269,9 +269,9 @@ def main():
 
 
 def measure(flags, photographs: str, temporary: str) -> dict:
-    """The rounds of all contenders, and their ratios."""
+    """Run all rounds of all loaders; return speeds and ratios."""
     size = flags.images, flags.rounds + 1
-    contenders = {}
+    loaders = {}
     sources = {
         "originals": photographs,
         "q90": f"records:{temporary}-q90",
@@ -279,28 +279,28 @@ def measure(flags, photographs: str, temporary: str) -> dict:
     }
     folder = f"{temporary}/train"
     for method in METHODS:
-        contenders[f"bare {method}"] = Contender(sys.executable, "bare", photographs, method, *size)
+        loaders[f"bare {method}"] = Loader(sys.executable, "bare", photographs, method, *size)
         for name, source in sources.items():
-            mine = Contender(sys.executable, "ours", source, method, *size)
-            contenders[f"ours {name} {method}"] = mine
+            mine = Loader(sys.executable, "ours", source, method, *size)
+            loaders[f"ours {name} {method}"] = mine
         if flags.torch_python and method != "linear":
-            theirs = Contender(flags.torch_python, "torch", folder, method, *size)
-            contenders[f"torch {method}"] = theirs
+            theirs = Loader(flags.torch_python, "torch", folder, method, *size)
+            loaders[f"torch {method}"] = theirs
         if flags.tensorflow_python and method != "bicubic":
-            theirs = Contender(flags.tensorflow_python, "tf", folder, method != "linear", *size)
-            contenders[f"tf {method}"] = theirs
-    for contender in contenders.values():
-        contender.round()  # warms up
-    clock = {name: [] for name in contenders}
-    processor = {name: [] for name in contenders}
+            theirs = Loader(flags.tensorflow_python, "tf", folder, method != "linear", *size)
+            loaders[f"tf {method}"] = theirs
+    for loader in loaders.values():
+        loader.round()  # warm-up
+    clock = {name: [] for name in loaders}
+    processor = {name: [] for name in loaders}
     for _ in range(flags.rounds):
-        for name, contender in contenders.items():
-            images, seconds, busy = contender.round()
+        for name, loader in loaders.items():
+            images, seconds, busy = loader.round()
             clock[name].append(images / seconds)
             processor[name].append(images / busy)
 
     def ratio(a, b):
-        if b not in contenders:
+        if b not in loaders:
             return {}
         return {
             f"{a} / {b}": {
@@ -317,9 +317,9 @@ def measure(flags, photographs: str, temporary: str) -> dict:
             ratios |= ratio(f"ours {name} {method}", pillow)
         ratios |= ratio(f"ours originals {method}", f"tf {method}")
     versions = {}
-    for contender in contenders.values():
-        versions |= contender.version
-        contender.process.kill()
+    for loader in loaders.values():
+        versions |= loader.version
+        loader.process.kill()
     return {
         "images_per_second": {name: statistics.median(values) for name, values in clock.items()},
         "images_per_processor_second": {

@@ -1,11 +1,10 @@
-"""What the training loop costs beside the bare jitted step.
+"""Time of a step of the training loop, relative to the bare jitted step.
 
     python benchmarks/loop_overhead.py [--config configs/vit_ti16.py] [--steps 190] [--rounds 5]
 
-The bare step runs on one batch that already lies on the device. The loop is `loop.train` with its
-loader, augmentation, logging and checkpoints, these as often as the config says. Both compute the
-same step; rounds of the one and of the other alternate in one process, and the ratio of their
-median times is printed with the machine.
+The bare step runs on one batch that is on the device. The loop is `loop.train` with loader,
+augmentation, logging and checkpoints at the intervals of the config. Both compute the same step.
+Their rounds alternate in one process, and the ratio of the median times is printed.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from cv_jax.training import experiment, loop
 
 
 def bare(parts: experiment.Experiment, steps: int) -> float:
-    """Seconds a step on a batch that is already there."""
+    """Return the seconds of a step on a batch on the device."""
     state, step = parts.init()(), parts.train_step()
     batch = next(parts.train_batches(0))
     state, metrics = step(state, batch)
@@ -37,7 +36,7 @@ def bare(parts: experiment.Experiment, steps: int) -> float:
 
 
 def whole_loop(parts: experiment.Experiment) -> float:
-    """Seconds a step of the whole loop, between its first and its last line of timing."""
+    """Return the seconds of a step of the loop, between the first and last line of timing.jsonl."""
     with tempfile.TemporaryDirectory() as folder:
         loop.train(parts, Path(folder) / "run", "")
         lines = json_files.read_lines(Path(folder) / "run" / "timing.jsonl")
@@ -45,14 +44,14 @@ def whole_loop(parts: experiment.Experiment) -> float:
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_ti16.py")
     parser.add_argument("--steps", type=int, default=190)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--save_every", type=int, help="steps from save to save")
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--save_every", type=int, help="steps between checkpoints")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     overrides = {
         "batch_size": str(flags.batch_size),

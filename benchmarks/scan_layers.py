@@ -1,10 +1,10 @@
-"""What scanning over the blocks and rematerialising them cost and save: a table for one model.
+"""Compile time and memory with scanned and rematerialised blocks: a table for one model.
 
     python benchmarks/scan_layers.py [MODEL [BATCH]]
 
-Compiles (runs nothing) the loss and gradient of a full-size model at its published input and prints
-for every policy, unrolled and scanned: seconds to trace and compile, and the compiler's own count
-of temporary memory. Recorded in results/scan_layers.txt.
+Compiles the loss and gradient of a full-size model at its published input size, without running
+them. Prints for every policy, unrolled and scanned, the seconds to trace and compile, and the
+compiler's estimate of temporary memory. Recorded in benchmarks/results/scan_layers.txt.
 """
 
 import json
@@ -19,7 +19,7 @@ from cv_jax.models.encoder import REMAT_POLICIES
 
 
 def measure(name: str, batch: int, **fields) -> dict:
-    """Seconds and GiB of one compiled gradient."""
+    """Return the compile seconds and the GiB of one gradient."""
     model = models.create(name, **fields)
     inputs = jax.eval_shape(lambda: models.dummy_inputs(name, batch))
     variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
@@ -38,6 +38,7 @@ def measure(name: str, batch: int, **fields) -> dict:
 
 
 def main():
+    """Measure and print."""
     name = sys.argv[1] if len(sys.argv) > 1 else "vit_l16"
     batch = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     print(f"{name}, batch {batch}, float32, {jax.default_backend()}, jax {jax.__version__}")

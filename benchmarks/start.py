@@ -1,10 +1,10 @@
-"""Seconds from the start of a process to the end of its first step, with and without a warm cache.
+"""Seconds from the start of a process to the end of its first step, with a cold and a warm cache.
 
     python benchmarks/start.py [--configs configs/vit_ti16.py …] [--rounds 5]
 
-Each round starts every config twice, with an empty cache of compiled programs and with what that
-start left there. Of each kind the fastest start counts: what else the machine does only slows one
-down.
+Each round starts every config twice: with an empty cache of compiled programs, and with the cache
+that this start filled. The fastest start of each kind counts, because other load on the machine can
+only slow a start down.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(config: str, cache: str) -> dict[str, float]:
-    """The first line of timing.jsonl of a run of one step."""
+    """Train one step, and return the first line of timing.jsonl."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["total_steps=1", "schedule.warmup_epochs=none", f"compile_cache={cache}"]
         command = [sys.executable, "launch.py", "--config", config, "--workdir", f"{folder}/run"]
@@ -32,13 +32,13 @@ def start(config: str, cache: str) -> dict[str, float]:
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--configs", nargs="+", default=["configs/vit_ti16.py", "configs/resnet20_cifar.py"]
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     starts = {config: {"cold": [], "warm": []} for config in flags.configs}
     for round_ in range(flags.rounds):

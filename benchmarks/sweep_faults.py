@@ -1,15 +1,15 @@
-"""A sweep that is killed twice against one that is left alone, and one with a trial that fails.
+"""Results of a sweep that is killed twice, and of a sweep with a failing trial.
 
     python benchmarks/sweep_faults.py --output benchmarks/results/sweep_faults.json
 
-Twelve small fully connected nets (four widths, three seeds) on two slots, three times over: in
-peace; with `kill -9` of the scheduler alone and later of the scheduler with its trials, in the
-middle of trainings; and with another point in place of the last, whose learning rate lets its loss
-overflow. Every sweep is a plain `python launch.py --sweep` in a process of its own.
+Twelve small fully connected networks (four widths, three seeds) on two slots, in three sweeps:
+undisturbed; with `kill -9` of the scheduler, and later of the scheduler and its trials, during
+training; and with a last trial whose loss overflows. Every sweep is `python launch.py --sweep` in
+its own process.
 
-It is an error if the killed sweep does not end with the metric lines, summaries and weights of the
-one in peace, byte for byte, if any trial was trained to its end more than once, or if the failing
-one costs more than its own result.
+The benchmark fails if metric lines, summaries and weights of the killed sweep differ from those of
+the undisturbed one in any byte, if a trial is trained to its end more than once, or if the failing
+trial affects any other trial.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def sweep():
 
 
 def sweep_broken():
-    """The same, the last of which fails."""
+    """The same points, with a last one that fails."""
     *points, last = sweep()
     yield from points
     yield {**last, "optim.learning_rate": 1e30, "optim.name": "sgd"}
@@ -55,20 +55,20 @@ FLAGS = [
 
 
 def command(folder: Path, name: str, sweep: str = "--sweep=") -> list[str]:
-    """The sweep of that name."""
+    """Return the command of the sweep with this name."""
     place = ["--sweep_dir", str(folder / name), *FLAGS]
     launch = [sys.executable, str(ROOT / "launch.py")]
     return [*launch, "--config", str(folder / "small.py"), sweep, *place]
 
 
 def start(words: list[str]) -> subprocess.Popen:
-    """The scheduler, whose lines are not shown."""
+    """Start the scheduler, with captured output."""
     pipe = subprocess.PIPE
     return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
 
 def finish(process: subprocess.Popen, code: int) -> str:
-    """Everything that it said."""
+    """Wait for the exit code, and return the output."""
     out, err = process.communicate()
     if process.returncode != code:
         raise SystemExit(f"exit code {process.returncode} instead of {code}:\n{err}")
@@ -76,7 +76,11 @@ def finish(process: subprocess.Popen, code: int) -> str:
 
 
 def wait_for_training(process: subprocess.Popen, folder: Path, done: int) -> list[psutil.Process]:
-    """Until so many trials are done, two others run, and one of them is past a checkpoint."""
+    """Wait until `done` trials have ended, two others run, and one of these has a checkpoint.
+
+    Returns:
+      The running trials.
+    """
     while True:
         if process.poll() is not None:
             raise SystemExit(f"the sweep ended before it was killed:\n{process.communicate()[1]}")
@@ -92,12 +96,12 @@ def wait_for_training(process: subprocess.Popen, folder: Path, done: int) -> lis
 
 
 def finished(folder: Path) -> list[Path]:
-    """Run directories that are trained to their ends."""
+    """Return the run directories with finished training."""
     return sorted(path.parent for path in folder.glob("*/summary.json"))
 
 
 def result(path: Path) -> dict[str, object]:
-    """What a run computed."""
+    """Return weights, step, metric lines and summary of a run."""
     weights, step = checkpoint.read_newest(path / "checkpoints", lambda name: True)
     return {
         **{name: (path / name).read_bytes() for name in ("metrics.jsonl", "summary.json")},
@@ -107,17 +111,17 @@ def result(path: Path) -> dict[str, object]:
 
 
 def ends(path: Path) -> int:
-    """How often its processes said that the training is done."""
+    """Return how many processes of a run report the end of the training."""
     return path.with_name(f"{path.name}.log").read_text().count("\ndone in ")
 
 
 def starts(path: Path) -> list[int]:
-    """The step of each start."""
+    """Return the step of each start."""
     return [start["step"] for start in json.loads((path / "run.json").read_text())]
 
 
 def measure(folder: Path) -> dict:
-    """All three sweeps."""
+    """Run the three sweeps, and return the comparison."""
     (folder / "small.py").write_text(CONFIG)
     seconds = {}
 
@@ -125,7 +129,7 @@ def measure(folder: Path) -> dict:
     finish(start(command(folder, "peace")), 0)
     seconds["peace"] = round(time.monotonic() - begun, 1)
     peace = finished(folder / "peace")
-    print(f"in peace: {len(peace)} trials in {seconds['peace']} s", flush=True)
+    print(f"undisturbed: {len(peace)} trials in {seconds['peace']} s", flush=True)
 
     begun, kills = time.monotonic(), []
     for done, whole in ((2, False), (6, True)):
@@ -150,9 +154,9 @@ def measure(folder: Path) -> dict:
         if one != other
     ]
     begun = time.monotonic()
-    said = finish(start(command(folder, "broken", "--sweep=broken")), 1)
+    output = finish(start(command(folder, "broken", "--sweep=broken")), 1)
     seconds["broken"] = round(time.monotonic() - begun, 1)
-    report = said.replace(f"{folder}/", "").rpartition("\n\n")[2].splitlines()
+    report = output.replace(f"{folder}/", "").rpartition("\n\n")[2].splitlines()
     return {
         "trials": len(peace),
         "kills": kills,
@@ -165,9 +169,9 @@ def measure(folder: Path) -> dict:
 
 
 def main():
-    """Measures, prints, and writes the file."""
+    """Measure, print, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder))

@@ -1,13 +1,13 @@
-"""How much of their time slots stand idle while a sweep of short trials runs.
+"""Share of idle time of the slots in a sweep of short trials.
 
     python benchmarks/sweep_slots.py --output benchmarks/results/sweep_slots.json
 
-Twenty-four linear classifiers on two slots, a plain `python launch.py --sweep`. The time of a slot
-is from the first start of a trial to the last end of one; it is used while a trial's process lives
-(start and imports included: those are the trial's, not the scheduler's). What is idle is the gaps
-between trials and, at the end, the slot that has nothing left to do. The time from the start of a
-trial's process to the end of its first step is recorded beside it, for those whose programs the
-trials before them had compiled.
+`python launch.py --sweep` trains twenty-four linear classifiers on two slots. The time of a slot
+extends from the start of the first trial to the end of the last trial of the sweep. A slot is used
+while the process of a trial exists, including its start and imports. Idle times are the gaps
+between trials, and the end, when one slot has no trial left. The result also has the time from the
+start of a trial's process to the end of its first step, for trials that find their programs in the
+compilation cache.
 """
 
 import argparse
@@ -29,9 +29,9 @@ CONFIG = (ROOT / "configs" / "linear.py").read_text() + "\n\ndef sweep():\n    y
 
 
 def main():
-    """Measures, prints, and writes the file."""
+    """Measure, print, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "small.py").write_text(CONFIG)
@@ -43,7 +43,7 @@ def main():
             json_files.read_lines(Path(folder) / "sweep" / trial["trial"] / "timing.jsonl")
             for trial in trials
         ]
-    # The first two on their slots may have compiled what the others find in the cache.
+    # The first trial of each slot may compile the programs that later trials read from the cache.
     first_steps = [
         line["first_step_seconds"]
         for lines in timings[2:]

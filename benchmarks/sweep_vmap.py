@@ -1,10 +1,10 @@
-"""Trials trained together in one program against their separate runs, one after the other.
+"""Time to train trials together in one program, relative to separate runs one after the other.
 
     python benchmarks/sweep_vmap.py [--config configs/mlp.py] [--trials 32] [--set model.widths=64]
 
-Both train the same trials, seeds by learning rates, in this process and on one device. Two ratios
-are printed: of the whole times, in which every separate run is compiled for itself, and of the
-times from the first to the last line of `timing.jsonl`, when all is compiled.
+Both train the same trials, seeds times learning rates, in this process and on one device. Two
+ratios are printed: of the total times, with one compilation for each separate run, and of the times
+between the first and last line of `timing.jsonl`, without compilation.
 """
 
 import argparse
@@ -24,20 +24,20 @@ from cv_jax.training import experiment, loop
 
 
 def steps_only(folder: Path) -> float:
-    """Seconds between the first and the last step whose time was written at an interval."""
+    """Return the seconds between the first and last regular line of timing.jsonl."""
     lines = json_files.read_lines(folder / "timing.jsonl")
     lines = [line for line in lines if "first_step_seconds" not in line]
     return lines[-1]["seconds"] - lines[0]["seconds"]
 
 
 def main():
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/mlp.py")
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     shared = {
         "mesh.devices": "1",

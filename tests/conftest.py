@@ -1,8 +1,8 @@
-"""Shared by all tests: eight simulated devices, and a data folder of their own."""
+"""Fixtures of all tests: eight simulated devices, and a data folder in a temporary directory."""
 
 import os
 
-# Before jax is imported: any test may build a mesh of up to eight devices.
+# jax reads these variables at import. Tests build meshes of up to eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     flags = os.environ.get("XLA_FLAGS", "")
@@ -14,8 +14,7 @@ import pathlib  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
 
-# One cache of compiled programs for the session, which its workers and the commands that the tests
-# start share; nothing is read from or left in the user's own.
+# Test workers and the commands that tests start share one temporary cache of compiled programs.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cv_jax_tests_")
@@ -24,8 +23,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# The same examples in every run, so that a change is what makes a test fail;
-# `--hypothesis-profile=default` draws new ones, `=long` many more of them.
+# Every run tests the same examples. `--hypothesis-profile=default` draws new examples, and
+# `--hypothesis-profile=long` draws 500 for each test.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("long", max_examples=500)
 settings.load_profile("same")
@@ -35,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """A TFDS folder that holds the embedded digits."""
+    """TFDS folder with the embedded digits."""
     from cv_jax.data import digits
 
     return digits.ensure(tmp_path_factory.mktemp("tfds"))
@@ -43,7 +42,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def load_config(data_dir):
-    """`load_config("mlp", {"total_steps": 3}, …)`: a config of this repository, resolved."""
+    """`load_config("mlp", {"total_steps": 3}, …)` returns a resolved config of this repository."""
     from cv_jax import config
 
     def load(name, overrides=None, argument=""):

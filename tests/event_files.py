@@ -1,10 +1,10 @@
-"""Reading what TensorBoard reads: records of length, checksum, bytes, checksum."""
+"""Reader of TensorBoard event files: records of length, checksum, bytes, checksum."""
 
 import struct
 
 
 def read_points(folder):
-    """(name, step, value) of every scalar in the event files of a folder, in order."""
+    """Return (name, step, value) of every scalar in the event files of a folder, in order."""
     from tensorboardX.proto.event_pb2 import Event
 
     points = []
