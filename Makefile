@@ -1,6 +1,7 @@
 # make run [CONFIG=configs/lenet5.py] [ARGS="--config.seed=1"]   train, or continue
 # make test                                                      all tests
-# make lint                                                      ruff
+# make quick                                                     the tests without the slow ones
+# make lint                                                      ruff, and the layers of imports
 # Both commands make .venv and install what they need, once.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ ARGS ?=
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test lint clean
+.PHONY: run test quick lint clean
 
 run: $(VENV)/.core
 	python launch.py --config $(CONFIG) $(ARGS)
@@ -18,9 +19,13 @@ run: $(VENV)/.core
 test: $(VENV)/.dev lint
 	python -m pytest -n 2 --dist loadfile $(ARGS)
 
+quick: $(VENV)/.dev lint
+	python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
 lint: $(VENV)/.dev
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 $(VENV)/.core: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +38,4 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache *.egg-info

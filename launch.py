@@ -1,4 +1,4 @@
-"""Trains, continues or scores one run, or a sweep of runs.
+"""Train, continue or evaluate one run, or a sweep of runs.
 
 python launch.py --config configs/vit_b16.py
 python launch.py --config configs/vit_b16.py:cifar10 --config.optim.learning_rate=3e-4
@@ -12,27 +12,25 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import clusters, processes
-from cv_jax.errors import InputError, RunError, one_line
+from cv_jax.errors import ExitCode, InputError, RunError, one_line
 from cv_jax.sweep import slurm
 
-# May differ between the processes of a run: where and how each loads the same data.
+# Fields that may differ between processes: how and where each of them loads the same data.
 LOCAL = ("data.dir", "data.workers", "data.threads", "data.prefetch", "compile_cache")
-
-FAILED, MISTAKE = 1, 2
 
 
 def use_huge_pages() -> None:
-    """Starts this program over, once, with huge pages for large allocations.
+    """Restart this program once, on Linux, with huge pages for large allocations.
 
-    Every step allocates its working memory anew, and on a CPU the kernel then spends much of the
-    time on mapping it in pages of 4 KiB (`benchmarks/huge_pages.py` measures how much). glibc reads
-    this setting only when a process starts; elsewhere than on Linux nothing happens.
+    Every step on a CPU allocates its working memory anew, and mapping it in pages of 4 KiB takes
+    much of the time (`benchmarks/huge_pages.py`). glibc reads the setting when a process starts.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
@@ -40,10 +38,10 @@ def use_huge_pages() -> None:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Flags, and the overrides `--config.NAME=VALUE` as name → text.
+    """Return the flags, and the overrides `--config.NAME=VALUE` as name → text.
 
     Raises:
-      InputError: an unknown flag, or one without its value.
+      InputError: a flag is unknown, has no value, or does not fit the other flags.
     """
     overrides, rest = {}, []
     words = iter(arguments)
@@ -57,76 +55,126 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
             if value is None or value.startswith("--"):
                 raise InputError(f"{word} needs a value: {word}=VALUE")
         overrides[name] = value
+    flags = _make_parser().parse_args(rest)
+    _check_together(flags)
+    return flags, overrides
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise InputError(f"{message}; see python launch.py --help")
 
-    fields = "\n".join(
-        f"  --config.{field.name:28} {field.meaning} (default {field.default!r}; {field.kind})"
-        for field in FIELDS.values()
-    )
-    parser = Parser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; see python launch.py --help")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
         prog="launch.py",
         description=__doc__,
-        epilog=f"fields, beside those of the model under --config.model:\n{fields}",
+        epilog=_describe_fields(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:DATASET[,KEY=VALUE…]]")
     parser.add_argument(
-        "--workdir", type=Path, help="run directory; made from the config if absent"
+        "--config",
+        required=True,
+        metavar="FILE[:DATASET[,KEY=VALUE…]]",
+        help="config file, and the argument of its get_config",
+    )
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="run directory (default: named by the config)"
     )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--evaluate", action="store_true", help="score the newest checkpoint")
+    mode.add_argument("--evaluate", action="store_true", help="evaluate the newest checkpoint")
     mode.add_argument(
-        "--dry_run", action="store_true", help="shapes, parameters, multiply-adds and memory"
+        "--dry_run",
+        action="store_true",
+        help="print shapes, parameters, multiply-adds and memory; write nothing",
     )
-    group = parser.add_argument_group("several processes, where no cluster tells them")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num_processes", type=int, help="how many there are")
-    group.add_argument("--process_id", type=int, help="which one this is, from 0")
+    group = parser.add_argument_group("several processes (on a known cluster: found automatically)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
+    _add_sweep_flags(parser)
+    cluster = parser.add_argument_group("Slurm jobs, for --sweep_executor=slurm")
+    for option in slurm.OPTIONS:
+        kind = {"action": "append"} if option.kind is list else {"type": option.kind}
+        cluster.add_argument(f"--slurm.{option.name}", help=option.meaning, metavar="…", **kind)
+    return parser
+
+
+def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     sweep = parser.add_argument_group("sweeps (see cv_jax/sweep/points.py)")
     sweep.add_argument(
         "--sweep",
         nargs="?",
         const="",
         metavar="NAME,NAME",
-        help="run every point of the config file's sweep(), or of the product of sweep_NAME()s",
+        help="run every point of the config file's sweep(), or all combinations of the points of "
+        "its sweep_NAME()",
     )
-    sweep.add_argument("--seeds", type=int, metavar="N", help="each point with seeds 0 … N-1")
+    sweep.add_argument("--seeds", type=int, metavar="N", help="run each point with seeds 0 … N-1")
     sweep.add_argument(
         "--search",
         nargs="?",
         const="random",
         metavar="METHOD",
-        help="draw points from the config file's search(): random, or optuna",
+        help="run points drawn from the config file's search(): random (default) or optuna",
     )
-    sweep.add_argument("--trials", type=int, metavar="N", help="points of a search; 20")
-    sweep.add_argument("--sweep_dir", type=Path, help="folder of the trials; made from the config")
+    sweep.add_argument("--trials", type=int, metavar="N", help="points of a search (default 20)")
+    sweep.add_argument(
+        "--sweep_dir",
+        type=Path,
+        metavar="DIR",
+        help="directory of the trials (default: named by the config)",
+    )
     sweep.add_argument(
         "--slots",
         type=int,
         metavar="N",
-        help="trials at a time, over all devices; one for each GPU or TPU chip, and one on a CPU",
+        help="trials at a time, sharing all devices (default: one for each GPU or TPU chip; one on "
+        "a CPU)",
     )
     sweep.add_argument(
         "--sweep_executor",
         choices=("slots", "vmap", "slurm"),
-        help="slots: each trial in a process of its own; vmap: trials that differ in numbers only, "
-        "all in one program over all devices; slurm: each trial a job; default: slots",
+        help="slots (default): each trial in its own process; vmap: all trials in one program, if "
+        "they differ in numbers only; slurm: each trial as a job",
     )
-    cluster = parser.add_argument_group("jobs of Slurm, for --sweep_executor=slurm")
-    for option in slurm.OPTIONS:
-        kind = {"action": "append"} if option.kind is list else {"type": option.kind}
-        cluster.add_argument(f"--slurm.{option.name}", help=option.meaning, metavar="…", **kind)
-    flags = parser.parse_args(rest)
-    _check_together(flags)
-    return flags, overrides
+
+
+def _describe_fields() -> str:
+    """Return every config field with its meaning, range, default and kind."""
+    lines = [
+        "config fields: --config.FIELD=VALUE (of the model: --config.model.FIELD=VALUE, listed in",
+        "cv_jax/models). Result fields decide the result and are fixed for a run directory;",
+        "evaluation fields decide what is measured; run fields may change at every restart.",
+        "",
+    ]
+    for field in FIELDS.values():
+        facts = filter(None, (field.range, f"default {_text(field.default)}", field.kind))
+        lines.append(
+            textwrap.fill(
+                f"{field.meaning} ({'; '.join(facts)})",
+                width=100,
+                initial_indent=f"  --config.{field.name:28} ",
+                subsequent_indent=" " * 40,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    return "\n".join(lines)
+
+
+def _text(default: object) -> str:
+    """Return a default as the command line writes it."""
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "empty"
+    return str(default) or "empty"
 
 
 def _check_together(flags: argparse.Namespace) -> None:
-    """Raises an `InputError` for flags that make no sense with the others."""
+    """Raise an `InputError` for flags that exclude each other or need another flag."""
     given = {
         name for name, value in vars(flags).items() if value is not None and value is not False
     }
@@ -149,10 +197,10 @@ def _check_together(flags: argparse.Namespace) -> None:
 
 
 def check_xla_flags(flags: str) -> str:
-    """The environment's compiler flags and these, tried in a process of its own.
+    """Return the flags of `XLA_FLAGS` and these, after a test in a separate process.
 
     Raises:
-      InputError: XLA does not know them (it would end the process without a word about the config).
+      InputError: XLA rejects a flag. In this process XLA would abort without a Python exception.
     """
     both = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     trial = subprocess.run(
@@ -168,7 +216,7 @@ def check_xla_flags(flags: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The program; returns its exit code."""
+    """Run one command, and return its exit code."""
     flags, overrides = parse_arguments(arguments)
     if flags.sweep is not None or flags.search is not None:
         from cv_jax.sweep import main as sweeps
@@ -178,10 +226,10 @@ def main(arguments: list[str]) -> int:
     if config.xla_flags:
         os.environ["XLA_FLAGS"] = check_xla_flags(config.xla_flags)
 
-    # Imported only now: jax reads its flags when it first touches a device.
+    # Import after setting XLA_FLAGS: jax reads them when it first uses a device.
     from cv_jax.devices import compile_cache
     from cv_jax.run import workdir
-    from cv_jax.training import dry_run, experiment, loop
+    from cv_jax.training import dry_run, evaluate, experiment, loop
 
     stated = clusters.stated(flags.coordinator, flags.num_processes, flags.process_id)
     processes.start(stated or clusters.found(), config.mesh.heartbeat_seconds)
@@ -191,14 +239,14 @@ def main(arguments: list[str]) -> int:
     path = flags.workdir or workdir.default_workdir(flags.config, config)
     try:
         parts = experiment.build(config)
-    except RunError as error:  # nothing has begun: the input is at fault
+    except RunError as error:  # before training every error is a mistake in the input
         raise InputError(str(error)) from None
     processes.require_same("data", parts.fingerprint)
     if flags.dry_run:
         dry_run.describe(parts)
-        return loop.DONE
+        return ExitCode.DONE
     if flags.evaluate:
-        return loop.score(parts, path)
+        return evaluate.evaluate(parts, path)
     command = shlex.join(["python", "launch.py", *arguments])
     code = loop.train(parts, path, command)
     for split, data in parts.fingerprint.items():
@@ -208,28 +256,28 @@ def main(arguments: list[str]) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """`main`, with what goes wrong told in one line; of several processes all return the same."""
+    """Run `main`, and print an error as one line; all processes return the same exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return processes.finish(main(arguments))
     except InputError as error:
-        return processes.fail(MISTAKE, one_line(error))
+        return processes.fail(ExitCode.MISTAKE, one_line(error))
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, RunError) or getattr(error, "errno", None):  # what the system refused
-            return processes.fail(FAILED, one_line(error))
+        if isinstance(error, RunError) or getattr(error, "errno", None):  # a failed system call
+            return processes.fail(ExitCode.FAILED, one_line(error))
         if not processes.several():
             raise
         message = processes.lost(error)
         if message is None:
             traceback.print_exc()
             message = f"{type(error).__name__}: {error}"
-        return processes.fail(FAILED, message)
+        return processes.fail(ExitCode.FAILED, message)
 
 
 if __name__ == "__main__":
     use_huge_pages()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+    sys.stdout.reconfigure(errors="backslashreplace")  # paths may not be valid UTF-8
     code = run(sys.argv[1:])
-    if code == FAILED:
-        processes.end_at_once(code)  # threads that were still writing have nothing to add
+    if code == ExitCode.FAILED:
+        processes.end_at_once(code)  # do not wait for threads that still write
     sys.exit(code)

@@ -1,11 +1,11 @@
-"""What a training step sends between devices, against the least that its scheme needs.
+"""Bytes that a training step sends between devices, and the minimum for its kind of parallelism.
 
     python benchmarks/collectives.py [--config configs/vit_b16.py] [--output FILE]
 
-Compiles the step for 1, 2, 4 and 8 devices of this machine (of a CPU as many are simulated), with
-replicated parameters and with FSDP, and reads its collectives from the compiled program; nothing is
-run. The least: data parallelism reduces every gradient once; FSDP besides gathers every parameter
-that it has split once, and needs of the reduced gradients a part only. See docs/scaling.md.
+Compiles the step for 1, 2, 4 and 8 devices of this machine (simulated on a CPU), with replicated
+parameters and with FSDP, and reads the collectives from the compiled program; nothing is executed.
+Minimum: data parallelism reduces every gradient once; FSDP also gathers every sharded parameter
+once, and needs only a shard of the reduced gradients. See docs/several_hosts.md.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from cv_jax.training import dry_run, experiment
 
 
 def measure(reference: str, overrides: dict[str, str], devices: int, params: str) -> dict:
-    """One line of the table: bytes of what is reduced and gathered, and the least of both."""
+    """Return one row of the table: bytes of every kind of collective, and their minimum."""
     layout = {"mesh.devices": str(devices), "mesh.params": params}
     parts = experiment.build(configs.load(reference, {**overrides, **layout}))
-    state, batch = parts.abstract_state(), next(parts.train_batches(0))
+    state, batch = parts.abstract_state, next(parts.train_batches(0))
     compiled = parts.train_step().lower(state, batch).compile()
     found = collectives(compiled.as_text())
     leaves = jax.tree.leaves(state.params)
@@ -62,13 +62,13 @@ def measure(reference: str, overrides: dict[str, str], devices: int, params: str
 
 
 def main():
-    """Measures and prints."""
+    """Compile, count and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/vit_b16.py")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     size = flags.image_size
     overrides = {
@@ -83,12 +83,12 @@ def main():
         for devices in flags.devices:
             row = measure(flags.config, overrides, devices, params)
             rows.append(row)
-            said = ", ".join(
+            counts = ", ".join(
                 f"{found['count']} {kind} of {found['payload_bytes']:,} bytes"
                 for kind, found in row["collectives"].items()
             )
             least = ", ".join(f"{kind} {size:,}" for kind, size in row["least"].items())
-            print(f"{params:10} {devices} devices: {said or 'nothing'}; the least: {least}")
+            print(f"{params:10} {devices} devices: {counts or 'nothing'}; minimum: {least}")
     if flags.output:
         result = {
             "command": f"python benchmarks/collectives.py --config {flags.config}",

@@ -1,9 +1,9 @@
-"""Projects data parallelism and FSDP to many chips; prints the table of docs/scaling.md.
+"""Estimate data parallelism and FSDP on many chips: the table of docs/several_hosts.md.
 
     python benchmarks/scaling.py
 
-A model of arithmetic, not a measurement: docs/scaling.md states what it assumes. What is counted in
-compiled programs (benchmarks/collectives.py) is that a step sends no more than is reckoned here.
+A calculation, not a measurement; docs/several_hosts.md states its assumptions.
+benchmarks/collectives.py checks on compiled programs that a step sends no more than assumed here.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 from cv_jax import models
 
-UTILISATION = 0.4  # of the peak, in a step that waits for nobody
-LATENCY = 5e-6  # seconds, of one message
+UTILISATION = 0.4  # share of the peak FLOPs, without communication
+LATENCY = 5e-6  # seconds of one message
 
 
 class Chip(NamedTuple):
-    """Published peaks.
+    """Published peak performance.
 
     Attributes:
-      name: what it is called.
+      name: name of the chip.
       flops: dense bfloat16 operations a second.
-      node: chips that are joined by the fast network.
-      near: bytes a second that a chip sends to those of its node.
-      far: bytes a second that a chip sends to others.
+      node: number of chips in a fast network.
+      near: bytes a second that a chip sends within its node.
+      far: bytes a second that a chip sends to other nodes.
     """
 
     name: str
@@ -40,9 +40,9 @@ CHIPS = [
 
 
 def exchange(chip: Chip, chips: int, payload: float) -> float:
-    """Seconds to reduce-scatter, or to gather, a payload over so many chips.
+    """Seconds to reduce-scatter, or to gather, a payload over `chips` chips.
 
-    First within the nodes, then what is left of it between those of equal rank.
+    First within each node, then the remaining shard between chips of equal rank.
     """
     near = min(chip.node, chips)
     nodes = chips // near
@@ -52,15 +52,15 @@ def exchange(chip: Chip, chips: int, payload: float) -> float:
 
 
 def step(chip: Chip, chips: int, name: str, batch: int) -> tuple[float, float]:
-    """Seconds of computation, and of sending, of one step.
+    """Seconds of computation and of communication of one step.
 
-    Replicated parameters and FSDP send the same: the sum of the gradients is scattered, and then
-    gathered itself, or what it has made of the parameters.
+    Replicated parameters and FSDP send the same number of bytes: a reduce-scatter of the gradients,
+    and a gather of the gradients or of the updated parameters.
 
     Args:
-      chip: of which sort.
-      chips: how many.
-      name: the model, from the registry.
+      chip: type of chip.
+      chips: number of chips.
+      name: name of the model.
       batch: examples on each chip.
     """
     card = models.card(name)
@@ -69,7 +69,7 @@ def step(chip: Chip, chips: int, name: str, batch: int) -> tuple[float, float]:
 
 
 def main():
-    """Prints the table."""
+    """Print the table."""
     print("| chip | model | examples a chip | chips | computes | sends | efficiency |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for chip in CHIPS:

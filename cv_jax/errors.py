@@ -1,7 +1,18 @@
-"""Errors whose message is one line for the user, and the hints inside these messages."""
+"""Errors whose message is one line for the user, hints inside these messages, and exit codes."""
 
 import difflib
+import enum
 from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    FAILED = 1  # a failure outside the input, such as a full disk
+    MISTAKE = 2  # a mistake in the input
+    NOT_FINITE = 3  # the loss is NaN or infinite
+    STOPPED = 75  # stopped by a signal with everything saved: run again to continue
 
 
 class InputError(Exception):
@@ -17,8 +28,8 @@ class RunError(Exception):
 
 
 def one_line(error: object, longest: int = 1000) -> str:
-    """The message without line breaks, cut after `longest` characters."""
-    text = " ".join(str(error).split())
+    """The message without line breaks, cut after `longest` characters; else the error's type."""
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]} …"
 
 

@@ -1,8 +1,8 @@
-"""Run by `test_processes.py` on each of several processes: trains or scores one run after another.
+"""Train or evaluate one run after another, as one of the processes of `test_processes.py`.
 
     processes.py COORDINATOR COUNT INDEX JOBS
 
-JOBS is a JSON list of [train or score, config file, overrides, workdir].
+JOBS is a JSON list of ["train" or "score", config file, overrides, workdir].
 """
 
 import json
@@ -12,14 +12,15 @@ import sys
 from cv_jax import config as configs
 from cv_jax.devices import clusters, processes
 from cv_jax.training import experiment, loop
+from cv_jax.training.evaluate import evaluate
 
 
 def run(what, reference, overrides, workdir):
-    """One job, in this process."""
+    """Run one job, and return its exit code."""
     texts = {key: str(value) for key, value in overrides.items()}
     parts = experiment.build(configs.load(reference, texts))
     if what == "score":
-        return loop.score(parts, pathlib.Path(workdir))
+        return evaluate(parts, pathlib.Path(workdir))
     return loop.train(parts, pathlib.Path(workdir), "")
 
 

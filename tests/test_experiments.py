@@ -1,4 +1,4 @@
-"""The sweeps of configs/experiments: every point resolves, and some of each kind are built."""
+"""Sweeps of configs/experiments: every point resolves, and some points of each sweep are built."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from cv_jax import augment, models
 from cv_jax import config as configs
 from cv_jax.data import pipeline, sources
 from cv_jax.data.source import Source
+from cv_jax.errors import InputError
 from cv_jax.sweep import points
 from cv_jax.training import experiment
 
@@ -43,7 +44,7 @@ def test_points(name, least, dataset):
         assert config.image_size in (16, 32, 224)
 
 
-def test_every_experiment_says_how_to_run_it():
+def test_every_docstring_has_the_commands():
     for file in FOLDER.glob("*.py"):
         docstring = file.read_text().split('"""')[1]
         for argument in ("", ":cifar10", ":imagenet2012"):
@@ -51,15 +52,15 @@ def test_every_experiment_says_how_to_run_it():
             assert command in docstring
 
 
-def test_the_readme_shows_the_recorded_table():
+def test_the_documented_table_is_the_recorded_one():
     recorded = FOLDER.parent.parent / "benchmarks" / "results" / "experiments" / "lineage"
     table = (recorded / "report.md").read_text().split("\n\n")[2]
     assert len(table.splitlines()) == 2 + len(configs_of("lineage", "digits"))
-    assert table in (FOLDER.parent.parent / "README.md").read_text()
+    assert table in (FOLDER.parent.parent / "docs" / "experiments.md").read_text()
 
 
 def test_depth_counts_the_layers():
-    """Plain and residual nets of 8 … 56 layers; without their shortcuts they are the same nets."""
+    """Networks of 8 to 56 layers; plain and residual ones differ in their shortcuts only."""
     found = configs_of("depth", "cifar10")
     assert len(found) == 10
     for depth in (8, 20, 32, 44, 56):
@@ -69,21 +70,21 @@ def test_depth_counts_the_layers():
         assert 6 * plain.model.stage_sizes[0] + 2 == depth
         residual.model.shortcut, residual.model.name = "none", plain.model.name
         assert residual == plain
-    # The paper's 64,000 steps, or the epochs that are asked for.
+    # 64,000 steps as in the paper, or `epochs`.
     assert plain.total_steps == 64000
     short = configs.load(f"{FOLDER / 'depth.py'}:cifar10,net=plain,depth=20,epochs=20")
     assert (short.total_steps, short.total_epochs) == (None, 20.0)
-    with pytest.raises(configs.InputError, match="did you mean"):
+    with pytest.raises(InputError, match="did you mean"):
         configs.load(f"{FOLDER / 'depth.py'}:cifar10,net=plain,depth=21")
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_augmentation_adds_one_thing_after_the_other(dataset):
+def test_augmentation_adds_one_operation_after_the_other(dataset):
     found = configs_of("augmentation", dataset)
     strings = [c.augment for name, c in found.items() if name.startswith("net=vit")]
     assert len(strings) == 7
     counts = [sum(map(len, augment.parse(string)[1:])) for string in strings]
-    # CutMix takes its turn with mixup; all others are one more; the first two count as one step.
+    # CutMix shares an operation with mixup. Every other policy after flip_crop adds one.
     assert [b - a for a, b in zip(counts[1:], counts[2:], strict=False)] == [1, 1, 1, 0, 1]
     assert not any(augment.parse(strings[0])[3:])
     for net in ("resnet", "linear") if dataset != "imagenet2012" else ("resnet",):
@@ -91,7 +92,7 @@ def test_augmentation_adds_one_thing_after_the_other(dataset):
     assert len({c.total_epochs for c in found.values()}) == 1
 
 
-def test_lineage_holds_the_line_in_the_order_of_its_years():
+def test_lineage_is_in_the_order_of_the_years():
     for dataset in DATASETS:
         found = configs_of("lineage", dataset)
         years = [models.MODELS[config.model.name].year for config in found.values()]
@@ -101,7 +102,7 @@ def test_lineage_holds_the_line_in_the_order_of_its_years():
         for config in configs_of("lineage", "digits").values()
     }
     assert len(modules) == 9  # DeiT is a ViT
-    with pytest.raises(configs.InputError, match="none of linear, mlp"):
+    with pytest.raises(InputError, match="is not one of linear, mlp"):
         configs.load(f"{FOLDER / 'lineage.py'}:digits,model=resnet50")
 
 
@@ -121,7 +122,7 @@ def test_lineage_holds_the_line_in_the_order_of_its_years():
         ("lineage", "imagenet2012", 4),
     ],
 )
-def test_it_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
+def test_a_point_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
     shape, classes, size = SHAPES[dataset]
 
     def open_blank(name, split, folder, seed=0):

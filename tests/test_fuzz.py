@@ -1,213 +1,37 @@
-"""Whatever a config says, a run trains or ends in one clear line with exit code 2, never otherwise.
+"""Fuzzing of the command line: any config trains, or ends with one clear line and exit code 2.
 
-The command line runs in this process on tiny nets and a few digits. Every example either makes two
-steps (a longer run is then stopped as by SIGTERM, code 75) or is refused: code 2, a single line on
-stderr that begins with "error: ", nothing written. Code 3, a loss that is not finite, is granted to
-the numbers in `MAY_DIVERGE` only. Time and memory are bounded.
+An example makes two steps (a longer run is stopped by SIGTERM, exit code 75), or is refused: exit
+code 2, one line on stderr that begins with "error: ", no file written. Exit code 3, a loss that is
+not finite, is allowed for the fields in `fuzzing.MAY_DIVERGE` only.
 
 `python -m pytest tests/test_fuzz.py --hypothesis-profile=long` draws thousands of new examples.
 """
 
-import contextlib
-import faulthandler
+import functools
 import inspect
-import io
-import os
-import resource
-import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
-from unittest import mock
 
-import psutil
+import fuzzing
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from fuzzing import NETS, NUMBERS, ROOT, TEXTS, TINY, VALUES, max_examples
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import launch  # noqa: E402
-from cv_jax import config as configs  # noqa: E402
-from cv_jax.augment import STAGES  # noqa: E402
-from cv_jax.evaluation.plan import KINDS  # noqa: E402
-from cv_jax.optim import optimisers, schedules  # noqa: E402
-from cv_jax.tasks import losses  # noqa: E402
-from cv_jax.training import experiment  # noqa: E402
-
-SECONDS, GIBIBYTES = 300, 6  # an example may take at most; the memory is the whole process's
-
-_VIT = {"model.width": 8, "model.depth": 1, "model.num_heads": 2, "model.patch_size": 4}
-# Config → what makes it tiny.
-NETS = {
-    "linear": {},
-    "mlp": {"model.widths": "8"},
-    "lenet5": {"image_size": 16},
-    "vit_ti16": _VIT,
-    "mae": {
-        **_VIT,
-        "model.decoder_width": 8,
-        "model.decoder_depth": 1,
-        "model.decoder_num_heads": 2,
-    },
-    "swin": {"model.width": 4, "model.depths": "1,1", "model.num_heads": "1,2", "image_size": 16},
-    "resnet": {"model.widths": "4,4", "model.stem_width": 4, "model.stage_sizes": "1,1"},
-    "image_transformer": {},
-}
-TINY = {
-    "image_size": 8,
-    "batch_size": 8,
-    "eval.batch_size": 8,
-    "total_steps": 2,
-    "schedule.warmup_steps": 1,
-    "data.train_split": "train[:40]",
-    "data.eval_split": "test[:20]",
-    "mesh.devices": 1,
-    "augment": "",
-}
-
-# A number here may honestly make the loss of the first steps infinite.
-MAY_DIVERGE = {
-    *("optim.learning_rate", "optim.weight_decay", "optim.eps", "optim.trust_coefficient"),
-    *("optim.base_batch_size", "optim.rules", "data.mean", "data.std", "loss.z", "loss.gamma"),
-    *("model.dtype", "model.param_dtype"),
-}
-
-
-class Ending:
-    """How a run ended: exit code, what it said on stderr, and the batches that it took."""
-
-    def __init__(self, flags: list[str], workdir: Path):
-        self.flags, self.workdir, self.steps, self.code = flags, workdir, 0, None
-        batches = experiment.Experiment.train_batches
-
-        def stopped_after_two(parts, start_step):
-            for batch in batches(parts, start_step):
-                yield batch
-                self.steps += 1
-                if self.steps == 2 and parts.total_steps > 2:
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        with (
-            tempfile.TemporaryFile("w+") as said,  # a signal handler wants a file with a number
-            mock.patch.object(experiment.Experiment, "train_batches", stopped_after_two),
-            contextlib.redirect_stderr(said),
-            contextlib.redirect_stdout(io.StringIO()),
-            bounded(),
-        ):
-            self.code = launch.run([*flags, "--workdir", str(workdir)])
-            said.seek(0)
-            self.said = said.read()
-
-
-@contextlib.contextmanager
-def bounded():
-    """Memory beyond the limit is refused by the kernel; a process that hangs is ended."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = psutil.Process().memory_info().vms + GIBIBYTES * 2**30
-    faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        faulthandler.cancel_dump_traceback_later()
-
-
-def check(ending: Ending, fields: Iterable[str]) -> None:
-    """Asserts that a run with these fields changed trained or was refused as it should be."""
-    about = f"{ending.flags}: code {ending.code}: {ending.said}"
-    if ending.code == 2:
-        assert ending.said.startswith("error: "), about
-        assert ending.said.count("\n") == 1, about
-        assert 20 < len(ending.said) < 1500, about
-        assert not ending.workdir.exists(), about
-    elif ending.code == 3:
-        assert not MAY_DIVERGE.isdisjoint(fields), about
-    else:
-        assert ending.code in (0, 75), about
-        assert ending.steps >= 1, about
+from cv_jax import config as configs
+from cv_jax.augment import STAGES
+from cv_jax.evaluation.kinds import KINDS, options_of
+from cv_jax.optim import optimisers, schedules
+from cv_jax.tasks import losses
 
 
 @pytest.fixture(scope="module")
 def attempt(data_dir):
-    """`attempt("mlp", {"batch_size": "0"}, …)`: the ending of that run, checked."""
-
-    def run(net, overrides, argument="", file=None, words=(), only=None):
-        values = {**TINY, **NETS.get(net, {}), "data.dir": data_dir, **overrides}
-        reference = file or f"{ROOT}/configs/{net}.py"
-        flags = ["--config", f"{reference}:{argument}" if argument else reference]
-        if only is None:
-            flags += [f"--config.{name}={value}" for name, value in values.items()]
-        else:
-            flags += [f"--config.data.dir={data_dir}", *only]
-        folder = Path(tempfile.mkdtemp())
-        try:
-            ending = Ending([*flags, *words], folder / "run")
-            check(ending, overrides)
-        finally:
-            shutil.rmtree(folder)
-        return ending
-
-    return run
+    """`attempt("mlp", {"batch_size": "0"}, …)` returns the checked `fuzzing.Outcome`."""
+    return functools.partial(fuzzing.attempt, data_dir)
 
 
-def quietly(examples):
-    """So many examples where they are the same in every run, else as many as the profile says."""
-    return settings(
-        max_examples=examples if settings.default.derandomize else settings.default.max_examples,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+# ---- Values of fields
 
-
-# ---- Values
-
-NUMBERS = st.sampled_from(
-    [
-        *("0", "1", "2", "3", "-1", "-2", "0.5", "1.5", "1e-3", "0.1", "4", "7", "8", "16"),
-        *("1e3", "1e5", "1e9", "1e30", "1e400", "-1e400", "nan", "-nan", "inf", "-inf", "-0.0"),
-        *(str(2**31 - 1), str(2**31), str(2**32), str(2**40), str(2**63), str(2**64), "1e-400"),
-        *("0x10", "1_000", "٣", "1e", "--1", "9" * 400, "1e-45", "3.4e38"),
-    ]
-)
-WORDS = st.sampled_from(
-    [
-        *("", " ", "none", "None", "true", "False", "auto", "relu", "gelu", "float16", "bfloat16"),
-        *("float32", "float64", "int8", "complex64", "x" * 5000, "ünïcödé", "a\x00b", "\n", "∞"),
-        *("../..", "/dev/null", "/", "folder:/", "folder:/nowhere", "records:/nowhere", "digits"),
-        *(
-            "digits:9.9.9",
-            "train",
-            "train[:50%]",
-            "train[:0]",
-            "test+train",
-            "train[5:2]",
-            "[",
-            "{",
-        ),
-        *("__import__('os')", "os.system('x')", "lambda: 0", "%s%s%s", "${HOME}", "'", '"', "\\"),
-    ]
-)
-LISTS = st.lists(st.one_of(NUMBERS, WORDS), max_size=5).map(",".join)
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
-VALUES = st.one_of(
-    NUMBERS,
-    NUMBERS,
-    WORDS,
-    LISTS,
-    LISTS.map("({})".format),
-    LISTS.map("[{}]".format),
-    st.integers().map(str),
-    st.floats().map(repr),
-    TEXTS,
-)
-
-
-# These make folders or processes wherever they are told to: they have examples of their own.
+# Fields whose values create folders or processes; see the examples below.
 LEFT_OUT = ("data.dir", "compile_cache", "xla_flags", "data.workers")
 
 
@@ -222,12 +46,12 @@ NAMES = {net: list(values) for net, values in VALUES_OF.items()}
 
 @st.composite
 def one_field(draw, values=VALUES):
-    """A net, one of its fields, a value for it."""
+    """Draw a network and a value for one of its fields."""
     net = draw(st.sampled_from(list(NETS)))
     return net, {draw(st.sampled_from(NAMES[net])): draw(values)}
 
 
-@quietly(45)
+@max_examples(45)
 @given(one_field())
 @example(("mlp", {"batch_size": str(2**40)}))
 @example(("mlp", {"image_size": "1e6"}))
@@ -239,22 +63,22 @@ def one_field(draw, values=VALUES):
 @example(("mlp", {"data.dir": "a\x00b"}))
 @example(("mlp", {"xla_flags": "a\x00b"}))
 @example(("mlp", {"compile_cache": "a\x00b"}))
-def test_any_value_of_any_field(attempt, what):
-    attempt(*what)
+def test_any_value_of_any_field(attempt, fields):
+    attempt(*fields)
 
 
 @st.composite
 def several_fields(draw):
-    """A net and a handful of its fields, each with whatever value."""
+    """Draw a network and values for two to five of its fields."""
     net = draw(st.sampled_from(list(NETS)))
     names = draw(st.lists(st.sampled_from(NAMES[net]), min_size=2, max_size=5, unique=True))
     return net, {name: draw(VALUES) for name in names}
 
 
-@quietly(20)
+@max_examples(20)
 @given(several_fields())
-def test_several_fields_at_once(attempt, what):
-    attempt(*what)
+def test_several_fields_at_once(attempt, fields):
+    attempt(*fields)
 
 
 CHOICES = {
@@ -266,7 +90,7 @@ CHOICES = {
     "data.cache": ["auto", "memory", "device", "none"],
     "dropout_rng": ["threefry2x32", "rbg"],
     "model.act": ["relu", "gelu", "tanh", "silu"],
-    "model.pool": ["cls", "gap", "map"],
+    "model.pool": ["cls", "mean", "map"],
     "model.dtype": ["float32", "bfloat16", "float16"],
 }
 LIKELY = {
@@ -279,7 +103,7 @@ LIKELY = {
 
 @st.composite
 def sensible_fields(draw):
-    """The same with values of the right type that look as if they might be meant."""
+    """Draw a network and plausible values of the right type for one to five fields."""
     net, config = draw(st.sampled_from(list(NETS))), {}
     values = {name: value for name, value in VALUES_OF[net].items() if type(value) in LIKELY}
     known = [*values, *(name for name in CHOICES if name in VALUES_OF[net])]
@@ -289,35 +113,35 @@ def sensible_fields(draw):
     return net, config
 
 
-@quietly(9)
+@max_examples(9)
 @given(sensible_fields())
-def test_sensible_values_together(attempt, what):
-    attempt(*what)
+def test_sensible_values_together(attempt, fields):
+    attempt(*fields)
 
 
-# ---- Names
+# ---- Names of fields
 
 
 @st.composite
 def misspelt(draw):
-    """A field's name with one letter changed, doubled or left out, and that name."""
+    """Draw a field name with one letter changed, doubled or removed, and the correct name."""
     name = draw(st.sampled_from([n for n in NAMES["mlp"] if len(n.rpartition(".")[2]) > 5]))
     place = draw(st.integers(name.rfind(".") + 1, len(name) - 1))
     letter = draw(st.sampled_from(["", name[place] * 2, "x", "_"]))
     return name[:place] + letter + name[place + 1 :], name
 
 
-@quietly(30)
+@max_examples(30)
 @given(misspelt())
-def test_the_right_spelling_is_told(attempt, what):
-    wrong, right = what
+def test_the_right_spelling_is_suggested(attempt, names):
+    wrong, right = names
     assume(wrong not in NAMES["mlp"])
-    ending = attempt("mlp", {wrong: "1"})
-    assert ending.code == 2
-    assert f"did you mean config.{right}?" in ending.said
+    outcome = attempt("mlp", {wrong: "1"})
+    assert outcome.code == 2
+    assert f"did you mean config.{right}?" in outcome.stderr
 
 
-@quietly(20)
+@max_examples(20)
 @given(
     st.one_of(
         TEXTS,
@@ -332,18 +156,18 @@ def test_any_name_of_a_field(attempt, name):
     assert attempt("mlp", {name: "1"}).code == 2
 
 
-@quietly(20)
+@max_examples(20)
 @given(st.lists(st.one_of(TEXTS, st.sampled_from(["--", "--config", "-h=1", "--x", "x=1"]))))
 def test_any_words_on_the_command_line(attempt, words):
     assume(not any(word in ("-h", "--help", "--evaluate") for word in words))
     attempt("mlp", {}, words=words)
 
 
-# ---- What files say
+# ---- Config files
 
 
 def _python(value):
-    """The value as Python spells it in a config file."""
+    """Return the value as a Python literal."""
     return repr(value).replace("inf", "1e400").replace("nan", "(1e400 - 1e400)")
 
 
@@ -360,7 +184,7 @@ OBJECTS = st.recursive(
 )
 
 
-@quietly(30)
+@max_examples(30)
 @given(st.sampled_from(NAMES["mlp"]), OBJECTS)
 def test_any_object_in_a_config_file(attempt, tmp_path_factory, name, value):
     file = tmp_path_factory.getbasetemp() / "fuzz.py"
@@ -377,7 +201,7 @@ def test_any_object_in_a_config_file(attempt, tmp_path_factory, name, value):
     attempt("mlp", {}, file=str(file), only=flags)
 
 
-@quietly(10)
+@max_examples(10)
 @given(
     st.one_of(TEXTS, st.sampled_from(["", "1/0", "x = (", "get_config = 3", "raise SystemExit"]))
 )
@@ -394,7 +218,7 @@ def test_any_config_file(attempt, tmp_path_factory, text):
     assert attempt("mlp", {}, file=str(file), only=[]).code == 2
 
 
-@quietly(30)
+@max_examples(30)
 @given(
     st.sampled_from(["mlp", "vit_ti16", "resnet"]),
     st.lists(
@@ -412,7 +236,7 @@ def test_any_argument_of_a_config_file(attempt, net, argument):
     assert attempt(net, {}, argument=argument).code in (0, 2)
 
 
-# ---- Strings with a grammar
+# ---- Fields with a grammar
 
 LITERALS = st.one_of(
     NUMBERS,
@@ -423,16 +247,16 @@ LITERALS = st.one_of(
 
 @st.composite
 def calls(draw, names, options):
-    """`name(literal, option=literal)|…`, sometimes with something else in between."""
+    """Draw `name(literal, option=literal)|…`, also with missing options and wrong literals."""
     terms = []
     for _ in range(draw(st.integers(1, 4))):
         name = draw(st.sampled_from(names))
-        given = [draw(LITERALS) for _ in range(draw(st.integers(0, 2)))]
+        arguments = [draw(LITERALS) for _ in range(draw(st.integers(0, 2)))]
         known = options.get(name, [])
         if known:
             chosen = draw(st.lists(st.sampled_from(known), max_size=2, unique=True))
-            given += [f"{option}={draw(LITERALS)}" for option in chosen]
-        terms.append(draw(st.sampled_from([name, f"{name}({', '.join(given)})"])))
+            arguments += [f"{option}={draw(LITERALS)}" for option in chosen]
+        terms.append(draw(st.sampled_from([name, f"{name}({', '.join(arguments)})"])))
     return "|".join(terms)
 
 
@@ -443,7 +267,7 @@ OPERATIONS = {
 }
 
 
-@quietly(40)
+@max_examples(40)
 @given(st.one_of(calls(list(OPERATIONS), OPERATIONS), VALUES))
 @example("pad_crop(1000000)")
 @example("randaugment(1000000)")
@@ -457,15 +281,15 @@ def test_any_augmentation(attempt, text):
 TEST_TIME = ["resize", "resize_small", "central_crop", "flips", "ten_crop", "multi_scale", "flip"]
 
 
-@quietly(20)
+@max_examples(20)
 @given(calls(TEST_TIME, OPERATIONS))
 @example("resize(9)" + "|ten_crop(8)" * 9)
 def test_any_preprocessing(attempt, text):
     attempt("linear", {"eval_preprocess": text})
 
 
-@quietly(30)
-@given(st.one_of(calls(list(KINDS), {kind: list(found) for kind, found in KINDS.items()}), VALUES))
+@max_examples(30)
+@given(st.one_of(calls(list(KINDS), {kind: list(options_of(kind)) for kind in KINDS}), VALUES))
 @example("knn(train_examples=20, k=1e30)")
 @example("knn(" * 500)
 @example("|".join(f"knn(name='k{i}', k=1)" for i in range(3000)))
@@ -483,7 +307,7 @@ STATEMENTS = st.one_of(
 )
 
 
-@quietly(20)
+@max_examples(20)
 @given(st.lists(st.builds("{}: {}".format, PATTERNS, STATEMENTS), max_size=3).map(",".join))
 def test_any_rules(attempt, text):
     attempt("mlp", {"optim.rules": text})

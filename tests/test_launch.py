@@ -1,4 +1,4 @@
-"""The command line: every mistake gives one line and exit code 2, and nothing is overwritten."""
+"""Command line: a mistake gives a message of one line and exit code 2, and changes no file."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FAST = ["--config.total_steps=2", "--config.model.widths=8", "--config.batch_siz
 
 
 def run(*arguments, data_dir, name="mlp", workdir=None):
-    """In this process: exit code, or the one line of an `InputError`."""
+    """Run the command in this process, and return its exit code."""
     flags = ["--config", f"{ROOT}/configs/{name}.py", f"--config.data.dir={data_dir}"]
     if workdir is not None:
         flags += ["--workdir", str(workdir)]
@@ -26,7 +26,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "message"),
     [
         ("mlp", ["--config.model.width=3"], "did you mean config.model.widths?"),
         ("mlp", ["--config.batch_size=3.5"], "'3.5' is not an integer"),
@@ -37,7 +37,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--config.data.name=mnist"], "python -m cv_jax prepare mnist"),
         ("mlp", ["--config.augment=flp"], "unknown augmentation 'flp'; did you mean flip?"),
         ("mlp", ["--config.augment=resize(9)"], "config.image_size is 32x32: make them equal"),
-        ("mlp", ["--config.eval_preprocess=flip"], "only operations that draw nothing"),
+        ("mlp", ["--config.eval_preprocess=flip"], "only deterministic operations"),
         ("mlp", ["--config.optim.name=adamv"], "config.optim.name: 'adamv' is not one of"),
         ("mlp", ["--config.loss.name=hinge"], "config.loss.name: 'hinge' is not one of"),
         ("mlp", ["--config.schedule.name=cosin"], "did you mean cosine?"),
@@ -46,7 +46,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--config.data.cache=disk"], "is not one of auto, device, memory, none"),
         ("mlp", ["--config.dropout_rng=mt19937"], "is not one of threefry2x32, rbg"),
         ("mlp", ["--config.ema.decay=1.5"], "must be at least 0 and less than 1"),
-        ("mlp", ["--config.seed=-1"], "is not in 0…4294967295"),
+        ("mlp", ["--config.seed=-1"], "must be at least 0 and at most 4294967295"),
         ("mlp", ["--config.data.train_split=trian"], "available splits: train, test"),
         (
             "mlp",
@@ -68,12 +68,14 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
         ("mlp", ["--evaluate", "--dry_run"], "not allowed with"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(tmp_path, data_dir, name, arguments, said):
+def test_a_mistake_is_reported_before_a_file_is_written(
+    tmp_path, data_dir, name, arguments, message
+):
     workdir = tmp_path / "run"
     environment = dict(os.environ)
     with pytest.raises(InputError) as caught:
         run(*arguments, data_dir=data_dir, name=name, workdir=workdir)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not workdir.exists()
     assert {**os.environ, "PYTEST_CURRENT_TEST": ""} == {**environment, "PYTEST_CURRENT_TEST": ""}
@@ -102,7 +104,7 @@ def contents(folder):
     }
 
 
-def test_a_run_leaves_its_records(trained):
+def test_a_run_writes_its_records(trained):
     config = json.loads((trained / "config.json").read_text())
     assert (config["total_steps"], config["model.widths"]) == (2, [8])
     (start,) = json.loads((trained / "run.json").read_text())
@@ -119,20 +121,20 @@ def test_a_run_leaves_its_records(trained):
     assert [path.name for path in (trained / "checkpoints").iterdir()] == ["2"]
 
 
-def test_a_finished_run_says_so_and_changes_nothing(trained, data_dir, capsys):
+def test_a_finished_run_prints_its_result_and_changes_nothing(trained, data_dir, capsys):
     before = contents(trained)
     assert run(*FAST, data_dir=data_dir, workdir=trained) == 0
     assert "finished already: test accuracy" in capsys.readouterr().out
     assert contents(trained) == before
 
 
-def test_evaluate_writes_one_file_and_the_same_again(trained, data_dir, capsys):
+def test_evaluate_writes_one_file_and_rewrites_it_identically(trained, data_dir, capsys):
     before, file = contents(trained), trained / "evaluation.json"
     flags = [*FAST, "--evaluate"]
     assert run(*flags, data_dir=data_dir, workdir=trained) == 0
     summary = json.loads((trained / "summary.json").read_text())
-    said = capsys.readouterr().out
-    assert f"({summary['test_correct']} of 359), loss {summary['test_loss']:.6f}, {file}" in said
+    output = capsys.readouterr().out
+    assert f"({summary['test_correct']} of 359), loss {summary['test_loss']:.6f}, {file}" in output
     text = file.read_text()
     found = json.loads(text)
     assert (found["step"], found["digest"]) == (2, summary["digest"])
@@ -145,11 +147,11 @@ def test_evaluate_writes_one_file_and_the_same_again(trained, data_dir, capsys):
     assert sum(map(sum, matrix)) == sum(row["count"] for row in test["reliability"]) == 359
     right = [row["correct"] for row in test["per_class"]]
     assert right == [matrix[k][k] for k in range(10)]
-    assert f"{test['per_class'][3]['accuracy']:.4f}" in said
+    assert f"{test['per_class'][3]['accuracy']:.4f}" in output
     assert run(*flags, data_dir=data_dir, workdir=trained) == 0
     assert file.read_text() == text
 
-    # Another preprocessing, more evaluations: files of their own.
+    # Another preprocessing or more evaluations: a new file each.
     shifted = "--config.eval_preprocess=resize(36)|central_crop(32)|flips"
     assert run(*flags, shifted, data_dir=data_dir, workdir=trained) == 0
     probe = "--config.eval.extra=knn(k=3, feature='fc1', train_examples=200)"
@@ -164,7 +166,7 @@ def test_evaluate_writes_one_file_and_the_same_again(trained, data_dir, capsys):
     assert contents(trained) == before
 
 
-def test_a_run_goes_on_with_its_own_evaluation_only(trained, data_dir):
+def test_a_run_continues_with_its_own_evaluation_only(trained, data_dir):
     with pytest.raises(InputError, match="config.eval_preprocess: was '', is now 'resize"):
         run(*FAST, "--config.eval_preprocess=resize(32)", data_dir=data_dir, workdir=trained)
 
@@ -173,9 +175,9 @@ def test_another_config_is_refused_with_its_difference(trained, data_dir):
     before = contents(trained)
     with pytest.raises(InputError) as caught:
         run(*FAST, "--config.seed=5", data_dir=data_dir, workdir=trained)
-    said = str(caught.value)
-    assert "config.seed: was 0, is now 5" in said
-    assert "give another --workdir, or the old values" in said
+    output = str(caught.value)
+    assert "config.seed: was 0, is now 5" in output
+    assert "give another --workdir, or the old values" in output
     assert contents(trained) == before
     # A run field may change.
     assert run(*FAST, "--config.log.every_steps=3", data_dir=data_dir, workdir=trained) == 0
@@ -191,7 +193,7 @@ def test_other_data_are_refused(trained, data_dir, tmp_path):
         run(*FAST, data_dir=tmp_path, workdir=trained)
 
 
-def test_directories_that_are_no_run_are_refused(tmp_path, data_dir):
+def test_directories_without_a_run_are_refused(tmp_path, data_dir):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; give a folder"):
         run(*FAST, data_dir=data_dir, workdir=tmp_path / "file")
@@ -217,16 +219,16 @@ def test_the_default_directory_is_named_by_the_config(data_dir, tmp_path, monkey
 def test_a_loss_that_is_not_finite_stops_with_code_3(tmp_path, data_dir, capsys):
     steps = ["--config.total_steps=30", "--config.checkpoint.every_steps=1"]
     flags = [*FAST, *steps, "--config.optim.name=sgd", "--config.optim.learning_rate=1e30"]
-    flags.append("--config.schedule.warmup_steps=2")  # the first update changes nothing
+    flags.append("--config.schedule.warmup_steps=2")  # learning rate 0 at the first update
     assert run(*flags, data_dir=data_dir, workdir=tmp_path / "run") == 3
-    said = capsys.readouterr().err
-    assert "the loss is not finite at step" in said
-    assert "the last good checkpoint is" in said
+    output = capsys.readouterr().err
+    assert "the loss is not finite at step" in output
+    assert "the last good checkpoint is" in output
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path, data_dir, capsys):
-    # The loss of step 2 is finite, the parameters after it are not: 1e30 · 1e10 overflows.
+    # The loss of step 2 is finite, its update overflows: 1e30 · 1e10.
     flags = [*FAST, "--config.total_steps=9", "--config.checkpoint.every_steps=1"]
     flags += ["--config.optim.name=sgd", "--config.schedule.warmup_steps=1"]
     flags += ["--config.optim.learning_rate=1e30", "--config.optim.weight_decay=1e10"]
@@ -240,26 +242,26 @@ def test_dry_run_describes_and_writes_nothing(tmp_path, data_dir, capsys):
     workdir = tmp_path / "run"
     treated = "--config.optim.rules=fc1/.*: lr=0.5 freeze,.*bias: decay=0"
     assert run(*FAST, treated, "--dry_run", data_dir=data_dir, workdir=workdir) == 0
-    said = capsys.readouterr().out
-    ends = {line.split()[0]: line.partition("float32")[2].strip() for line in said.splitlines()}
+    output = capsys.readouterr().out
+    ends = {line.split()[0]: line.partition("float32")[2].strip() for line in output.splitlines()}
     assert ends["fc1/kernel"] == "lr 0.5, frozen"
     assert ends["fc1/bias"] == "lr 0.5, decay 0, frozen"
     assert ends["head/bias"] == "decay 0"
     assert ends["head/kernel"] == ""
     parameters = 32 * 32 * 8 + 8 + 8 * 10 + 10
-    assert f"parameters           {parameters:,}" in said
-    assert f"multiply-adds/image  {32 * 32 * 8 + 8 * 10:,}" in said
-    assert "fc1/kernel" in said
-    assert "memory/device" in said
+    assert f"parameters           {parameters:,}" in output
+    assert f"multiply-adds/image  {32 * 32 * 8 + 8 * 10:,}" in output
+    assert "fc1/kernel" in output
+    assert "memory/device" in output
     assert not workdir.exists()
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_previous_checkpoint(tmp_path, data_dir):
-    """A file-size limit makes the kernel refuse the write, as a full disk does."""
+    """A file-size limit makes a write fail like a full disk."""
     workdir = tmp_path / "run"
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"sys.path.insert(0, {str(ROOT)!r}); import launch; from cv_jax import checkpoint;"
+        f"sys.path.insert(0, {str(ROOT)!r}); import launch; from cv_jax.run import checkpoint;"
         "save = checkpoint.Checkpoints.save\n"
         "def limited(self, step, *what):\n"
         "    if step == 2:\n"

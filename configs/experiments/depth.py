@@ -11,9 +11,9 @@ The paper observes that beyond some depth a plain network gets worse on its own 
 which is not overfitting, and that shortcuts remove the effect. "train_eval" therefore evaluates the
 training images like test images: without augmentation, with running statistics.
 
-Networks of 8, 20, 32, 44 and 56 layers on small images follow `configs/resnet20_cifar.py` (its
-short recipe with `epochs`); networks of 18 and 34 layers on imagenet2012 follow
-`configs/resnet.py`. Digits have 16 pixels and train for twelve epochs.
+Networks of 8, 20, 32, 44 and 56 layers on small images follow `configs/resnet20_cifar.py`; networks
+of 18 and 34 layers on imagenet2012 follow `configs/resnet.py`. With `epochs` the schedule is a
+cosine of that length. Digits have 16 pixels and train for twelve epochs.
 
 On digits three seeds take a quarter of an hour on two CPU cores. Results: `docs/experiments.md`.
 """

@@ -9,7 +9,7 @@ from cv_jax.random_streams import stream_key
 
 
 def normalise(config: ml_collections.ConfigDict, images: jax.Array) -> jax.Array:
-    """Images on the scale 0…255 to the model's scale."""
+    """Normalise images on the scale 0…255 with `config.data.mean` and `config.data.std`."""
     mean, std = jnp.asarray(config.data.mean) * 255, jnp.asarray(config.data.std) * 255
     return (images - mean) / std
 
@@ -21,22 +21,23 @@ def augment_batch(
     step: jax.Array,
     batch: dict[str, jax.Array],
 ) -> dict[str, jax.Array]:
-    """The batch that the model sees at `step`: augmented, normalised, erased, mixed.
+    """Return the model's input at `step`: augmented, normalised, erased and mixed.
 
     Args:
-      config: the run's config.
+      config: config of the run.
       augmentation: the parsed `config.augment`.
-      num_classes: classes of the dataset.
-      step: updates made so far.
-      batch: image uint8 [B, H, W, C] and label int [B], the rows of the global batch in order.
+      num_classes: number of classes of the dataset.
+      step: number of completed updates.
+      batch: image uint8 [B, H, W, C], or [B, views, H, W, C] if host operations drew each view, and
+        label int [B]; the rows of the global batch in order.
 
     Returns:
-      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes]; of
-      several views image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
+      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes]. With
+      several views: image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
     """
     images, labels, views = batch["image"], batch["label"], augmentation.stream.views
     if views > 1:
-        if images.ndim == 4:  # nothing was drawn on the host
+        if images.ndim == 4:  # no random host operations
             images = jnp.repeat(images[:, None], views, axis=1)
         of_views = [
             _augment_view(config, augmentation, num_classes, step, images[:, i], labels, i)
@@ -49,7 +50,7 @@ def augment_batch(
 
 
 def _augment_view(config, augmentation, num_classes, step, images, labels, view=None):
-    """One image of each example; `view` is its number where there are several."""
+    """Augment one image per example; `view` is the index of the view, `None` for a single one."""
 
     def key(name):
         key = stream_key(config.seed, name, step)

@@ -12,7 +12,7 @@ import os
 import shlex
 from pathlib import Path
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 
 
 def main(arguments: list[str]) -> int:
@@ -59,7 +59,6 @@ def main(arguments: list[str]) -> int:
 def _build(name: str, folder: Path) -> None:
     """Download a TFDS dataset and write it as ArrayRecord."""
     from cv_jax.data import catalog
-    from cv_jax.data.source import one_line
 
     if name.partition(":")[0] in ("folder", "records"):
         raise InputError(f"{name!r} exists already; add --to DIR to re-encode it")

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cv_jax.data.source import Source, one_line
-from cv_jax.errors import InputError, did_you_mean
+from cv_jax.data.source import Source
+from cv_jax.errors import InputError, did_you_mean, one_line
 
 
 class CatalogRecords:

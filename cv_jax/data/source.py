@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cv_jax.data import decode
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 
 
 class Records(Protocol):
@@ -83,9 +83,14 @@ def check_classes(train: Source, evaluation: Source) -> None:
     Raises:
       InputError: the classes differ.
     """
-    ours, theirs = train.classes, evaluation.classes
-    if ours == theirs:
+    if train.classes == evaluation.classes:
         return
+    ours, theirs = (train.classes or ()), (evaluation.classes or ())
+    if set(ours) == set(theirs):
+        raise InputError(
+            f"config.data.eval_split: the classes of {train.name} are in another order than in the "
+            "training split"
+        )
     lacking, missing = "eval", sorted(set(ours) - set(theirs))
     if not missing:
         lacking, missing = "train", sorted(set(theirs) - set(ours))
@@ -94,8 +99,3 @@ def check_classes(train: Source, evaluation: Source) -> None:
         f"config.data.{lacking}_split: class {missing[0]!r}{others} of {train.name} missing; "
         f"both splits must have the same classes"
     )
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error on one line, at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -8,6 +8,7 @@ Opening a source reads no image.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cv_jax.data.source import Source
@@ -33,15 +34,38 @@ def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
       InputError: the dataset, split or label does not exist, a file is missing, or the dataset is
         not prepared; the message then contains the command that prepares it.
     """
-    kind, _, path = name.partition(":")
-    if kind == "folder":
-        from cv_jax.data import folder as images
+    opener = SOURCES.get(name.partition(":")[0], _open_dataset)
+    return opener(name, split, folder, seed)
 
-        return images.open_folder(name, Path(path).expanduser(), split, seed)
-    if kind == "records":
-        from cv_jax.data import records
 
-        return records.open_records(name, Path(path).expanduser(), split)
-    from cv_jax.data import catalog
+# Imported on first use: a run needs the readers of one kind only.
 
-    return catalog.open_dataset(name, split, folder)
+
+def _open_folder(name: str, split: str, folder: Path, seed: int) -> Source:
+    from cv_jax.data.folder import open_folder
+
+    return open_folder(name, _path(name), split, seed)
+
+
+def _open_records(name: str, split: str, folder: Path, seed: int) -> Source:
+    from cv_jax.data.records import open_records
+
+    return open_records(name, _path(name), split)
+
+
+def _open_dataset(name: str, split: str, folder: Path, seed: int) -> Source:
+    from cv_jax.data.catalog import open_dataset
+
+    return open_dataset(name, split, folder)
+
+
+def _path(name: str) -> Path:
+    return Path(name.partition(":")[2]).expanduser()
+
+
+# Kind (the name up to ":") → function with the arguments of `open_source`. Any other name is a TFDS
+# dataset.
+SOURCES: dict[str, Callable[[str, str, Path, int], Source]] = {
+    "folder": _open_folder,
+    "records": _open_records,
+}

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cv_jax.data import decode
-from cv_jax.data.source import Records, Source, one_line
-from cv_jax.errors import InputError
+from cv_jax.data.source import Records, Source
+from cv_jax.errors import InputError, one_line
 
 
 class Subset:

@@ -1,106 +1,101 @@
-"""Metrics from the answers to every example of a split, in NumPy.
+"""Metrics from the predictions for all examples of a split, in NumPy.
 
-Answers are arrays [N] in the order of the split, as `step.make_eval_step` gives them for each row.
-Counts are integers and sums are float64 in that order, so that equal answers give equal metrics
-whatever the batches and devices were. The answers themselves are float32: how a batch is laid out
-may change their last bits.
+Predictions are arrays [N] in the order of the split; see `step.make_eval_step`. Counts are integers
+and sums are float64 in this order: equal predictions give equal metrics for any batch size and any
+number of devices. The predictions themselves are float32; their last bits may depend on the layout
+of a batch.
 """
 
 from typing import Any
 
 import numpy as np
 
-Answers = dict[str, np.ndarray]
+Predictions = dict[str, np.ndarray]
 
 BINS = 15  # of the calibration error; Guo et al., 2017, section 2
 
 
 def quality(metrics: dict[str, float]) -> float:
-    """What is larger for the better of two evaluations: the accuracy, else the negated loss."""
+    """A number that is larger for better metrics: the accuracy, else the negated loss."""
     return metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
 
 
-def summary(answers: Answers, num_classes: int) -> dict[str, float]:
-    """The metrics of one line.
+def summary(predictions: Predictions, num_classes: int) -> dict[str, float]:
+    """Metrics of predicted classes that fit into a line.
 
     Returns:
-      `loss` (mean) and `count`; of a task with classes also `accuracy`, `correct`, with more than
-      five classes `top5_accuracy`, `class_accuracy` (mean over the classes that occur), and of the
-      probabilities `nll`, `brier` (means) and `ece`, the expected calibration error over `BINS`
-      bins of equal width.
+      `loss` (mean), `accuracy`, `correct`, `count`, with more than five classes `top5_accuracy`,
+      `class_accuracy` (mean over the classes that occur), and from the probabilities `nll`, `brier`
+      (means) and `ece`, the expected calibration error over `BINS` bins of equal width.
     """
-    count = len(answers["position"])
-    metrics: dict[str, float] = {"loss": _mean(answers["loss"])}
-    if "rank" not in answers:
-        return {**metrics, "count": count}
-    metrics["accuracy"] = float(np.mean(answers["rank"] < 1))
-    metrics["correct"] = int(np.sum(answers["rank"] < 1))
-    metrics["count"] = count
+    metrics: dict[str, float] = {"loss": mean(predictions["loss"])}
+    metrics["accuracy"] = float(np.mean(predictions["rank"] < 1))
+    metrics["correct"] = int(np.sum(predictions["rank"] < 1))
+    metrics["count"] = len(predictions["position"])
     if num_classes > 5:
-        metrics["top5_accuracy"] = float(np.mean(answers["rank"] < 5))
-    classes = [row["accuracy"] for row in per_class(answers, num_classes) if row["count"]]
-    metrics["class_accuracy"] = _mean(np.array(classes))
-    metrics["nll"], metrics["brier"] = _mean(answers["nll"]), _mean(answers["brier"])
-    metrics["ece"] = calibration_error(reliability(answers))
+        metrics["top5_accuracy"] = float(np.mean(predictions["rank"] < 5))
+    classes = [row["accuracy"] for row in per_class(predictions, num_classes) if row["count"]]
+    metrics["class_accuracy"] = mean(np.array(classes))
+    metrics["nll"], metrics["brier"] = mean(predictions["nll"]), mean(predictions["brier"])
+    metrics["ece"] = calibration_error(reliability(predictions))
     return metrics
 
 
-def details(answers: Answers, num_classes: int) -> dict[str, Any]:
-    """What is too long for a line: accuracy by class, confusion matrix, reliability bins; empty for
-    a task without classes. JSON-able."""
-    if "rank" not in answers:
-        return {}
+def details(predictions: Predictions, num_classes: int) -> dict[str, Any]:
+    """Accuracy of each class, confusion matrix, and reliability bins; JSON-serialisable."""
     return {
-        "per_class": per_class(answers, num_classes),
-        "confusion_matrix": confusion_matrix(answers, num_classes).tolist(),
-        "reliability": reliability(answers),
+        "per_class": per_class(predictions, num_classes),
+        "confusion_matrix": confusion_matrix(predictions, num_classes).tolist(),
+        "reliability": reliability(predictions),
     }
 
 
-def per_class(answers: Answers, num_classes: int) -> list[dict[str, Any]]:
-    """For each class: how many examples, how many of them right, and their share, which is none
-    for a class that does not occur."""
-    count = np.bincount(answers["label"], minlength=num_classes)
-    correct = np.bincount(answers["label"][answers["rank"] < 1], minlength=num_classes)
+def per_class(predictions: Predictions, num_classes: int) -> list[dict[str, Any]]:
+    """`count`, `correct` and `accuracy` of each class; the accuracy of a class without examples is
+    `None`."""
+    count = np.bincount(predictions["label"], minlength=num_classes)
+    correct = np.bincount(predictions["label"][predictions["rank"] < 1], minlength=num_classes)
     return [
         {"class": k, "count": int(n), "correct": int(c), "accuracy": int(c) / int(n) if n else None}
         for k, (n, c) in enumerate(zip(count, correct, strict=True))
     ]
 
 
-def confusion_matrix(answers: Answers, num_classes: int) -> np.ndarray:
-    """int [K, K]: examples by their class (row) and the predicted one (column).
+def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
+    """Numbers of examples, int [K, K], by label (row) and predicted class (column).
 
-    K is larger than `num_classes` if something else was predicted, such as another token.
+    K is larger than `num_classes` if the model predicted a number that is no class, such as a
+    special token.
     """
-    size = max(num_classes, int(answers["prediction"].max()) + 1)
-    cells = answers["label"].astype(np.int64) * size + answers["prediction"]
+    size = max(num_classes, int(predictions["prediction"].max()) + 1)
+    cells = predictions["label"].astype(np.int64) * size + predictions["prediction"]
     return np.bincount(cells, minlength=size * size).reshape(size, size)
 
 
-def reliability(answers: Answers, bins: int = BINS) -> list[dict[str, Any]]:
-    """For each of the bins (0, 1/bins], … of the confidence: how many examples fell into it, and
-    their accuracy and mean confidence, none where there are none."""
-    confidence = answers["confidence"].astype(np.float64)
+def reliability(predictions: Predictions, bins: int = BINS) -> list[dict[str, Any]]:
+    """`count`, `accuracy` and mean `confidence` of the examples in each bin (0, 1/bins], … of the
+    confidence; accuracy and confidence of an empty bin are `None`."""
+    confidence = predictions["confidence"].astype(np.float64)
     edges = np.linspace(0, 1, bins + 1)
-    place = np.searchsorted(edges[1:-1], confidence)
+    bin_index = np.searchsorted(edges[1:-1], confidence)
     rows = []
     for i in range(bins):
-        inside = place == i
+        inside = bin_index == i
         row = {"above": float(edges[i]), "up_to": float(edges[i + 1]), "count": int(inside.sum())}
-        row["accuracy"] = _mean(answers["rank"][inside] < 1) if inside.any() else None
-        row["confidence"] = _mean(confidence[inside]) if inside.any() else None
+        row["accuracy"] = mean(predictions["rank"][inside] < 1) if inside.any() else None
+        row["confidence"] = mean(confidence[inside]) if inside.any() else None
         rows.append(row)
     return rows
 
 
 def calibration_error(rows: list[dict[str, Any]]) -> float:
-    """Expected calibration error: the mean distance between accuracy and confidence of the bins,
-    each weighted by its examples (Guo et al., On calibration of modern neural networks, 2017)."""
+    """Expected calibration error: mean distance between accuracy and confidence of the bins,
+    weighted by their counts (Guo et al., On calibration of modern neural networks, 2017)."""
     filled = [row for row in rows if row["count"]]
     gaps = [abs(row["accuracy"] - row["confidence"]) * row["count"] for row in filled]
     return sum(gaps) / sum(row["count"] for row in filled)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """Mean in float64."""
     return float(np.mean(values, dtype=np.float64))

@@ -1,106 +1,63 @@
 """Exact evaluation: every example counts once, on any number of devices.
 
-Batches are padded, the answers to each example come home with its position, and the metrics are
-reckoned on the host from all answers in the order of the split.
+Batches are padded. Each prediction carries the index of its example; the host drops padding and
+computes metrics in the order of the split.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
+from cv_jax.data.pipeline import Images
 from cv_jax.errors import RunError
-from cv_jax.evaluation import metrics, probes
-from cv_jax.evaluation.plan import PROBES, Evaluation
+from cv_jax.evaluation.kind import Evaluation, Experiment, Scores
 
 
-class Scores(NamedTuple):
-    """What one evaluation found.
-
-    Attributes:
-      metrics: name → number, for a line.
-      details: what is too long for a line; JSON-able.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any]
-
-
-def make_evaluator(experiment: Any, evaluation: Evaluation) -> Callable[[Any], Scores]:
-    """`variables → scores` of one evaluation; compiled once for all its uses.
-
-    Args:
-      experiment: the parts of the run; see `experiment.Experiment`.
-      evaluation: what to measure.
-    """
-    options, num_classes = evaluation.options, evaluation.num_classes
-
-    def answers(function, variables, images):
-        batches = experiment.eval_batches(images, evaluation.views)
-        return gather(function, variables, batches, len(images.source))
-
-    if evaluation.kind not in PROBES:
-        eval_step = experiment.eval_step(options.get("average", "logits"))
-
-        def score(variables):
-            found = answers(eval_step, variables, evaluation.images)
-            return Scores(metrics.summary(found, num_classes), metrics.details(found, num_classes))
-
-        return score
-
-    feature_step = experiment.feature_step(options["feature"])
-
-    def probe(variables):
-        train, test = (
-            (found["feature"], found["label"])
-            for found in (
-                answers(feature_step, variables, images)
-                for images in (evaluation.train_images, evaluation.images)
-            )
-        )
-        if evaluation.kind == "knn":
-            k, temperature = options["k"], options["temperature"]
-            found = probes.nearest_neighbours(train, test, num_classes, k, temperature)
-        else:
-            found = probes.logistic_regression(train, test, options["C"], options["standardise"])
-        return Scores(found, {})
-
-    return probe
+def predict(
+    experiment: Experiment,
+    step: Callable,
+    variables: Any,
+    images: Images,
+    views: tuple[Callable, ...] = (),
+) -> dict[str, np.ndarray]:
+    """Return the results of a jitted step for every example of a split; see `gather`."""
+    return gather(step, variables, experiment.eval_batches(images, views), len(images.source))
 
 
 def gather(
-    function: Callable, variables: Any, batches: Iterable[dict[str, Any]], count: int
+    step: Callable, variables: Any, batches: Iterable[dict[str, Any]], count: int
 ) -> dict[str, np.ndarray]:
-    """Answers to every example of a split, in its order.
+    """Return the predictions for every example of a split, in its order.
 
     Args:
-      function: jitted `(variables, batch) → answers`, arrays [B, …] whole on every process, among
-        them `position`.
-      variables: the model's.
+      step: jitted `(variables, batch) → predictions`, arrays [B, …] that every process holds whole;
+        one of them is `position`.
+      variables: variables of the model.
       batches: padded batches on the devices.
-      count: examples of the split.
+      count: number of examples of the split.
 
     Raises:
-      RunError: the batches do not hold every example once.
+      RunError: the batches do not contain every example once.
     """
     parts, pending = [], None
     for batch in batches:
-        answers = function(variables, batch)
+        predictions = step(variables, batch)
         if pending is not None:  # fetched one batch late, so that the devices never wait
             parts.append(jax.device_get(pending))
-        pending = answers
+        pending = predictions
     if pending is not None:
         parts.append(jax.device_get(pending))
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     real = whole["position"] < count
     if not np.array_equal(whole["position"][real], np.arange(count)):
-        raise RunError(f"the evaluation did not see each of {count} examples once, in order")
+        raise RunError(f"the evaluation did not process each of {count} examples once, in order")
     return {name: values[real] for name, values in whole.items()}
 
 
 def record(evaluation: Evaluation, scores: Scores) -> dict[str, Any]:
-    """What `evaluation.json` says of one evaluation."""
+    """The entry of one evaluation in `evaluation.json`."""
     details = dict(scores.details)
     if evaluation.classes is not None and "per_class" in details:
         rows = details["per_class"]
@@ -115,8 +72,8 @@ def record(evaluation: Evaluation, scores: Scores) -> dict[str, Any]:
 
 
 def table(found: dict[str, Scores]) -> str:
-    """The metrics, a line for each evaluation, and the accuracy of each class where the first
-    evaluation has at most twenty."""
+    """Table of the metrics, one line per evaluation; and of the accuracy of each class if the first
+    evaluation has at most twenty classes."""
     columns = list(dict.fromkeys(name for scores in found.values() for name in scores.metrics))
     rows = [["", *columns]]
     for name, scores in found.items():

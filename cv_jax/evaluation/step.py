@@ -1,4 +1,8 @@
-"""Steps on a batch of an evaluation: predictions, probabilities, and features."""
+"""Functions of variables and one batch that are jitted for an evaluation.
+
+In a batch of an evaluation, `image` is uint8 [B, H, W, C], or with test-time views a tuple of
+[B, V, H, W, C], one per size. The random masks of an example are the same in every evaluation.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,33 +15,33 @@ from cv_jax import tasks
 from cv_jax.augment.batch import normalise
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks import losses
-from cv_jax.tasks.classification import class_answers
+from cv_jax.tasks.classification import class_predictions
 
 
 def make_eval_step(
     config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
 ) -> Callable:
-    """`(variables, batch) → answers`, pure: what the metrics need of each row, as arrays [B].
+    """Return the pure function `(variables, batch) → predictions`, arrays [B].
 
-    Answers are `position` and `loss`, and of a task with classes also `label`, `prediction`,
-    `rank` (of the label among the scores, 0 if it is the answer), `confidence` (probability of the
+    Predictions are `position` and `loss`. A task with classes adds `label`, `prediction`, `rank`
+    (rank of the label among the scores; 0 if it is predicted), `confidence` (probability of the
     prediction), `nll` (cross-entropy without label smoothing) and `brier` (sum of the squared
-    differences between probabilities and truth).
+    differences between probabilities and one-hot label).
 
-    The image of a batch is uint8 [B, H, W, C], or views of it: a tuple of [B, V, H, W, C], one for
-    each size. The answer is then that of the averaged views, the mean of their probabilities or of
-    their scores as `average` says. What is drawn for an example (MAE's removed patches) is the same
-    in every evaluation.
+    Args:
+      config: config of the run.
+      model: the evaluated model.
+      average: what is averaged over test-time views, "probabilities" or "logits".
     """
-    task, forward = tasks.make_task(config, model), _make_forward(config, model, average)
+    task, forward = tasks.make_task(config, model), make_forward(config, model, average)
 
     def eval_step(variables, batch):
         output, batch = forward(variables, batch)
-        answers = {"position": batch["position"], "loss": task.score(output, batch)[0]}
+        predictions = {"position": batch["position"], "loss": task.score(output, batch)[0]}
         if task.class_scores is not None:
             scores = task.class_scores(output)
-            answers.update(class_answers(config, scores, batch["label"]))
-        return answers
+            predictions.update(class_predictions(config, scores, batch["label"]))
+        return predictions
 
     return eval_step
 
@@ -45,9 +49,12 @@ def make_eval_step(
 def make_classifier(
     config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
 ) -> Callable:
-    """`(variables, batch) → probabilities` of the classes, float32 [B, K], pure; K may exceed the
-    number of classes where the task tells more apart. For the batch see `make_eval_step`."""
-    task, forward = tasks.make_task(config, model), _make_forward(config, model, average)
+    """Return the pure function `(variables, batch) → class probabilities`, float32 [B, K].
+
+    K may exceed the number of classes of the dataset: the other columns are, for example, special
+    tokens. For `average` see `make_eval_step`.
+    """
+    task, forward = tasks.make_task(config, model), make_forward(config, model, average)
 
     def classify(variables, batch):
         output, _ = forward(variables, batch)
@@ -56,8 +63,14 @@ def make_classifier(
     return classify
 
 
-def _make_forward(config, model, average):
-    """`(variables, batch) → (what the model returns, the batch that it saw)`, views averaged."""
+def make_forward(
+    config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
+) -> Callable:
+    """Return the pure function `(variables, batch) → (output of the model, normalised batch)`.
+
+    With test-time views, the output is `(averaged class scores [B, K], {})`. For `average` see
+    `make_eval_step`.
+    """
     task = tasks.make_task(config, model)
 
     def once(variables, batch, images):
@@ -79,10 +92,11 @@ def _make_forward(config, model, average):
 
 
 def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callable:
-    """`(variables, batch) → features`, float32 [B, D] by name in forward order, pure.
+    """Return the pure function `(variables, batch) → features`, float32 [B, D] by name.
 
-    One of more than two axes is averaged over all but the first and the last. Those of a masked
-    autoencoder are its encoder's, which then sees all patches.
+    Names are in the order of the forward pass. Features with more than two axes are averaged over
+    all axes but the first and the last. The features of a masked autoencoder are those of its
+    encoder on all patches.
     """
     task = tasks.make_task(config, model)
 
@@ -99,3 +113,20 @@ def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callab
         )
 
     return features
+
+
+def make_feature_step(config: ml_collections.ConfigDict, model: nn.Module, name: str) -> Callable:
+    """Return the pure function `(variables, batch) → {position, label, feature float32 [B, D]}`.
+
+    Args:
+      config: config of the run.
+      model: the evaluated model.
+      name: name of the feature; see `make_features`.
+    """
+    features = make_features(config, model)
+
+    def feature_step(variables, batch):
+        known = {key: batch[key] for key in ("position", "label")}
+        return {**known, "feature": features(variables, batch)[name]}
+
+    return feature_step

@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -14,7 +12,6 @@ from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
-from cv_jax.models import mae, vit
 from cv_jax.run.checkpoint import CheckpointError, read_newest
 from cv_jax.run.json_files import Damaged, read_record
 
@@ -54,9 +51,9 @@ def load(
         weights = read(config.init_from, report)
         if weights.model not in models.MODELS:
             raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
-        pair = models.MODELS[weights.model].module, models.MODELS[name].module
-        if pair == (mae.MAE, vit.ViT):
-            weights = _encoder(weights, name, {**fields, "image_size": size}, config.seed)
+        convert = models.MODELS[weights.model].converters.get(models.MODELS[name].module)
+        if convert is not None:
+            weights = _converted(convert, weights, name, size, fields, config.seed)
         return saved.fit(
             weights,
             name,
@@ -70,18 +67,21 @@ def load(
         raise InputError(f"config.init_from: {str(error).splitlines()[0]}") from None
 
 
-def _encoder(weights: saved.Saved, name: str, fields: dict[str, Any], seed: int) -> saved.Saved:
-    """Convert the encoder of a masked autoencoder to the ViT `name` without a classifier."""
-    autoencoder = models.create(
-        weights.model, **{**weights.fields, "image_size": weights.image_size}
-    )
-    target = models.create(name, **{**fields, "num_classes": 0})
-    image = jnp.zeros((1, *fields["image_size"], weights.channels))
-    fresh = jax.jit(lambda key: target.init(key, image)["params"])(jax.random.key(seed))
-    params = mae.to_vit(weights.variables["params"], autoencoder, fresh, target)
-    return weights._replace(
-        variables={"params": params}, model=name, fields={}, image_size=fields["image_size"]
-    )
+def _converted(
+    convert: Callable[..., dict],
+    weights: saved.Saved,
+    name: str,
+    size: tuple[int, int],
+    fields: dict[str, Any],
+    seed: int,
+) -> saved.Saved:
+    """Convert weights to the model `name` without a classifier; see `Entry.converters`."""
+    model = models.create(weights.model, **{**weights.fields, "image_size": weights.image_size})
+    fields = {**fields, "num_classes": 0}
+    target = Target(name, image_size=size, channels=weights.channels, **fields)
+    initial = unflatten(target.initial(list(target.shapes), seed))
+    params = convert(weights.variables["params"], model, initial["params"], target.model)
+    return weights._replace(variables={"params": params}, model=name, fields={}, image_size=size)
 
 
 def read(where: str, report: Callable[[str], None]) -> saved.Saved:

@@ -5,8 +5,11 @@
     logits, features = model.apply(variables, image, train=False)
 
 `image` is float [B, H, W, C], normalised. `features` is an `OrderedDict` of named intermediates in
-forward order, the last one before the head being `"pre_logits"`. This package imports only jax and
-flax, so that an architecture can be taken elsewhere.
+forward order; the last one is the input of the head, `"pre_logits"`. This package depends only on
+jax, flax, numpy and `cv_jax.errors`, so its files can be copied to another project.
+
+A new architecture needs one file with a `MODELS` dict and one line in the `MODELS` below. Its
+`Entry` states what training needs to know.
 """
 
 import dataclasses
@@ -35,7 +38,7 @@ from cv_jax.models import (
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.models.entry import Entry
 
-# In the order of the field's history.
+# In chronological order.
 MODELS: dict[str, Entry] = {
     **linear.MODELS,
     **mlp.MODELS,
@@ -53,16 +56,16 @@ MODELS: dict[str, Entry] = {
 
 
 class Card(NamedTuple):
-    """What `python -m cv_jax models` prints of one architecture (at its published input size).
+    """Facts of one architecture at its published input size, for `python -m cv_jax models`.
 
     Attributes:
       name: registry name.
       year: year of first publication.
       paper: authors, title and where to find it.
-      inputs: the shape of each input, without the batch: `((224, 224, 3),)` for one image.
-      num_classes: classes of the head that is counted; 0 for a model that has none.
+      inputs: the shape of each input without the batch: `((224, 224, 3),)` for one image.
+      num_classes: classes of the head; 0 for a model without a classifier.
       parameters: number of trainable scalars.
-      multiply_adds: of one example's forward pass, counted from the traced program.
+      multiply_adds: multiply-adds in the forward pass of one example.
     """
 
     name: str
@@ -82,12 +85,12 @@ def _entry(name: str) -> Entry:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern such as `"vit_*"`, in the order of the field's history."""
+    """Return the names that match a shell pattern such as `"vit_*"`, in chronological order."""
     return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
 def fields(name: str) -> dict[str, Any]:
-    """Every field of a model and its default, as a plain dict.
+    """Return every field of a model with its default, as a plain dict.
 
     Raises:
       ValueError: no model has this name.
@@ -104,10 +107,10 @@ def fields(name: str) -> dict[str, Any]:
 
 
 def create(name: str, **overrides: Any) -> nn.Module:
-    """The module of that name, with any of its fields replaced.
+    """Return the module of a model, with some of its fields replaced.
 
     Raises:
-      ValueError: no model has this name, or the model no such field.
+      ValueError: no model has this name, or the model has no such field.
     """
     allowed = fields(name)
     for key in overrides:
@@ -118,7 +121,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
 
 def dummy_inputs(name: str, batch: int = 1) -> tuple[jax.Array, ...]:
-    """One valid input of the published size: the positional arguments after `variables`.
+    """Return valid inputs of the published size: the positional arguments after `variables`.
 
     Raises:
       ValueError: no model has this name.
@@ -130,10 +133,10 @@ def dummy_inputs(name: str, batch: int = 1) -> tuple[jax.Array, ...]:
 
 
 def card(name: str) -> Card:
-    """Facts about a model, counted by tracing it; nothing is computed or allocated.
+    """Return the facts of a model from one trace of `init`; nothing is computed or allocated.
 
-    `init` runs the forward pass once to find the shapes, and no initialiser multiplies matrices:
-    one trace of it therefore gives both the parameters and the multiply-adds.
+    `init` contains the forward pass, and no initialiser multiplies matrices, so the trace gives
+    both parameters and multiply-adds.
 
     Raises:
       ValueError: no model has this name.

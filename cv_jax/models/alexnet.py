@@ -1,24 +1,24 @@
-"""AlexNet: the net of 2012, and the later one-stream net of that name.
+"""AlexNet: the network of 2012, and the later one-stream network of the same name.
 
 Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks",
-NIPS 2012. Five convolutions and three fully connected layers, made trainable by ReLU, by dropout
-and by two GPUs: `alexnet` is the paper's net, its two towers written as convolutions in two groups
-(conv 2, 4 and 5 see only the maps of their own GPU), with local response normalisation, pooling
-windows that overlap (3×3, stride 2) and the paper's initialisation.
+NIPS 2012. Five convolutions and three fully connected layers with ReLU and dropout. `alexnet` is
+the paper's network: its two GPU towers are convolutions in two groups (conv 2, 4 and 5 read only
+the maps of their own tower), with local response normalisation, overlapping pooling windows (3×3,
+stride 2) and the paper's initialisation.
 
-The paper says 224×224 input, its arithmetic says 227: conv 1 makes 55×55 maps. Here conv 1 is
-padded by 2 on every side, which on 224 pixels gives the same 55 (the last padded row and column
-fall under no filter). Response normalisation runs over all channels of a layer, as in the paper's
-formula.
+The paper states 224×224 inputs, but its 55×55 maps after conv 1 need 227. Here conv 1 has a padding
+of 2 on every side, which gives 55×55 maps for 224 pixels (no filter reads the last padded row and
+column). Response normalisation runs over all channels of a layer, as in the paper's formula.
 
 `alexnet_one_stream` is torchvision's `alexnet`: 64-192-384-256-256 channels after Krizhevsky, "One
 weird trick for parallelizing convolutional neural networks", 2014, arXiv:1404.5997, without groups
-and response normalisation. Departure: dropout follows the two hidden layers, as in both papers,
-where torchvision puts it before them; evaluation is the same.
+and response normalisation. Difference: dropout follows the two hidden layers, as in both papers;
+torchvision has it before them. Evaluation is the same.
 
-Parameters carry torchvision's names; the classifier is `head`.
+Parameters have torchvision's names; the classifier is `head`.
 """
 
+import functools
 from collections import OrderedDict
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
 
 INITS = ("normal", "uniform", "he")
-SMALLEST = 63  # the third pooling then still has its 3×3 window
+SMALLEST = 63  # side for which the input of the third pooling is 3×3
 
 
 class AlexNet(nn.Module):
@@ -39,13 +39,13 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: size of the output; 0 gives the second hidden layer.
       channels: output channels of the five convolutions.
-      groups: towers of each convolution; must divide its channels and those before it.
+      groups: groups of each convolution; must divide its input and output channels.
       lrn: local response normalisation after conv 1 and conv 2.
       fc_width: units of the two hidden layers.
       dropout_rate: dropped share of the hidden layers' units.
-      pool_size: side of the grid to which the last maps are averaged; 6 is what 224 pixels give.
+      pool_size: side of the grid to which the last maps are averaged; 6 for 224 pixels.
       kernel_init: "normal" is the paper's, N(0, 0.01) with biases of 1 in conv 2, 4, 5 and the
-        hidden layers, which suits the published widths; "uniform" is U(±1/√fan-in) and "he" is
+        hidden layers, for the published widths; "uniform" is U(±1/√fan-in) and "he" is
         N(0, √(2/fan-in)), both with zero biases and for any width.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -65,7 +65,7 @@ class AlexNet(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> None:
-        """Raises ValueError if a field's value is not allowed, or two of them do not fit."""
+        """Raise a ValueError if a field is invalid, or two fields exclude each other."""
         for field in ("channels", "groups"):
             if len(getattr(self, field)) != 5:
                 raise ValueError(f"{field} must be 5 numbers, got {len(getattr(self, field))}")
@@ -83,7 +83,7 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C], H and W at least 63.
+        """Return the logits of float images [B, H, W, C], H and W at least 63.
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the maps after each convolution's ReLU
@@ -141,16 +141,15 @@ class AlexNet(nn.Module):
         return at_least_float32(x), features
 
 
+_entry = functools.partial(Entry, AlexNet, end_layers=("features_0", "head"))
 MODELS = {
-    "alexnet": Entry(
-        AlexNet,
+    "alexnet": _entry(
         {},
         2012,
         "Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional neural "
         "networks, NIPS 2012",
     ),
-    "alexnet_one_stream": Entry(
-        AlexNet,
+    "alexnet_one_stream": _entry(
         dict(
             channels=(64, 192, 384, 256, 256),
             groups=(1, 1, 1, 1, 1),

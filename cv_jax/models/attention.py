@@ -1,13 +1,14 @@
-"""Attention, in one place.
+"""Softmax attention of all Transformers.
 
-Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv:1706.03762, section 3.2: every
-query is compared with every key, a softmax turns the scores into weights, and the output is the
-mean of the values under those weights, for several heads side by side.
+Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv:1706.03762, section 3.2: scores
+are the products of queries and keys, a softmax turns scores into weights, and the output is the
+weighted mean of the values, for several heads in parallel.
 
-Two implementations. `"xla"` is two matrix products with a softmax between them; heads stand before
-tokens, a layout that runs more than twice as fast on CPU as tokens before heads. `"cudnn"` is the
-fused kernel behind `jax.nn.dot_product_attention`, which never writes the weights to memory: it
-wants an NVIDIA GPU and half precision, and can not return the weights.
+Two implementations. `"xla"` is two matrix products with a softmax between them. The axis of the
+heads is before the axis of the tokens; on CPU this layout is more than twice as fast as the
+opposite order. `"cudnn"` is the fused kernel of `jax.nn.dot_product_attention`, which does not
+write the weights to memory. It needs an NVIDIA GPU and half precision, and cannot return the
+weights.
 """
 
 import math
@@ -21,16 +22,29 @@ from cv_jax.models import checks
 
 IMPLEMENTATIONS = ("xla", "cudnn")
 
+# Registry facts of all Transformers (see `Entry`). They are shared, because a teacher is placed on
+# the mesh with the axes of its student.
+FUSED = {"qkv": 3, "kv": 2}
+# The first product of a block is split by columns and the second by rows, so a block needs one sum
+# over the devices for each pair.
+_FIRST = r"attn/qkv|attn/[qkv]_proj|pool/(q|kv)|mlp/fc1|linear1"
+_SECOND = r"attn/proj|attn/out_proj|pool/proj|mlp/fc2|linear2"
+TENSOR_AXES: dict[str, tuple[str | None, ...]] = {
+    rf"({_FIRST})/kernel": (None, "model"),
+    rf"({_FIRST})/bias": ("model",),
+    rf"({_SECOND})/kernel": ("model", None),
+}
+
 
 def check_implementation(implementation: str, attention_weights: bool = False) -> None:
-    """Whether the fields of an attention layer fit together.
+    """Check the fields of an attention layer.
 
     Raises:
-      ValueError: no such implementation, or one that can not return its weights is asked to.
+      ValueError: the implementation is unknown, or it cannot return attention weights.
     """
     checks.one_of("attention implementation", implementation, IMPLEMENTATIONS)
     if implementation == "cudnn" and attention_weights:
-        raise ValueError("attention_weights needs implementation 'xla': 'cudnn' never forms them")
+        raise ValueError("attention_weights needs implementation 'xla'; 'cudnn' cannot return them")
 
 
 def attend(
@@ -50,15 +64,15 @@ def attend(
       k: keys [B, heads, Tk, head_dim].
       v: values [B, heads, Tk, head_dim].
       scale: factor of the scores, 1/sqrt(head_dim) by default; under "xla" also an array that
-        broadcasts to them.
+        broadcasts to the scores.
       bias: added to the scores; broadcasts to [B, heads, Tq, Tk].
-      mask: True where a query may look; broadcasts likewise. A query that may look nowhere gets the
-        plain mean of the values.
+      mask: True where a query attends to a key; broadcasts likewise. A query without any key gets
+        the unweighted mean of the values.
       implementation: one of `IMPLEMENTATIONS`.
 
     Returns:
-      `(output [B, heads, Tq, head_dim], weights [B, heads, Tq, Tk])`; the weights, whose rows sum
-      to one, are None under `"cudnn"`. Scores and softmax are at least float32.
+      `(output [B, heads, Tq, head_dim], weights [B, heads, Tq, Tk])`. Rows of the weights sum to
+      one; under `"cudnn"` the weights are `None`. Scores and softmax are at least float32.
 
     Raises:
       ValueError: `"cudnn"` without an NVIDIA GPU or with a dtype other than bfloat16 and float16.
@@ -82,8 +96,8 @@ def _attend_cudnn(q, k, v, scale, bias, mask):
         raise ValueError(f"attention implementation 'cudnn' needs dtype bfloat16, got {q.dtype}")
     if jax.default_backend() != "gpu":
         raise ValueError(
-            f"attention implementation 'cudnn' needs an NVIDIA GPU, this is "
-            f"{jax.default_backend()!r}: use 'xla'"
+            f"attention implementation 'cudnn' needs an NVIDIA GPU, but JAX runs "
+            f"on {jax.default_backend()!r}; use 'xla'"
         )
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     out = jax.nn.dot_product_attention(
@@ -107,13 +121,13 @@ def merge_heads(x: jax.Array) -> jax.Array:
 class FusedDense(nn.Module):
     """Several dense layers of the input's width, side by side in one kernel.
 
-    Parameters are those of one `nn.Dense(count · D)`, as published weights have them. The outputs
-    get an axis of their own: where the channels of each are split over devices, as heads are in
-    tensor parallelism, only the kernel has to be rearranged and never what depends on the batch.
+    Parameters are those of one `nn.Dense(count · D)`, as in published weights. The outputs have a
+    separate axis for the layers: under tensor parallelism, which splits the channels of each layer
+    over devices, only the kernel is rearranged, and no array with a batch axis.
 
     Attributes:
-      count: layers.
-      use_bias: whether they have biases.
+      count: number of layers.
+      use_bias: whether the layers have biases.
       kernel_init: initialiser of the kernel [D, count · D].
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -139,12 +153,12 @@ class FusedDense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection to queries, keys and values.
+    """Multi-head self-attention with a fused projection to queries, keys and values.
 
     Attributes:
-      num_heads: heads; must divide the width.
-      qk_norm: LayerNorm of each head's queries and keys before they are compared (Dehghani et al.,
-        2023, arXiv:2302.05442, section 2), which keeps the scores from growing in training.
+      num_heads: number of heads; must divide the width.
+      qk_norm: LayerNorm of each head's queries and keys (Dehghani et al., 2023, arXiv:2302.05442,
+        section 2), which limits the growth of the scores in training.
       dropout_rate: dropped share of the output projection.
       implementation: one of `IMPLEMENTATIONS`.
       dtype: dtype of the computation.

@@ -1,13 +1,13 @@
 """Batch normalisation as PyTorch defines it.
 
 Ioffe and Szegedy, "Batch normalization: Accelerating deep network training by reducing internal
-covariate shift", ICML 2015, arXiv:1502.03167. Each channel is brought to mean 0 and variance 1 over
-the batch and all positions, then scaled and shifted by two learnt numbers; running averages of both
-statistics stand in for the batch's at test time.
+covariate shift", ICML 2015, arXiv:1502.03167. Each channel is normalised to mean 0 and variance 1
+over the batch and all positions, then scaled and shifted by two learnt numbers. Evaluation uses
+running averages of both statistics.
 
-Flax's own layer averages the biased variance. The paper (Algorithm 2) and PyTorch average the
-unbiased one while they normalise by the biased one, and so does this layer: weights carried over
-from PyTorch train on as they would have there.
+The layer of Flax averages the biased variance. The paper (Algorithm 2), PyTorch and this layer
+normalise by the biased variance and average the unbiased variance, so that weights from PyTorch
+continue to train as in PyTorch.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,22 @@ from cv_jax.models.layers import at_least_float32
 
 
 class BatchNorm(nn.Module):
-    """Normalises the last axis over all other axes.
+    """Normalise the last axis over all other axes.
 
-    In a jitted program whose arrays are sharded over devices, "all other axes" means the global
-    batch: the program is the same on one device and on many. In the per-device view (`shard_map`,
-    `pmap`) it means the device's own part, unless `axis_name` names the mesh axis to average over.
+    In a jitted program with sharded arrays, the statistics are over the global batch, for any
+    number of devices. In the per-device view (`shard_map`, `pmap`) they are over the shard of the
+    device, or over the mesh axis `axis_name`.
 
     Attributes:
-      momentum: share of the old running average that stays; 0.9 is what PyTorch calls 0.1.
+      momentum: weight of the old running average; 0.9 here is 0.1 in PyTorch.
       epsilon: added to the variance.
-      affine: whether to learn a scale and a shift.
+      affine: whether the layer has a scale and a shift.
       scale_init: initialiser of the scale.
-      axis_name: mesh axis over which the per-device view shares its statistics, or None.
-      dtype: dtype of the output; statistics are float32 whatever it is (float64 for float64).
+      axis_name: mesh axis over which statistics are averaged in the per-device view, or `None`.
+      dtype: dtype of the output; statistics are at least float32.
       param_dtype: dtype of scale and shift.
 
-    Variables: `params/{scale,bias}` [C]; `batch_stats/{mean,var}` [C] float32, to be passed as
-    mutable in training.
+    Variables: `params/{scale,bias}` [C]; `batch_stats/{mean,var}` [C] float32, mutable in training.
     """
 
     momentum: float = 0.9
@@ -52,7 +51,7 @@ class BatchNorm(nn.Module):
         """[..., C] → [..., C].
 
         Raises:
-          ValueError: training with a single value per channel, which has no variance.
+          ValueError: training with one value per channel, which has no variance.
         """
         shape = x.shape[-1:]
         stored = jnp.promote_types(jnp.float32, self.param_dtype)
@@ -79,11 +78,11 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array, running_mean: jax.Array):
-        """Mean, biased variance, and the number of values per channel.
+        """Return mean, biased variance, and the number of values per channel.
 
-        Both come from one pass over x, as the means of (x − s) and (x − s)², and need one exchange
-        between devices. The difference of squares would lose its digits where the mean is large
-        beside the deviation; s, the running mean, takes that mean away.
+        One pass over x computes the means of (x − s) and (x − s)², with one all-reduce. The shift s
+        is the running mean: without it, the variance as a difference of squares would lose digits
+        where the mean is much larger than the deviation.
         """
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
@@ -95,7 +94,7 @@ class BatchNorm(nn.Module):
         if count < 2 and not self.is_initializing():
             raise ValueError(
                 "batch normalisation needs more than one value per channel in training, got a "
-                f"batch of shape {x.shape}: use a larger batch or a larger image"
+                f"batch of shape {x.shape}; use a larger batch or a larger image"
             )
         var = jnp.maximum(second - jnp.square(first), 0)
         return running_mean + first, var, count

@@ -1,4 +1,4 @@
-"""What the convolutional architectures share besides batch normalisation."""
+"""Initialisers and layers that several convolutional architectures share."""
 
 import math
 
@@ -10,16 +10,16 @@ from cv_jax.models.layers import at_least_float32
 
 
 def he_fan_out(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """N(0, √(2/n)), n the connections that leave an input position: k²·output channels.
+    """Draw from N(0, √(2/n)), where n is the fan-out, k²·output channels.
 
-    He et al., "Delving deep into rectifiers", ICCV 2015, arXiv:1502.01852, section 2.2, the variant
-    that keeps the size of the gradients. For kernels [..., in, out].
+    He et al., "Delving deep into rectifiers", ICCV 2015, arXiv:1502.01852, section 2.2: the variant
+    that preserves the variance of the gradients. For kernels [..., in, out].
     """
     return nn.initializers.variance_scaling(2.0, "fan_out", "normal")(key, shape, dtype)
 
 
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
-    """U(±1/√n), n the inputs of one output: how PyTorch starts linear and convolution kernels."""
+    """Draw from U(±1/√fan-in), PyTorch's default for linear and convolution kernels."""
     bound = 1 / math.sqrt(math.prod(shape[:-1]))
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -27,13 +27,13 @@ def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
 def local_response_norm(
     x: jax.Array, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> jax.Array:
-    """Divides each value by (k + α·Σ a²)^β, the sum over `n` neighbouring channels at its place.
+    """Divide each value by (k + α·Σ a²)^β, with the sum over `n` neighbouring channels.
 
-    Krizhevsky et al., 2012, section 3.3, whose constants are the defaults. Channels beyond the ends
-    count as zero. PyTorch and Caffe divide α by n: their α of 5e-4 at n = 5 is the 1e-4 here.
+    Krizhevsky et al., 2012, section 3.3; the defaults are the paper's constants. Missing channels
+    at both ends are zero. PyTorch and Caffe divide α by n: their α of 5e-4 at n = 5 is 1e-4 here.
 
     Args:
-      x: [..., C]; the sum is taken in float32 (float64 for float64 inputs).
+      x: [..., C]; the computation is in float32 (float64 for float64 inputs).
     """
     wide = at_least_float32(x)
     before = n // 2
@@ -45,10 +45,10 @@ def local_response_norm(
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Averages [B, H, W, C] to [B, size, size, C] over PyTorch's windows.
+    """Average [B, H, W, C] to [B, size, size, C] over the windows of PyTorch.
 
-    Window i of an axis of length L covers ⌊i·L/size⌋ to ⌈(i+1)·L/size⌉: windows overlap where
-    `size` does not divide L, and repeat values where L is smaller.
+    Window i of an axis of length L is ⌊i·L/size⌋ to ⌈(i+1)·L/size⌉. Windows overlap if `size` does
+    not divide L, and repeat values if L is smaller than `size`.
     """
     for axis in (1, 2):
         length = x.shape[axis]

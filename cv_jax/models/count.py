@@ -8,18 +8,18 @@ import jax
 
 
 def count_multiply_adds(function: Callable, *args) -> tuple[int, Any]:
-    """Multiply-adds of the matrix products and convolutions that `function(*args)` makes.
+    """Count the multiply-adds of the matrix products and convolutions in `function(*args)`.
 
-    Counted from the jaxpr, so that it holds for whatever the program really does: taps that fall on
-    padding count (the hardware multiplies them too), loops count as often as they run. Element-wise
-    work, normalisation and pooling count as nothing, as in the published tables.
+    The count is from the jaxpr. It includes filter taps on padding, which the hardware multiplies
+    too, and every iteration of a loop. It excludes element-wise operations, normalisation and
+    pooling, as published tables do.
 
     Args:
-      function: anything that jax can trace.
-      *args: its arguments; `jax.ShapeDtypeStruct`s will do.
+      function: a function that JAX can trace.
+      *args: its arguments, or their `jax.ShapeDtypeStruct`s.
 
     Returns:
-      `(multiply-adds, the shapes and dtypes of what the function returns)`.
+      `(multiply-adds, shapes and dtypes of the result)`.
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     return _count(program.jaxpr), shapes
@@ -35,8 +35,8 @@ def _count(jaxpr) -> int:
             depth = math.prod(shape[axis] for axis in contracted)
             total += equation.outvars[0].aval.size * depth
         elif primitive == "conv_general_dilated":
-            # Each output value reads one kernel window over the input channels of its own group:
-            # the kernel's size divided by its output channels.
+            # An output value needs one window over the input channels of its group: the kernel's
+            # size divided by its output channels.
             kernel = equation.invars[1].aval
             out_axis = params["dimension_numbers"].rhs_spec[0]
             total += equation.outvars[0].aval.size * kernel.size // kernel.shape[out_axis]

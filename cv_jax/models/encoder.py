@@ -1,16 +1,14 @@
-"""The stack of pre-norm Transformer blocks that ViT, DeiT, MAE and the image Transformer share.
+"""Stack of pre-norm Transformer blocks of ViT, DeiT, MAE and the image Transformer.
 
-The stack runs unrolled, each block a submodule `blocks_0`, `blocks_1`, …, or as one scanned block
-whose parameters, under `blocks`, carry a leading axis of the depth: one block is then compiled
-instead of all, at the price of what the compiler could do across them. `stack_blocks` and
-`unstack_blocks` turn the parameters of the one into those of the other. Rematerialisation trades
-computation for memory: a block's intermediates are computed again in the backward pass instead of
-kept.
+Unrolled, each block is a submodule `blocks_0`, `blocks_1`, …. Scanned, one block `blocks` has
+parameters with a leading axis of the depth: XLA compiles one block instead of all, but cannot
+optimise across blocks. `stack_blocks` and `unstack_blocks` convert the parameters.
+Rematerialisation saves memory: the backward pass recomputes the intermediates of a block.
 
-What they are worth is measured by benchmarks/scan_layers.py: the gradient of ViT-L/16 at batch 8 in
-float32 on CPU compiles in 4.1 s unrolled and in 2.6 s scanned, and needs 5.0 and 5.1 GiB; scanned
-and rematerialised 0.5 GiB ("full"), 1.6 ("dots_no_batch") or 2.1 ("dots"). Unrolled,
-rematerialisation saves nothing on CPU (5.6 GiB): that compiler undoes it.
+Measured by benchmarks/scan_layers.py, the gradient of ViT-L/16 at batch 8 in float32 on CPU:
+unrolled 4.1 s of compilation and 5.0 GiB of memory; scanned 2.6 s and 5.1 GiB; scanned and
+rematerialised 0.5 GiB ("full"), 1.6 ("dots_no_batch") or 2.1 ("dots"). Unrolled, rematerialisation
+saves no memory on CPU (5.6 GiB), because the CPU compiler removes it.
 """
 
 from collections import OrderedDict
@@ -24,9 +22,9 @@ from cv_jax.models import checks
 from cv_jax.models.attention import Attention, check_implementation
 from cv_jax.models.layers import Mlp, activation, drop_path, drop_path_rates
 
-# What each policy keeps for the backward pass; "none" keeps whatever is needed, "full" only the
-# blocks' inputs, "dots" matrix products too, "dots_no_batch" only those with weights, which leaves
-# out the attention scores.
+# Name → intermediates kept for the backward pass. "none": all that it needs; "full": the inputs of
+# the blocks; "dots": also matrix products; "dots_no_batch": of these only products with weights, so
+# no attention scores.
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -36,10 +34,10 @@ REMAT_POLICIES = {
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel (Touvron et al., 2021, arXiv:2103.17239, section 2.1).
+    """Learned factor per channel (Touvron et al., 2021, arXiv:2103.17239, section 2.1).
 
     Attributes:
-      init: value that every factor starts from.
+      init: initial value of every factor.
       param_dtype: dtype of the parameter.
     """
 
@@ -57,12 +55,12 @@ class Block(nn.Module):
 
     Attributes:
       num_heads: attention heads; must divide the width.
-      mlp_ratio: width of the MLP over the token width.
+      mlp_ratio: hidden width of the MLP over the token width.
       act: activation of the MLP, one of `layers.ACTIVATIONS`.
       qk_norm: see `Attention`.
-      layer_scale: initial value of a learned factor per channel on both branches; 0 for none.
+      layer_scale: initial value of a learned factor per channel on both branches; 0: no factor.
       dropout_rate: dropped share after attention and MLP layers.
-      implementation: of attention, one of `attention.IMPLEMENTATIONS`.
+      implementation: attention implementation, one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether to return the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -81,12 +79,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, drop_path_rate: float | jax.Array | None, train: bool):
-        """Tokens [B, T, D] → `(tokens, (tokens, weights or None))`, as `nn.scan` wants it.
+        """Tokens [B, T, D] → `(tokens, (tokens, weights or None))`, the format of `nn.scan`.
 
         Args:
           x: the tokens.
-          drop_path_rate: probability of dropping a branch for an example; None when none is.
-          train: whether dropout and stochastic depth act.
+          drop_path_rate: probability of dropping a branch for an example; `None` for 0.
+          train: whether dropout and stochastic depth are active.
         """
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
@@ -125,10 +123,10 @@ def check_blocks(
     implementation: str,
     attention_weights: bool,
 ) -> None:
-    """Whether the fields of a stack of blocks are allowed and fit together.
+    """Check the fields of a stack of blocks.
 
     Raises:
-      ValueError: one of them is not, or two of them do not.
+      ValueError: a field is invalid, or two fields exclude each other.
     """
     checks.positive("depth", [depth])
     checks.positive("width", [width])
@@ -151,29 +149,29 @@ def run_blocks(
     name: str = "blocks",
     **fields,
 ) -> tuple[jax.Array, OrderedDict]:
-    """Runs tokens through a stack of blocks; to be called inside a module's compact method.
+    """Apply a stack of blocks to tokens, inside a compact method of a module.
 
     Args:
       x: tokens [B, T, D].
       depth: number of blocks.
-      train: whether dropout and stochastic depth act.
-      drop_path_rate: of the last block, growing linearly from 0 at the first.
-      scan: one scanned block in place of `depth` unrolled ones. Random draws, hence initial values
-        and dropout masks, differ between the two; the function of given parameters does not.
+      train: whether dropout and stochastic depth are active.
+      drop_path_rate: rate of the last block; grows linearly from 0 at the first block.
+      scan: one scanned block instead of `depth` unrolled blocks. For given parameters the outputs
+        are equal; random draws (initial values, dropout masks) differ.
       remat_policy: one of `REMAT_POLICIES`.
-      name: of the submodules.
-      **fields: of `Block`.
+      name: name of the submodules.
+      **fields: fields of `Block`.
 
     Returns:
-      `(tokens [B, T, D], features)`: `"<name>_<i>"`, the tokens after block i, and before them,
-      with `attention_weights`, `"<name>_<i>/attention"`, its weights [B, heads, T, T].
+      `(tokens [B, T, D], features)`: `"<name>_<i>"` are the tokens after block i. With
+      `attention_weights` also `"<name>_<i>/attention"` [B, heads, T, T], before the tokens.
     """
     block = Block
     if remat_policy != "none":
         block = nn.remat(
             Block,
             policy=REMAT_POLICIES[remat_policy],
-            # Inside a scan nothing can be merged with the forward pass anyway.
+            # Inside a scan, XLA cannot merge the recomputation with the forward pass.
             prevent_cse=not scan,
             static_argnums=(3,),
         )
@@ -203,10 +201,10 @@ def run_blocks(
 
 
 def stack_blocks(params: Mapping, name: str = "blocks") -> dict:
-    """Parameters of the unrolled stack → those of the scanned one.
+    """Convert parameters of unrolled stacks to parameters of scanned stacks.
 
-    Every group `<name>_0`, `<name>_1`, … becomes one `<name>` with a new leading axis, at whatever
-    depth of the tree it stands; everything else is kept. `unstack_blocks` is the inverse.
+    Every group `<name>_0`, `<name>_1`, …, at any depth of the tree, becomes one `<name>` with a new
+    leading axis. Other parameters are kept. `unstack_blocks` is the inverse.
     """
     if not isinstance(params, Mapping):
         return params
@@ -219,7 +217,7 @@ def stack_blocks(params: Mapping, name: str = "blocks") -> dict:
 
 
 def unstack_blocks(params: Mapping, name: str = "blocks") -> dict:
-    """Parameters of the scanned stack → those of the unrolled one; see `stack_blocks`."""
+    """Convert parameters of scanned stacks to parameters of unrolled stacks; see `stack_blocks`."""
     if not isinstance(params, Mapping):
         return params
     rest = {k: unstack_blocks(v, name) for k, v in params.items() if k != name}

@@ -1,16 +1,17 @@
-"""A Vision Transformer that is read by a Transformer decoder: image → sequence.
+"""Image Transformer: a ViT encoder and a Transformer decoder, image → sequence.
 
-The encoder is `vit.ViT` (Dosovitskiy et al., 2021, arXiv:2010.11929), of which every token is kept;
-the decoder is `transformer.Decoder` (Vaswani et al., 2017, arXiv:1706.03762), whose cross-attention
-shows where in the image each token of the answer was read.
+The encoder is `vit.ViT` (Dosovitskiy et al., 2021, arXiv:2010.11929) with all of its tokens. The
+decoder is `decoder.Decoder` (Vaswani et al., 2017, arXiv:1706.03762). Its cross-attention shows
+from which patches each token of the output is predicted.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models.attention import FUSED, TENSOR_AXES
+from cv_jax.models.decoder import BOS, Cache, Decoder, check_decoder
 from cv_jax.models.entry import Entry
-from cv_jax.models.transformer import BOS, Cache, Decoder, check_decoder
 from cv_jax.models.vit import SIZES, ViT
 
 
@@ -18,17 +19,17 @@ class ImageTransformer(nn.Module):
     """Image → the tokens of a sequence.
 
     Attributes:
-      vocab_size: tokens, with PAD, BOS and EOS the first three; 13 leaves the ten digits.
+      vocab_size: tokens, of which the first three are PAD, BOS and EOS; 13 for ten classes.
       image_size: side of the square input in pixels, or (height, width).
       patch_size: side of a patch in pixels; must divide the image.
       width: token width of encoder and decoder.
-      depth: blocks of the encoder.
+      depth: number of encoder blocks.
       num_heads: attention heads; must divide the width.
-      mlp_ratio: inner width of the two-layer nets over the token width.
-      decoder_depth: layers of the decoder.
+      mlp_ratio: hidden width of the MLPs over the token width.
+      decoder_depth: number of decoder layers.
       pos_embed: positions of the patches, "learned" or "sincos".
       dropout_rate: dropped share in encoder and decoder.
-      drop_path_rate: stochastic depth of the encoder's last block.
+      drop_path_rate: stochastic depth of the encoder's last block; grows linearly from 0.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -52,10 +53,10 @@ class ImageTransformer(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> tuple[int, int]:
-        """Patches along height and width.
+        """Return the number of patches along height and width.
 
         Raises:
-          ValueError: as `ViT.check` and `transformer.check_decoder` do.
+          ValueError: see `ViT.check` and `decoder.check_decoder`.
         """
         check_decoder(
             self.vocab_size, self.width, self.decoder_depth, self.num_heads, self.dropout_rate
@@ -102,17 +103,17 @@ class ImageTransformer(nn.Module):
         )
 
     def __call__(self, image, target, target_mask=None, *, train: bool = False):
-        """Scores of the token after each of `target`'s, given the image.
+        """Return the logits of the token after each token of `target`.
 
         Args:
           image: float [B, H, W, C].
-          target: ids [B, T], beginning with BOS: what is to be predicted, shifted right by one.
-          target_mask: bool [B, T], True for tokens that may be looked at; by default all.
-          train: whether dropout and stochastic depth act.
+          target: ids [B, T]: BOS, then the sequence to predict without its last token.
+          target_mask: bool [B, T], True for tokens that attention reads; default: all.
+          train: whether dropout and stochastic depth are active.
 
         Returns:
-          `(logits float32 [B, T, vocab_size], features)`: those of `ViT` under `"encoder/"`, then
-          `"memory"` [B, patches, width], `"target_embed"`, `"decoder/layers_<i>"` and
+          `(logits float32 [B, T, vocab_size], features)`: features of `ViT` under `"encoder/"`,
+          then `"memory"` [B, patches, width], `"target_embed"`, `"decoder/layers_<i>"` and
           `"pre_logits"` [B, T, width]; with `attention_weights` also
           `"decoder/layers_<i>/self_attention"` [B, heads, T, T] and
           `"decoder/layers_<i>/cross_attention"` [B, heads, T, patches].
@@ -134,16 +135,16 @@ class ImageTransformer(nn.Module):
         return memory, features
 
     def start(self, image, max_length: int) -> Cache:
-        """The cache for decoding up to `max_length` tokens; see `Decoder.start`."""
+        """Return the cache for decoding up to `max_length` tokens; see `Decoder.start`."""
         return self.decoder.start(self._encode(image, False)[0], None, max_length)
 
     def step(self, cache: Cache, tokens: jax.Array, index: jax.Array) -> tuple[jax.Array, Cache]:
-        """See `Decoder.step`."""
+        """Decode one token; see `Decoder.step`."""
         return self.decoder.step(cache, tokens, index)
 
 
 def _inputs(batch: int) -> tuple[jax.Array, jax.Array]:
-    """Images and targets of four tokens."""
+    """Return images and targets of four tokens."""
     return jnp.zeros((batch, 224, 224, 3), jnp.float32), jnp.full((batch, 4), BOS, jnp.int32)
 
 
@@ -155,6 +156,9 @@ MODELS = {
         "Dosovitskiy et al., An image is worth 16x16 words, arXiv:2010.11929; Vaswani et al., "
         "Attention is all you need, arXiv:1706.03762",
         inputs=_inputs,
+        end_layers=(),
+        fused=FUSED,
+        tensor_axes=TENSOR_AXES,
         task="transcription",
     )
 }

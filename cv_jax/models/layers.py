@@ -11,7 +11,7 @@ from cv_jax.models import checks
 
 ACTIVATIONS = {
     "relu": nn.relu,
-    # The exact form: Flax's default is the tanh approximation, every reference uses erf.
+    # The references use the exact form; Flax's default is the tanh approximation.
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "silu": nn.silu,
@@ -21,25 +21,24 @@ ACTIVATIONS = {
 
 
 def activation(name: str):
-    """The activation function of that name.
+    """Return an activation function by name.
 
     Raises:
-      ValueError: there is none; the message lists the names.
+      ValueError: the name is not in `ACTIVATIONS`.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}; allowed: {', '.join(ACTIVATIONS)}")
+    checks.one_of("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """Logits leave a model in float32 however it computes; float64 stays, to compare gradients."""
+    """Cast to float32; float64 stays float64, so that tests can compare gradients."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def drop_path(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Array:
-    """Stochastic depth (Huang et al., 2016, arXiv:1603.09382): drops a branch for whole examples.
+    """Drop a branch for whole examples: stochastic depth (Huang et al., 2016, arXiv:1603.09382).
 
-    The kept branches are divided by the probability of keeping, so that the expectation stays.
+    Kept branches are divided by the probability of keeping, which preserves the expectation.
 
     Args:
       key: PRNG key.
@@ -52,7 +51,7 @@ def drop_path(key: jax.Array, x: jax.Array, rate: float | jax.Array) -> jax.Arra
 
 
 class DropPath(nn.Module):
-    """`drop_path` as a layer that does nothing in evaluation.
+    """`drop_path` as a layer; the identity in evaluation.
 
     Attributes:
       rate: probability of dropping one example's branch.
@@ -70,17 +69,17 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """Rates growing linearly from 0 at the first block to `rate` at the last."""
+    """Return rates that grow linearly from 0 at the first block to `rate` at the last block."""
     return [float(r) for r in np.linspace(0.0, rate, depth)]
 
 
 class Mlp(nn.Module):
-    """The Transformer's feed-forward block: expand, non-linearity, project back.
+    """Feed-forward block of a Transformer: dense layer, activation, dense layer.
 
     Attributes:
-      hidden_dim: width of the expansion.
+      hidden_dim: width of the hidden layer.
       act: one of `ACTIVATIONS`.
-      dropout_rate: dropped share after each of the two layers.
+      dropout_rate: dropped share after each layer.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
       kernel_init: initialiser of both kernels.

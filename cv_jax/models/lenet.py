@@ -1,21 +1,21 @@
-"""LeNet-5, as it was and as it is remembered.
+"""LeNet-5 as published in 1998, and the later network of the same name.
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-Proc. IEEE 86(11), 1998, section II: filters shared over the image, sub-sampling between them, and
-fully connected layers on the 5×5 maps that remain.
+Proc. IEEE 86(11), 1998, section II: convolutions with sub-sampling between them, then fully
+connected layers on 5×5 maps.
 
-`lenet5_1998` is the paper's net, 60,000 trainable parameters on one-channel 32×32 images: C3 sees
-chosen maps of S2 (Table I), sub-sampling has a trainable coefficient and bias, every layer up to F6
-ends in 1.7159·tanh(2x/3), and an output is the squared distance of F6's 84 units from a code that
-stylises the class as a 7×12 bitmap. Images are scaled to white −0.1 and black 1.175. This file's
-own choices, not checked against the paper's text: weights start from U(±2.4/fan-in) and biases from
-zero, and the bitmaps are drawn anew.
+`lenet5_1998` is the paper's network with 60,000 trainable parameters for one-channel 32×32 images.
+Each map of C3 reads selected maps of S2 (Table I); sub-sampling has a trainable coefficient and
+bias; every layer up to F6 ends in 1.7159·tanh(2x/3); each output is the squared distance of the 84
+units of F6 from a code of the class, a 7×12 bitmap. Images are scaled to white −0.1, black 1.175.
+Choices of this file, not checked against the paper's text: weights are drawn from U(±2.4/fan-in),
+biases start at zero, and the bitmaps are redrawn.
 
-`lenet5` is what textbooks and frameworks call LeNet-5, 61,706 parameters: the same sizes with
-average pooling, all maps connected, plain tanh and a softmax output.
+`lenet5` is the LeNet-5 of textbooks and frameworks with 61,706 parameters: the same sizes, average
+pooling, all maps connected, tanh and a softmax output.
 
-C5 is a 5×5 convolution in the paper, which on the 5×5 maps of a 32×32 image is the full connection
-that both nets use.
+C5 is a 5×5 convolution in the paper. On the 5×5 maps of a 32×32 image it equals the dense layer of
+both networks here.
 """
 
 import random
@@ -30,10 +30,10 @@ from cv_jax.models import checks
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import activation, at_least_float32
 
-SMALLEST = 16  # two 5×5 filters and two poolings then leave one position
+SMALLEST = 16  # side for which the maps after the second pooling are 1×1
 
-# Table I: the maps of S2 that each of C3's 16 maps sees. Six see three neighbours, six see four
-# (both going round), three see two pairs, the last sees all.
+# Table I: the maps of S2 that each of the 16 maps of C3 reads. Six maps read three neighbours and
+# six read four (both cyclic), three read two pairs, the last reads all.
 C3_INPUTS = (
     *(tuple(sorted((i + j) % 6 for j in range(3))) for i in range(6)),
     *(tuple(sorted((i + j) % 6 for j in range(4))) for i in range(6)),
@@ -60,10 +60,10 @@ _BITMAPS = """
 
 
 def rbf_codes(num_classes: int) -> np.ndarray:
-    """The target of F6 for each class, ±1 [num_classes, 84], float32.
+    """Return the target of F6 for each class, ±1 [num_classes, 84], float32.
 
-    The first ten are the bitmaps of the digits, row by row, black +1. Further classes get codes
-    drawn with equal chance, which the paper names as the alternative.
+    The first ten are the bitmaps of the digits, row by row, black +1. Codes of further classes are
+    drawn with equal probabilities, the alternative in the paper.
     """
     rows = [row.split() for row in _BITMAPS.split("\n") if row]
     codes = ["".join(digit) for digit in zip(*rows, strict=True)]
@@ -75,16 +75,16 @@ def rbf_codes(num_classes: int) -> np.ndarray:
 
 
 def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
-    """A discriminative criterion for penalties, in the paper's manner, of each example, [B].
+    """Return a discriminative loss of penalties for each example [B], similar to the paper's.
 
-    The true class's penalty is pulled down while the others are pushed up, the more the smaller
-    they are; those well above `j` are left alone. For j → ∞ this is the softmax cross-entropy of
+    The loss lowers the penalty of the true class and raises the penalties of other classes, small
+    ones most; penalties far above `j` have no effect. For j → ∞ it is the softmax cross-entropy of
     the negated penalties, which are the logits of `LeNet5Original`.
 
     Args:
       penalties: float [B, classes], −logits.
-      labels: probabilities of the classes [B, classes]; one-hot in the paper.
-      j: positive; the penalty at which a wrong class is far enough away.
+      labels: class probabilities [B, classes]; one-hot in the paper.
+      j: positive; penalty from which the loss hardly raises the penalty of a wrong class.
     """
     limit = jnp.full((len(penalties), 1), -j, penalties.dtype)
     competition = jax.nn.logsumexp(jnp.concatenate([limit, -penalties], axis=1), axis=1)
@@ -92,12 +92,12 @@ def rbf_loss(penalties: jax.Array, labels: jax.Array, j: float) -> jax.Array:
 
 
 def squash(x: jax.Array) -> jax.Array:
-    """1.7159·tanh(2x/3): passes close to ±1 at ±1."""
+    """Return 1.7159·tanh(2x/3), which is close to ±1 at ±1."""
     return 1.7159 * jnp.tanh(x * (2 / 3))
 
 
 def _uniform(fan_in: int | None = None):
-    """U(±2.4/fan-in); by default the fan-in is that of a kernel [..., in, out]."""
+    """Return an initialiser U(±2.4/fan-in); default: the fan-in of a kernel [..., in, out]."""
 
     def init(key, shape, dtype):
         bound = 2.4 / (fan_in or np.prod(shape[:-1]))
@@ -107,7 +107,7 @@ def _uniform(fan_in: int | None = None):
 
 
 class SubSample(nn.Module):
-    """The sum of each 2×2 square times a coefficient of its map, plus a bias of its map."""
+    """Sub-sampling: the sum of each 2×2 square times a coefficient plus a bias, one per map."""
 
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -123,15 +123,15 @@ class SubSample(nn.Module):
 
 
 class TableConv(nn.Module):
-    """A 5×5 convolution in which each output map sees only the input maps that a table gives it.
+    """A 5×5 convolution in which each output map reads only the input maps of a table.
 
     Attributes:
-      inputs: the input maps of each output map.
+      inputs: input maps of each output map.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
-    The kernel [5, 5, connections] holds the filters of the connections that exist, output map by
-    output map; a constant scatter makes the usual [5, 5, in, out] of it, zero elsewhere.
+    The kernel [5, 5, connections] has one filter per connection, in the order of the output maps.
+    It is scattered into a full kernel [5, 5, in, out] that is zero elsewhere.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -172,11 +172,11 @@ class LeNet5Original(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C], H and W at least 16.
+        """Return the logits of float images [B, H, W, C], H and W at least 16.
 
         Returns:
           `(logits float32 [B, num_classes], features)`: a logit is the negated penalty (eq. 7),
-          −‖F6 − code‖², at most 0, so that the largest names the class; `rbf_loss` takes penalties.
+          −‖F6 − code‖² ≤ 0, so the largest logit is the prediction; `rbf_loss` takes penalties.
 
         Raises:
           ValueError: the image is too small.
@@ -205,7 +205,7 @@ class LeNet5(nn.Module):
 
     Attributes:
       num_classes: size of the output; 0 gives the 84 units of F6.
-      act: one of `layers.ACTIVATIONS`; the paper's family is "tanh".
+      act: one of `layers.ACTIVATIONS`; "tanh" as in the paper.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
     """
@@ -217,13 +217,13 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C], H and W at least 16.
+        """Return the logits of float images [B, H, W, C], H and W at least 16.
 
         Returns:
           `(logits float32 [B, num_classes], features)`.
 
         Raises:
-          ValueError: the image is too small, or the activation unknown.
+          ValueError: the image is too small, or the activation is unknown.
         """
         checks.image_at_least("lenet5", image.shape, SMALLEST)
         act = activation(self.act)
@@ -249,6 +249,9 @@ _PAPER = (
     "Proc. IEEE 86(11)"
 )
 MODELS = {
-    "lenet5_1998": Entry(LeNet5Original, {}, 1998, _PAPER, image_size=(32, 32), channels=1),
-    "lenet5": Entry(LeNet5, {}, 1998, _PAPER, image_size=(32, 32), channels=1),
+    name: Entry(module, {}, 1998, _PAPER, image_size=(32, 32), channels=1, end_layers=ends)
+    for name, module, ends in (
+        ("lenet5_1998", LeNet5Original, ("c1",)),
+        ("lenet5", LeNet5, ("c1", "head")),
+    )
 }

@@ -1,8 +1,8 @@
 """Linear classifier: one matrix product of the flattened pixels.
 
-Each column of `head/kernel` is a template of its class, as large as the image: the score is the
-inner product of template and image. Rosenblatt (1958) trained such a unit; with a softmax and
-cross-entropy it is multinomial logistic regression, the baseline of every overview course.
+Each column of `head/kernel` is a template of a class, as large as the image; the logit is the inner
+product of template and image. Rosenblatt (1958) trained such units. With softmax cross-entropy the
+model is multinomial logistic regression.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ class Linear(nn.Module):
     """`logits = W·pixels + b`.
 
     Attributes:
-      num_classes: size of the output; 0 gives the flattened pixels themselves.
+      num_classes: size of the output; 0 gives the flattened pixels.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
     """
@@ -29,11 +29,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C]: `(logits float32 [B, num_classes], features)`."""
+        """Float images [B, H, W, C] → `(logits float32 [B, num_classes], features)`."""
         features = OrderedDict(pre_logits=image.reshape(len(image), -1).astype(self.dtype))
         logits = features["pre_logits"]
         if self.num_classes:
-            # From zero every class starts with the same (no) template: the loss is convex.
+            # Zeros are a valid start, because the loss is convex.
             head = nn.Dense(
                 self.num_classes,
                 kernel_init=nn.initializers.zeros,

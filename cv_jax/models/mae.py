@@ -1,14 +1,14 @@
 """Masked autoencoder.
 
 He et al., "Masked autoencoders are scalable vision learners", CVPR 2022, arXiv:2111.06377. Three
-quarters of the patches are removed; a ViT encoder sees only the rest, so that pre-training is
-cheap; a narrow decoder, given mask tokens in the places of the removed patches, predicts their
-pixels. After pre-training the decoder is thrown away and `to_vit` hands the encoder over.
+quarters of the patches are removed. A ViT encoder reads only the other patches, which makes
+pre-training cheap. A narrow decoder with mask tokens in place of the removed patches predicts their
+pixels. After pre-training `to_vit` copies the encoder into a ViT; the decoder is dropped.
 
 Follows the official code: fixed sine-cosine positions (zero for the class token), Glorot-uniform
 kernels with queries, keys and values as one matrix and the patch embedding as a matrix of flattened
-patches, LayerNorm with epsilon 1e-6, class and mask tokens from N(0, 0.02). The decoder is 512 wide
-and 8 blocks deep with 16 heads for every encoder.
+patches, LayerNorm with epsilon 1e-6, class and mask tokens from N(0, 0.02). The decoder of every
+encoder has width 512, 8 blocks and 16 heads.
 """
 
 from collections import OrderedDict
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.models.attention import FUSED, TENSOR_AXES
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
@@ -27,15 +28,15 @@ from cv_jax.models.vit import ViT, patch_grid
 
 
 def random_mask(noise: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which patches are kept, from one random number per patch.
+    """Select the kept patches by one random number per patch.
 
     Args:
       noise: float [B, L]; the `keep` patches with the smallest values are kept.
-      keep: how many.
+      keep: number of kept patches.
 
     Returns:
-      `(kept int [B, keep], restore int [B, L], mask float32 [B, L])`: the kept patches' indices in
-      the order of their noise, the place of each patch in that order, and 1 for removed patches.
+      `(kept int [B, keep], restore int [B, L], mask float32 [B, L])`: indices of the kept patches
+      in the order of the noise, index of each patch in this order, and 1 for removed patches.
     """
     order = jnp.argsort(noise, axis=1)
     restore = jnp.argsort(order, axis=1)
@@ -43,7 +44,7 @@ def random_mask(noise: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.
 
 
 def unshuffle(kept: jax.Array, mask_token: jax.Array, restore: jax.Array) -> jax.Array:
-    """Kept tokens [B, keep, D] in their places and `mask_token` [D] in all others: [B, L, D]."""
+    """Return tokens [B, L, D]: kept ones [B, keep, D] at their patches, others `mask_token` [D]."""
     batch, keep, dim = kept.shape
     removed = jnp.broadcast_to(mask_token, (batch, restore.shape[1] - keep, dim))
     tokens = jnp.concatenate([kept, removed.astype(kept.dtype)], axis=1)
@@ -51,7 +52,7 @@ def unshuffle(kept: jax.Array, mask_token: jax.Array, restore: jax.Array) -> jax
 
 
 def patchify(image: jax.Array, patch_size: int) -> jax.Array:
-    """[B, H, W, C] → [B, patches, patch_size²·C]: rows, columns and channels of each patch."""
+    """[B, H, W, C] → [B, patches, patch_size²·C]; a patch is flattened row by row."""
     batch, height, width, channels = image.shape
     rows, columns = height // patch_size, width // patch_size
     x = image.reshape(batch, rows, patch_size, columns, patch_size, channels)
@@ -75,16 +76,16 @@ def reconstruction_loss(
 ) -> jax.Array:
     """Mean squared error over the removed patches of each example: float [B].
 
-    Every example has as many removed patches as every other, so that the mean over the batch is the
-    official loss.
+    All examples have the same number of removed patches, so the mean over the batch is the official
+    loss.
 
     Args:
-      image: [B, H, W, C], what the model saw.
+      image: [B, H, W, C], the input of the model.
       prediction: [B, L, patch_size²·C].
       mask: [B, L], 1 for removed patches.
       patch_size: side of a patch.
-      normalize: compare with each patch's pixels standardised by their own mean and (unbiased)
-        variance plus 1e-6, which the paper found to help.
+      normalize: standardise the pixels of each patch by their mean and (unbiased) variance plus
+        1e-6, as the paper recommends.
     """
     target = patchify(image, patch_size).astype(prediction.dtype)
     if normalize:
@@ -96,33 +97,33 @@ def reconstruction_loss(
 
 
 def _patch_init(key, shape, dtype=jnp.float32):
-    """Glorot-uniform of the kernel as a matrix from the pixels of a patch to a token."""
+    """Glorot-uniform initialisation of the kernel as a matrix from patch pixels to a token."""
     matrix = (shape[0] * shape[1] * shape[2], shape[3])
     return nn.initializers.xavier_uniform()(key, matrix, dtype).reshape(shape)
 
 
 class MAE(nn.Module):
-    """Masked autoencoder: image → the pixels of its patches, most of them not seen.
+    """Masked autoencoder: image → pixels of its patches.
 
     Attributes:
       image_size: side of the square input in pixels, or (height, width).
       patch_size: side of a patch in pixels; must divide the image.
       width: token width of the encoder.
-      depth: encoder blocks.
+      depth: number of encoder blocks.
       num_heads: attention heads of the encoder.
-      mlp_ratio: width of the MLPs over the token width, in encoder and decoder.
+      mlp_ratio: hidden width of the MLPs over the token width, in encoder and decoder.
       decoder_width: token width of the decoder.
-      decoder_depth: decoder blocks.
+      decoder_depth: number of decoder blocks.
       decoder_num_heads: attention heads of the decoder.
-      mask_ratio: share of the patches that is removed.
-      scan_layers: one scanned block instead of unrolled ones; see encoder.py.
-      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      mask_ratio: share of removed patches.
+      scan_layers: one scanned block instead of unrolled blocks; see encoder.py.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       attention_implementation: one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
-    Rngs: `mask`, where no noise is given.
+    Rngs: `mask`, if no noise is passed.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -143,10 +144,10 @@ class MAE(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> tuple[tuple[int, int], int]:
-        """Patches along height and width, and how many patches are kept.
+        """Return patches along height and width, and the number of kept patches.
 
         Raises:
-          ValueError: a field's value is not allowed, or two of them do not fit together.
+          ValueError: a field is invalid, or two fields exclude each other.
         """
         grid = patch_grid(self.image_size, self.patch_size)
         for width, depth, heads in (
@@ -174,19 +175,19 @@ class MAE(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, noise: jax.Array | None = None, *, train: bool = False):
-        """Predicts the patches of float images [B, H, W, C].
+        """Predict the patches of float images [B, H, W, C].
 
         Args:
           image: the images, normalised.
-          noise: float [B, patches], the random numbers that choose what is removed; drawn from the
-            stream `mask` by default.
-          train: without effect; there is no dropout.
+          noise: float [B, patches], random numbers that select the removed patches; default: drawn
+            from the stream `mask`.
+          train: no effect, because the model has no dropout.
 
         Returns:
           `(prediction float32 [B, patches, patch_size²·C], features)`: the encoder's tokens
-          [B, 1 + kept, D] after the embedding (`"embed"`), each block and the last norm, `"mask"`
-          float32 [B, patches] with 1 for removed patches, the decoder's tokens
-          [B, 1 + patches, D'] after its embedding and each block, and `"pre_logits"`
+          [B, 1 + kept, D] after the embedding (`"embed"`), each block and the last norm (`"norm"`);
+          `"mask"` float32 [B, patches], 1 for removed patches; the decoder's tokens
+          [B, 1 + patches, D'] after its embedding and each block; and `"pre_logits"`
           [B, patches, D']. The loss is `reconstruction_loss(image, prediction, features["mask"],
           patch_size)`.
 
@@ -197,20 +198,10 @@ class MAE(nn.Module):
         expected = (rows * self.patch_size, columns * self.patch_size)
         if image.shape[1:3] != expected:
             raise ValueError(
-                f"image is {image.shape[1]}x{image.shape[2]}, the model was made for "
-                f"{expected[0]}x{expected[1]}: set image_size"
+                f"image is {image.shape[1]}x{image.shape[2]}, the model expects "
+                f"{expected[0]}x{expected[1]}; set image_size"
             )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = dict(kernel_init=nn.initializers.xavier_uniform(), **types)
-        blocks = dict(
-            train=train,
-            scan=self.scan_layers,
-            remat_policy=self.remat_policy,
-            mlp_ratio=self.mlp_ratio,
-            implementation=self.attention_implementation,
-            attention_weights=self.attention_weights,
-            **types,
-        )
         features = OrderedDict()
 
         patch = (self.patch_size, self.patch_size)
@@ -234,47 +225,71 @@ class MAE(nn.Module):
         cls_token = self.param("cls_token", token, (1, 1, self.width), self.param_dtype)
         cls_token = jnp.broadcast_to(cls_token.astype(x.dtype), (batch, 1, self.width))
         x = features["embed"] = jnp.concatenate([cls_token, x], axis=1)
-        x, block_features = run_blocks(x, depth=self.depth, num_heads=self.num_heads, **blocks)
-        features.update(block_features)
+        x = self._run_blocks(x, features, train, "blocks", self.depth, self.num_heads)
         x = features["norm"] = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(x)
         features["mask"] = mask
+        x = self._decode(x, features, restore, (rows, columns), train)
+        pixels = self.patch_size**2 * image.shape[-1]
+        dense = nn.Dense(
+            pixels, kernel_init=nn.initializers.xavier_uniform(), **types, name="decoder_pred"
+        )
+        return at_least_float32(dense(x)), features
 
+    def _decode(self, x, features, restore, grid, train) -> jax.Array:
+        """Tokens of the encoder [B, 1 + kept, D] → tokens of the patches [B, patches, D']."""
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         width = self.decoder_width
-        x = nn.Dense(width, **dense, name="decoder_embed")(x)
+        dense = nn.Dense(
+            width, kernel_init=nn.initializers.xavier_uniform(), **types, name="decoder_embed"
+        )
+        x = dense(x)
+        token = nn.initializers.normal(0.02)
         mask_token = self.param("mask_token", token, (1, 1, width), self.param_dtype)
         patches = unshuffle(x[:, 1:], mask_token[0, 0], restore)
-        patches = patches + sincos_2d(rows, columns, width).astype(x.dtype)
+        patches = patches + sincos_2d(*grid, width).astype(x.dtype)
         x = features["decoder_embed"] = jnp.concatenate([x[:, :1], patches], axis=1)
-        x, block_features = run_blocks(
-            x,
-            depth=self.decoder_depth,
-            num_heads=self.decoder_num_heads,
-            name="decoder_blocks",
-            **blocks,
-        )
-        features.update(block_features)
+        depth, heads = self.decoder_depth, self.decoder_num_heads
+        x = self._run_blocks(x, features, train, "decoder_blocks", depth, heads)
         x = nn.LayerNorm(epsilon=1e-6, **types, name="decoder_norm")(x)
         x = features["pre_logits"] = x[:, 1:]
-        pixels = self.patch_size**2 * image.shape[-1]
-        return at_least_float32(nn.Dense(pixels, **dense, name="decoder_pred")(x)), features
+        return x
+
+    def _run_blocks(self, x, features, train, name, depth, num_heads) -> jax.Array:
+        """Apply a stack of blocks to tokens, and add their features."""
+        x, block_features = run_blocks(
+            x,
+            depth=depth,
+            num_heads=num_heads,
+            name=name,
+            train=train,
+            scan=self.scan_layers,
+            remat_policy=self.remat_policy,
+            mlp_ratio=self.mlp_ratio,
+            implementation=self.attention_implementation,
+            attention_weights=self.attention_weights,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        features.update(block_features)
+        return x
 
 
 def to_vit(params: Mapping, mae: MAE, vit_params: Mapping, vit: ViT) -> dict:
-    """A ViT's parameters with the pre-trained encoder in them.
+    """Return the parameters of a ViT with the pre-trained encoder.
 
-    Patch embedding, class token, blocks and final norm are the encoder's; the ViT keeps what the
-    encoder has not: its head, and with `fc_norm` that norm. Learned positions start from the fixed
-    ones, resampled without antialiasing where the grids differ.
+    Patch embedding, class token, blocks and last norm are copied from the encoder. The head, and
+    with `fc_norm` this norm, stay newly initialised. Learned positions become the encoder's fixed
+    positions, resampled without antialiasing if the grids differ.
 
     Args:
       params: the `params` collection of `mae`.
       mae: the pre-trained model.
-      vit_params: freshly initialised parameters of `vit`.
-      vit: the model to be fine-tuned or probed; of the same width, depth, heads and patch, and
-        scanned or unrolled as `mae` is.
+      vit_params: newly initialised parameters of `vit`.
+      vit: the model to fine-tune or probe, with the width, depth, heads, patch size and
+        `scan_layers` of `mae`.
 
     Raises:
-      ValueError: the encoder does not fit into `vit`; the message names the first misfit.
+      ValueError: the encoder does not fit into `vit`; the message names the first parameter.
     """
     result = dict(vit_params)
     for name in params:
@@ -295,8 +310,10 @@ def to_vit(params: Mapping, mae: MAE, vit_params: Mapping, vit: ViT) -> dict:
 
 
 def encoder(mae: MAE) -> ViT:
-    """The encoder as a headless ViT that sees all patches; its parameters are `mae`'s of the same
-    names."""
+    """Return the encoder as a ViT without a head that reads all patches.
+
+    Its parameters have the same names as in `mae`.
+    """
     shared = {
         name: getattr(mae, name)
         for name in ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
@@ -312,6 +329,16 @@ _SIZES = {
     "h14": dict(patch_size=14, width=1280, depth=32, num_heads=16),
 }
 MODELS = {
-    f"mae_vit_{size}": Entry(MAE, fields, 2021, _PAPER, task="reconstruction")
+    f"mae_vit_{size}": Entry(
+        MAE,
+        fields,
+        2021,
+        _PAPER,
+        task="reconstruction",
+        end_layers=("patch_embed", "decoder_pred"),
+        fused=FUSED,
+        tensor_axes=TENSOR_AXES,
+        converters={ViT: to_vit},
+    )
     for size, fields in _SIZES.items()
 }

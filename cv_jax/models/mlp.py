@@ -1,9 +1,9 @@
-"""Fully connected network: linear maps with a non-linearity between them.
+"""Fully connected network: dense layers with activations between them.
 
-Hidden layers free the classifier from one template per class (Rumelhart, Hinton and Williams,
-1986); every pixel is still connected to every unit, so that nothing learnt at one place of the
-image helps at another. Kernels start from He's normal distribution for ReLU and GELU and from
-Glorot's for tanh and sigmoid; dropout (Srivastava et al., 2014) stands after each hidden layer.
+Rumelhart, Hinton and Williams, 1986. Hidden layers allow more than one template per class, but no
+weights are shared between positions of the image. Kernels are initialised by Glorot's normal
+distribution for tanh and sigmoid, and by He's for all other activations. Dropout (Srivastava et
+al., 2014) follows each hidden layer.
 """
 
 from collections import OrderedDict
@@ -21,7 +21,7 @@ class MLP(nn.Module):
 
     Attributes:
       num_classes: size of the output; 0 gives the last hidden layer.
-      widths: units of each hidden layer; none at all leaves a linear classifier.
+      widths: units of each hidden layer; an empty tuple gives a linear classifier.
       act: one of `layers.ACTIVATIONS`.
       dropout_rate: dropped share of each hidden layer's units.
       dtype: dtype of the computation.
@@ -39,13 +39,14 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C] of any size.
+        """Return the logits of float images [B, H, W, C] of any size.
 
         Returns:
           `(logits float32 [B, num_classes], features)`: each hidden layer `fc1` …, `"pre_logits"`.
 
         Raises:
-          ValueError: a width below 1, an unknown activation, or a rate outside [0, 1).
+          ValueError: a width is less than 1, the activation is unknown, or a rate is outside
+            [0, 1).
         """
         checks.positive("widths", self.widths)
         checks.rate("dropout_rate", self.dropout_rate)
@@ -77,5 +78,6 @@ MODELS = {
         "Nature 323",
         image_size=(32, 32),
         channels=3,
+        end_layers=("fc1", "head"),
     )
 }

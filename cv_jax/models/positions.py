@@ -1,23 +1,25 @@
-"""Positions: fixed sine-cosine tables, and learned tables resampled to another size.
+"""Position embeddings: fixed sine-cosine tables, and learned tables resampled to another size.
 
-Resampling follows PyTorch's `interpolate(align_corners=False)`, through which the published weights
-were moved between image sizes, by one of three methods:
+Resampling follows PyTorch's `interpolate(align_corners=False)`, which the authors of published
+weights use to change the image size. Methods:
 
-  bicubic_antialias  the cubic filter has a = −0.5, widens when the grid shrinks and is normalised
-                     over the taps inside the grid (as in Pillow)
-  bicubic            a = −0.75, and indices beyond the edge repeat the edge
-  bilinear           between the two nearest, likewise
+  bicubic_antialias  cubic filter with a = −0.5, widened when the grid shrinks and normalised over
+                     the taps inside the grid (as in Pillow)
+  bicubic            cubic filter with a = −0.75; indices outside the grid repeat the edge
+  bilinear           linear between the two nearest values, with the same edge
 
-Everything here is NumPy on parameters, outside any jitted program.
+All functions are NumPy on parameters, outside jitted programs.
 """
 
 import numpy as np
+
+from cv_jax.models import checks
 
 METHODS = ("bicubic_antialias", "bicubic", "bilinear")
 
 
 def sinusoids(length: int, dim: int) -> np.ndarray:
-    """The Transformer's positions [length, dim], float32 (Vaswani et al., 2017, section 3.5).
+    """Return sinusoidal positions [length, dim], float32 (Vaswani et al., 2017, section 3.5).
 
     Channel 2i is sin(position / 10000^(2i/dim)), channel 2i + 1 its cosine.
 
@@ -31,10 +33,10 @@ def sinusoids(length: int, dim: int) -> np.ndarray:
 
 
 def sincos_2d(height: int, width: int, dim: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine positions [height·width, dim], float32, row-major.
+    """Return fixed 2-D sine-cosine positions [height·width, dim], float32, row-major.
 
-    As in MAE (He et al., 2021): the first half of the channels encodes the column, the second the
-    row, each as [sin, cos] of the index times 10000^(−i/(dim/4)).
+    As in MAE (He et al., 2021): the first half of the channels encodes the column, the second half
+    the row, each as [sin, cos] of the index times 10000^(−i/(dim/4)).
 
     Raises:
       ValueError: `dim` is not a multiple of 4.
@@ -65,13 +67,12 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def resize_matrix(old: int, new: int, method: str = "bicubic_antialias") -> np.ndarray:
-    """The matrix [new, old], float64, that resamples one axis as PyTorch does.
+    """Return the matrix [new, old], float64, that resamples one axis as PyTorch does.
 
     Raises:
-      ValueError: no such method.
+      ValueError: the method is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; allowed: {', '.join(METHODS)}")
+    checks.one_of("method", method, METHODS)
     scale = old / new
     center = (np.arange(new) + 0.5) * scale
     if method == "bicubic_antialias":
@@ -97,7 +98,7 @@ def resize_matrix(old: int, new: int, method: str = "bicubic_antialias") -> np.n
 def resize_grid(
     grid: np.ndarray, size: tuple[int, int], method: str = "bicubic_antialias"
 ) -> np.ndarray:
-    """Resampling of [height, width, ...] to [*size, ...], in the dtype of `grid`."""
+    """Resample [height, width, ...] to [*size, ...], in the dtype of `grid`."""
     if grid.shape[:2] == tuple(size):
         return grid
     rows = resize_matrix(grid.shape[0], size[0], method)
@@ -113,23 +114,21 @@ def resize_positions(
     prefix: int = 1,
     method: str = "bicubic_antialias",
 ) -> np.ndarray:
-    """Learned positions of one patch grid, resampled for another.
+    """Resample learned positions to another patch grid.
 
     Args:
       pos_embed: [1, prefix + rows·columns, D].
       old: rows and columns of its grid.
-      new: rows and columns wanted.
-      prefix: leading positions that belong to no patch (class token, registers); kept as they are.
-      method: timm's is the default; MAE's fine-tuning has "bicubic".
+      new: rows and columns of the result.
+      prefix: number of leading positions without a patch (class token, registers); not changed.
+      method: one of `METHODS`; the default is timm's, MAE's fine-tuning uses "bicubic".
 
     Raises:
-      ValueError: the table's length is not `prefix` + the old grid.
+      ValueError: the length of the table is not `prefix` + rows·columns of `old`.
     """
     tokens = pos_embed.shape[1]
     if tokens != prefix + old[0] * old[1]:
-        raise ValueError(
-            f"pos_embed has {tokens} positions, not {prefix} + {old[0]}x{old[1]} as it should"
-        )
+        raise ValueError(f"pos_embed has {tokens} positions, expected {prefix} + {old[0]}x{old[1]}")
     pos_embed = np.asarray(pos_embed)
     grid = pos_embed[0, prefix:].reshape(*old, -1)
     grid = resize_grid(grid, new, method).reshape(1, new[0] * new[1], -1)
@@ -139,22 +138,22 @@ def resize_positions(
 def resize_patch_kernel(
     kernel: np.ndarray, size: tuple[int, int], method: str = "bicubic_antialias"
 ) -> np.ndarray:
-    """A patch embedding's kernel for another patch size, by FlexiViT's pseudo-inverse.
+    """Fit the kernel of a patch embedding to another patch size with FlexiViT's pseudo-inverse.
 
-    Beyer et al., "FlexiViT", CVPR 2023, arXiv:2212.08013, section 3.4: among all kernels of the new
-    size the one whose tokens of a resized patch are closest to the old kernel's tokens of the patch
-    itself; exactly those when patches grow.
+    Beyer et al., "FlexiViT", CVPR 2023, arXiv:2212.08013, section 3.4: the result is the kernel
+    whose tokens of resized patches are closest to the old kernel's tokens of the original patches.
+    For larger patches the tokens are equal.
 
     Args:
       kernel: [height, width, channels, D].
       size: height and width of the new patch.
-      method: by which a patch itself would be resized.
+      method: resampling method of the patches, one of `METHODS`.
     """
     kernel = np.asarray(kernel)
     old = kernel.shape[:2]
     if old == tuple(size):
         return kernel
-    # B resizes a flattened patch; tokens stay when Bᵀ·new = old.
+    # `resize` maps flattened patches to the new size; tokens are equal if resizeᵀ·new = old.
     resize = np.kron(*(resize_matrix(o, n, method) for o, n in zip(old, size, strict=True)))
     flat = kernel.reshape(old[0] * old[1], -1).astype(np.float64)
     return (np.linalg.pinv(resize.T) @ flat).reshape(*size, *kernel.shape[2:]).astype(kernel.dtype)

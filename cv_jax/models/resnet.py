@@ -1,29 +1,31 @@
-"""Residual networks, and the plain networks that they were measured against.
+"""Residual networks, and plain networks for comparison.
 
 He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385:
-a layer that adds to its input can do no worse than pass it on, and 152 layers train where 34 plain
-ones get worse. One module makes the whole family:
+blocks add to their input, which makes deep networks trainable: 34 plain layers are worse than 18,
+152 residual layers are better. One module has all variants:
 
-- `resnet18` … `resnet152` are v1.5, which torchvision and timm publish: the stride of a bottleneck
-  stands at its 3×3 filter. `resnet50_v1` has it at the first 1×1, as in the paper.
-- `plain18`, `plain34` and `plain*_cifar` are the same nets without shortcuts.
+- `resnet18` … `resnet152` are v1.5, as in torchvision and timm: the 3×3 convolution of a bottleneck
+  has the stride. In `resnet50_v1` the first 1×1 convolution has it, as in the paper.
+- `plain18`, `plain34` and `plain*_cifar` are the same networks without shortcuts.
 - `resnet{6n+2}_cifar`: section 4.2, three stages of n blocks at 16, 32, 64 channels on 32×32
   images, shortcut A.
 - `resnet50_preact`: He et al., "Identity mappings in deep residual networks", ECCV 2016,
-  arXiv:1603.05027. Normalisation and ReLU stand before each convolution and nothing follows the
-  addition. As in timm's `resnetv2_50`, strides are v1.5's and the first activation follows the
-  pooling; where the dimension changes, the shortcut starts after the block's first activation.
-- Wide nets (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) and ResNeXt (Xie et al., 2017,
-  arXiv:1611.05431) by fields: `width_per_group=128`; `groups=32, width_per_group=4`.
+  arXiv:1603.05027. Normalisation and ReLU precede each convolution, and no layer follows the
+  addition. As in timm's `resnetv2_50`, strides are those of v1.5 and the first activation follows
+  the pooling; where the dimension changes, the input of the shortcut is the first activation.
+- Wide networks (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) and ResNeXt (Xie et al., 2017,
+  arXiv:1611.05431) are set by fields: `width_per_group=128`; `groups=32, width_per_group=4`.
 
 Shortcuts, section 4.1: where the dimension changes, A pads with zero channels and B projects by a
-1×1 convolution; C projects in every block. Kernels start from He's normal distribution by fan-out,
-the classifier from U(±1/√fan-in) with zero bias. `zero_init_residual` starts every block as the
-identity (Goyal et al., 2017, arXiv:1706.02677, section 5.1); timm does so, torchvision does not.
+1×1 convolution; C projects in every block. Kernels are initialised by He's normal distribution with
+fan-out, the classifier by U(±1/√fan-in) with zero bias. With `zero_init_residual` every block is
+initially the identity (Goyal et al., 2017, arXiv:1706.02677, section 5.1), as in timm; torchvision
+does not do this.
 
-Parameters carry torchvision's names; the classifier is `head`, the last norm before it `norm`.
+Parameters have torchvision's names; the classifier is `head`, the last norm before it is `norm`.
 """
 
+import functools
 import math
 from collections import OrderedDict
 
@@ -35,39 +37,39 @@ from cv_jax.models import checks
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.conv_layers import he_fan_out, uniform_fan_in
 from cv_jax.models.encoder import REMAT_POLICIES
-from cv_jax.models.entry import Entry
+from cv_jax.models.entry import Entry, LayerOrder
 from cv_jax.models.layers import DropPath, at_least_float32, drop_path_rates
 
-BLOCKS = {"basic": 1, "bottleneck": 4}  # and how much wider than its stage a block's output is
+BLOCKS = {"basic": 1, "bottleneck": 4}  # block → output channels over the width of the stage
 SHORTCUTS = ("A", "B", "C", "none")
 STRIDES = ("3x3", "1x1")
 STEMS = ("imagenet", "cifar")
 
 
 def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
-    """Shortcut A: every `stride`-th pixel, with zeros as the channels that are missing.
+    """Return shortcut A: every `stride`-th pixel, with zeros in the additional channels.
 
     [B, H, W, C] → [B, ⌈H/stride⌉, ⌈W/stride⌉, channels].
 
     Raises:
-      ValueError: there are more channels than asked for.
+      ValueError: `x` has more than `channels` channels.
     """
     if x.shape[-1] > channels:
         raise ValueError(
-            f"shortcut A cannot reduce {x.shape[-1]} channels to {channels}: use shortcut B or C"
+            f"shortcut A cannot reduce {x.shape[-1]} channels to {channels}; use shortcut B or C"
         )
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
 class Block(nn.Module):
-    """One residual block: a branch of two or three convolutions, added to a shortcut.
+    """Residual block: a branch of two or three convolutions plus a shortcut.
 
     Attributes:
       convs: (channels, kernel size, stride, groups) of each convolution of the branch.
       shortcut: one of `SHORTCUTS`.
       preact: normalisation and ReLU before the convolutions instead of after them.
-      zero_init: the branch starts as zero.
+      zero_init: the branch is initially zero.
       drop_path_rate: probability of dropping one example's branch.
       axis_name, dtype, param_dtype: as in `ResNet`.
     """
@@ -137,20 +139,20 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: size of the output; 0 gives the mean of the last maps.
       stage_sizes: blocks of each stage; every stage but the first halves the resolution.
-      widths: channels of each stage; a bottleneck block puts out four times as many.
+      widths: channels of each stage; a bottleneck block has four times as many output channels.
       stem_width: channels of the first convolution.
-      stem: "imagenet" is 7×7 with stride 2 and a 3×3 max pooling with stride 2; "cifar" is one 3×3.
+      stem: "imagenet": 7×7 with stride 2, then 3×3 max pooling with stride 2; "cifar": one 3×3.
       block: "basic" (two 3×3) or "bottleneck" (1×1, 3×3, 1×1).
-      shortcut: "A", "B", "C", or "none" for a plain net.
+      shortcut: "A", "B", "C", or "none" for a plain network.
       stride_in: the convolution of a bottleneck that halves the resolution, "3x3" or "1x1".
       preact: pre-activation (v2) blocks.
       groups: groups of a bottleneck's 3×3 convolution.
-      width_per_group: channels of one such group in a stage of 64 channels; grows with the stage.
-      zero_init_residual: every branch starts as zero: its last scale, or with `preact` its last
+      width_per_group: channels of a group in a stage of width 64; proportional to the width.
+      zero_init_residual: every branch is initially zero: its last scale, or with `preact` its last
         kernel.
-      drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
-      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
-      axis_name: mesh axis over which batch normalisation shares statistics in the per-device view.
+      drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      axis_name: mesh axis of the statistics of batch normalisation in the per-device view.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
@@ -177,10 +179,10 @@ class ResNet(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> None:
-        """Raises ValueError if a field's value is not allowed, or two of them do not fit."""
+        """Raise a ValueError if a field is invalid, or two fields exclude each other."""
         if len(self.stage_sizes) != len(self.widths):
             raise ValueError(
-                f"stage_sizes and widths must name the same stages, got {len(self.stage_sizes)} "
+                f"stage_sizes and widths must have equal lengths, got {len(self.stage_sizes)} "
                 f"and {len(self.widths)}"
             )
         for field in ("stage_sizes", "widths"):
@@ -206,7 +208,7 @@ class ResNet(nn.Module):
             )
 
     def convs(self, width: int, stride: int) -> tuple[tuple[int, int, int, int], ...]:
-        """(channels, kernel size, stride, groups) of each convolution of a block's branch."""
+        """Return (channels, kernel size, stride, groups) of each convolution of a block."""
         if self.block == "basic":
             return (width, 3, stride, 1), (width, 3, 1, 1)
         inner = width * self.width_per_group // 64 * self.groups
@@ -219,7 +221,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C] of any size.
+        """Return the logits of float images [B, H, W, C] of any size.
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the maps [B, h, w, c] after the stem and
@@ -293,19 +295,32 @@ _SIZES = {
 _CIFAR = dict(stem="cifar", stem_width=16, widths=(16, 32, 64), block="basic", num_classes=10)
 
 
+_entry = functools.partial(
+    Entry,
+    ResNet,
+    layer_order=LayerOrder(
+        first=("conv1", "bn1"),
+        block=r"layer(?P<stage>\d+)_(?P<block>\d+)/.*",
+        stages="stage_sizes",
+        first_stage=1,
+    ),
+    end_layers=("conv1", "head"),
+)
+
+
 def _cifar(depth: int, shortcut: str) -> Entry:
-    """The net of 6n + 2 layers."""
+    """Return the entry of a network with `depth` = 6n + 2 layers."""
     blocks = (depth - 2) // 6
     fields = dict(_CIFAR, stage_sizes=(blocks,) * 3, shortcut=shortcut)
-    return Entry(ResNet, fields, 2015, _PAPER, image_size=(32, 32))
+    return _entry(fields, 2015, _PAPER, image_size=(32, 32))
 
 
 MODELS = {
-    **{f"resnet{depth}": Entry(ResNet, size, 2015, _PAPER) for depth, size in _SIZES.items()},
-    "resnet50_v1": Entry(ResNet, dict(_SIZES[50], stride_in="1x1"), 2015, _PAPER),
-    "resnet50_preact": Entry(ResNet, dict(_SIZES[50], preact=True), 2016, _PREACT),
+    **{f"resnet{depth}": _entry(size, 2015, _PAPER) for depth, size in _SIZES.items()},
+    "resnet50_v1": _entry(dict(_SIZES[50], stride_in="1x1"), 2015, _PAPER),
+    "resnet50_preact": _entry(dict(_SIZES[50], preact=True), 2016, _PREACT),
     **{
-        f"plain{depth}": Entry(ResNet, dict(_SIZES[depth], shortcut="none"), 2015, _PAPER)
+        f"plain{depth}": _entry(dict(_SIZES[depth], shortcut="none"), 2015, _PAPER)
         for depth in (18, 34)
     },
     **{f"resnet{n}_cifar": _cifar(n, "A") for n in (8, 20, 32, 44, 56, 110, 1202)},

@@ -1,21 +1,21 @@
 """Swin Transformer, versions 1 and 2.
 
 Liu et al., "Swin Transformer: hierarchical vision Transformer using shifted windows", ICCV 2021,
-arXiv:2103.14030: attention inside windows costs what the number of windows does, so linear in the
-image; every other block shifts the windows by half their size, so that neighbours meet; between
-stages 2×2 tokens merge into one of twice the width, as in a convolutional net.
+arXiv:2103.14030: attention is inside windows, so its cost is linear in the image size. Every second
+block shifts the windows by half their size, which connects neighbouring windows. Between stages 2×2
+tokens merge into one token of twice the width.
 
 Liu et al., "Swin Transformer V2: scaling up capacity and resolution", CVPR 2022, arXiv:2111.09883:
-each branch is normalised at its end, attention compares directions (cosine) at a learned
-temperature, and the position bias is a small network of log-spaced offsets, so that a window can be
-changed without a table to resample.
+each branch is normalised at its end, attention scores are cosines with a learned temperature, and
+the position bias is a small network of log-spaced offsets, so a new window size needs no resampled
+table.
 
-Follows the official code: LayerNorm with epsilon 1e-5, a bias of −100 between tokens that shifting
-made neighbours, kernels from a normal distribution of 0.02. Maps of any size are padded with zeros
-at the bottom and right. The references differ in how they treat maps that a window does not divide;
-`window_rule` chooses between them.
+As in the official code: LayerNorm with epsilon 1e-5, a bias of −100 between tokens that only the
+shift makes neighbours, kernels from N(0, 0.02). Maps of any size are padded with zeros at the
+bottom and right. The references differ for maps that a window does not divide; see `window_rule`.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from cv_jax.models import checks
+from cv_jax.models.attention import FUSED, TENSOR_AXES
 from cv_jax.models.encoder import REMAT_POLICIES
-from cv_jax.models.entry import Entry
+from cv_jax.models.entry import Entry, LayerOrder
 from cv_jax.models.layers import DropPath, Mlp, at_least_float32, drop_path_rates
 from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
 from cv_jax.models.windows import (
@@ -45,8 +46,9 @@ from cv_jax.models.windows import (
 class Block(nn.Module):
     """Attention inside windows, then an MLP, each with a shortcut.
 
-    Version 1 normalises what enters a branch, version 2 what leaves it, from a scale of zero: every
-    block starts as the identity. Attributes as those of `Swin`; `shifted` for every other block.
+    Version 1 normalises the input of a branch. Version 2 normalises its output with an initial
+    scale of zero, so every block is initially the identity. Attributes as in `Swin`; `shifted` is
+    True for every second block.
     """
 
     num_heads: int
@@ -99,7 +101,7 @@ class Block(nn.Module):
         if any(shift):
             mask = as_bias(shift_mask(whole, window, shift))[:, None]
 
-        # timm rolls the map and pads what it rolled; torchvision pads first.
+        # timm rolls the map, then pads; torchvision pads, then rolls.
         roll_first = self.window_rule == "shrink"
         if roll_first:
             x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
@@ -123,10 +125,10 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one token of twice the width.
+    """Merge four neighbouring tokens into one token of twice the width.
 
-    They are concatenated top left, bottom left, top right, bottom right. Version 1 normalises
-    before the projection, version 2 after it.
+    The order of concatenation is top left, bottom left, top right, bottom right. Version 1
+    normalises before the projection, version 2 after it.
     """
 
     version: int
@@ -149,7 +151,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after merging from the one before; fields as those of `Swin`."""
+    """Patch merging, then blocks at one resolution; fields as in `Swin`."""
 
     drop_path_rates: tuple[float, ...]
     merge: bool
@@ -185,20 +187,20 @@ class Swin(nn.Module):
       num_classes: size of the output; 0 gives the pooled features.
       version: 1 or 2.
       patch_size: side of a patch in pixels.
-      width: token width of the first stage; doubles from stage to stage.
+      width: token width of the first stage; doubles with each stage.
       depths: blocks of each stage.
       num_heads: attention heads of each stage.
       window_size: side of a window in tokens.
-      window_rule: what happens where windows do not divide the map. "shrink" (official code, timm):
-        an axis no longer than the window becomes the window, and maps are rolled, then padded; the
-        bias table is then smaller too. "pad" (torchvision): the window stays, maps are padded, then
-        rolled.
+      window_rule: treatment of maps that a window does not divide. "shrink" (official code, timm):
+        on an axis no longer than the window, the window shrinks to the axis, and so does the bias
+        table; maps are rolled, then padded. "pad" (torchvision): the window is not changed; maps
+        are padded, then rolled.
       pretrained_windows: version 2: side of each stage's window in pre-training, which scales the
-        offsets; 0 for the window itself. One value stands for all stages.
-      mlp_ratio: width of the MLPs over the token width.
+        offsets; 0 for the window itself. One value is for all stages.
+      mlp_ratio: hidden width of the MLPs over the token width.
       dropout_rate: dropped share after the embedding, attention and MLP layers.
-      drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
-      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -224,13 +226,8 @@ class Swin(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> None:
-        """Whether the fields are allowed and fit together.
-
-        Raises:
-          ValueError: they do not.
-        """
-        if self.version not in (1, 2):
-            raise ValueError(f"unknown version {self.version}; allowed: 1, 2")
+        """Raise a ValueError if a field is invalid, or two fields exclude each other."""
+        checks.one_of("version", self.version, (1, 2))
         checks.one_of("window_rule", self.window_rule, WINDOW_RULES)
         checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
         checks.rate("drop_path_rate", self.drop_path_rate)
@@ -259,7 +256,7 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C] of any size.
+        """Return the logits of float images [B, H, W, C] of any size.
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the maps [B, h, w, D] after the embedding
@@ -307,7 +304,7 @@ class Swin(nn.Module):
 
 
 def stage_windows(model: Swin, image_size: Size) -> list[Size]:
-    """Height and width of the window of each stage, for images of that size."""
+    """Return height and width of the window of each stage for images of this size."""
     size = tuple(-(-side // model.patch_size) for side in image_size)
     windows = []
     for _ in model.depths:
@@ -324,18 +321,18 @@ def resize(
     new_size: Size,
     method: str = "bicubic",
 ) -> dict:
-    """A Swin's parameters, fitted to another window or image size.
+    """Fit the parameters of a Swin to another window or image size.
 
-    Version 1 resamples the bias tables (see `windows.resize_bias_table`); version 2 has none to
-    resample: give `new` the old windows as `pretrained_windows`.
+    Version 1 resamples the bias tables (see `windows.resize_bias_table`). Version 2 has no tables;
+    set `pretrained_windows` of `new` to the old windows.
 
     Args:
       params: the `params` collection of `old`.
-      old: the model that the parameters fit, at images of `old_size` (height, width).
-      old_size: see `old`.
-      new: the model that they shall fit, at images of `new_size`.
-      new_size: see `new`.
-      method: "bicubic" as the official code, "geometric" as timm.
+      old: the model of the parameters.
+      old_size: height and width of its images.
+      new: the model of the result.
+      new_size: height and width of its images.
+      method: "bicubic" as in the official code, "geometric" as in timm.
 
     Raises:
       ValueError: a table does not fit `old`, or the method is unknown.
@@ -364,11 +361,22 @@ _SIZES = {
     "b": dict(width=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
     "l": dict(width=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
 }
+_entry = functools.partial(
+    Entry,
+    Swin,
+    layer_order=LayerOrder(
+        first=("patch_embed", "patch_norm"),
+        block=r"layers_(?P<stage>\d+)/(downsample|blocks_(?P<block>\d+))/.*",
+        stages="depths",
+    ),
+    end_layers=("patch_embed", "head"),
+    fused=FUSED,
+    tensor_axes=TENSOR_AXES,
+)
 MODELS = {
-    **{f"swin_{size}": Entry(Swin, fields, 2021, _PAPERS[1]) for size, fields in _SIZES.items()},
+    **{f"swin_{size}": _entry(fields, 2021, _PAPERS[1]) for size, fields in _SIZES.items()},
     **{
-        f"swinv2_{size}": Entry(
-            Swin,
+        f"swinv2_{size}": _entry(
             {**_SIZES[size], "version": 2, "window_size": 8},
             2021,
             _PAPERS[2],

@@ -1,23 +1,23 @@
-"""VGG: depth from stacked 3×3 filters.
+"""VGG: deep networks of 3×3 convolutions.
 
 Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR
-2015, arXiv:1409.1556. Two 3×3 filters in a row see 5×5 pixels and three see 7×7, with fewer weights
-and more non-linearities than one large filter. Table 1's nets, by their columns: `vgg11` A,
+2015, arXiv:1409.1556. Two 3×3 filters have the receptive field of one 5×5 filter and three that of
+one 7×7 filter, with fewer weights and more activations. Columns of Table 1: `vgg11` A,
 `vgg11_lrn` A-LRN, `vgg13` B, `vgg16_c` C (1×1 as the last filter of stages 3 to 5), `vgg16` D,
-`vgg19` E; `_bn` adds batch normalisation after each convolution, as torchvision does.
+`vgg19` E. `_bn` adds batch normalisation after each convolution, as in torchvision.
 
-The paper trained net A from N(0, σ² = 0.01) and started the deeper ones from A's layers; it adds
-that Glorot's initialisation makes that unnecessary, which is "glorot" here. The default is He's
-(arXiv:1502.01852, whose subject is nets of this kind): by fan-out in the convolutions, as in
-torchvision, and by fan-in in the fully connected layers, where torchvision's N(0, 0.01) suits the
-published widths only.
+The paper trains network A from N(0, σ² = 0.01) and initialises deeper networks with layers of A. It
+adds that Glorot's initialisation ("glorot" here) makes this unnecessary. The default is He's
+initialisation (arXiv:1502.01852, for networks of this kind): with fan-out in the convolutions, as
+in torchvision, and with fan-in in the fully connected layers, where torchvision's N(0, 0.01) fits
+only the published widths.
 
-Smaller images than 224 work down to 32: the last maps are averaged (or, as in torchvision,
-repeated) to `pool_size`, so that the weights fit any image; `pool_size=1` is the sensible choice
-for 32 pixels. Parameters carry torchvision's names; the classifier is
-`head`.
+The smallest image is 32 pixels: the last maps are averaged (or repeated, as in torchvision) to
+`pool_size`, so the weights fit any image. For 32 pixels use `pool_size=1`. Parameters have
+torchvision's names; the classifier is `head`.
 """
 
+import functools
 from collections import OrderedDict
 
 import flax.linen as nn
@@ -34,20 +34,20 @@ INITS = ("he", "glorot")
 
 
 class VGG(nn.Module):
-    """Stages of convolutions, each ended by a 2×2 max pooling, and three fully connected layers.
+    """Stages of convolutions with 2×2 max pooling after each, then three fully connected layers.
 
     Attributes:
       num_classes: size of the output; 0 gives the second hidden layer.
       depths: convolutions of each stage.
       widths: channels of each stage.
-      norm: "none"; "batch" normalises after every convolution; "lrn" puts local response
-        normalisation after the first one, with AlexNet's constants.
-      pointwise: the last filter of each stage of three or more convolutions is 1×1.
+      norm: "none"; "batch": batch normalisation after every convolution; "lrn": local response
+        normalisation after the first convolution, with AlexNet's constants.
+      pointwise: the last filter of each stage with three or more convolutions is 1×1.
       fc_width: units of the two hidden layers.
       dropout_rate: dropped share of the hidden layers' units.
-      pool_size: side of the grid to which the last maps are averaged; 7 is what 224 pixels give.
+      pool_size: side of the grid to which the last maps are averaged; 7 for 224 pixels.
       kernel_init: "he" or "glorot"; biases start at zero.
-      axis_name: mesh axis over which batch normalisation shares statistics in the per-device view.
+      axis_name: mesh axis of the statistics of batch normalisation in the per-device view.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
@@ -69,10 +69,10 @@ class VGG(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> None:
-        """Raises ValueError if a field's value is not allowed, or two of them do not fit."""
+        """Raise a ValueError if a field is invalid, or two fields exclude each other."""
         if len(self.depths) != len(self.widths):
             raise ValueError(
-                f"depths and widths must name the same stages, got {len(self.depths)} and "
+                f"depths and widths must have equal lengths, got {len(self.depths)} and "
                 f"{len(self.widths)}"
             )
         checks.positive("depths", self.depths)
@@ -85,11 +85,11 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C], H and W at least 32 (2 to the number of stages).
+        """Return the logits of float images [B, H, W, C], H and W at least 2^stages (32).
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the maps after each ReLU, named as in the
-          literature (`conv1_1` …), and each pooling, the hidden layers `fc1` and `fc2`, and
+          literature (`conv1_1` …), and after each pooling, the hidden layers `fc1` and `fc2`, and
           `"pre_logits"`.
 
         Raises:
@@ -103,7 +103,7 @@ class VGG(nn.Module):
         fc_init = nn.initializers.he_normal() if self.kernel_init == "he" else glorot
         features = OrderedDict()
 
-        # torchvision's names count every convolution, normalisation, ReLU and pooling.
+        # torchvision numbers every convolution, normalisation, ReLU and pooling.
         index = 0
         x = image.astype(self.dtype)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
@@ -154,12 +154,13 @@ _DEPTHS = {
     "vgg16": (2, 2, 3, 3, 3),
     "vgg19": (2, 2, 4, 4, 4),
 }
+_entry = functools.partial(Entry, VGG, end_layers=("features_0", "head"))
 MODELS = {
     **{
-        f"{name}{suffix}": Entry(VGG, dict(depths=depths, norm=norm), 2014, _PAPER)
+        f"{name}{suffix}": _entry(dict(depths=depths, norm=norm), 2014, _PAPER)
         for name, depths in _DEPTHS.items()
         for suffix, norm in (("", "none"), ("_bn", "batch"))
     },
-    "vgg11_lrn": Entry(VGG, dict(depths=_DEPTHS["vgg11"], norm="lrn"), 2014, _PAPER),
-    "vgg16_c": Entry(VGG, dict(depths=_DEPTHS["vgg16"], pointwise=True), 2014, _PAPER),
+    "vgg11_lrn": _entry(dict(depths=_DEPTHS["vgg11"], norm="lrn"), 2014, _PAPER),
+    "vgg16_c": _entry(dict(depths=_DEPTHS["vgg16"], pointwise=True), 2014, _PAPER),
 }

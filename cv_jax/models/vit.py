@@ -1,19 +1,19 @@
 """Vision Transformer.
 
 Dosovitskiy et al., "An image is worth 16x16 words: Transformers for image recognition at scale",
-ICLR 2021, arXiv:2010.11929. The image is cut into patches, each patch is mapped linearly to a token
-and given a position, and a pre-norm Transformer encoder does the rest: from the first layer on,
-every patch can look at every other.
+ICLR 2021, arXiv:2010.11929. The image is split into patches, each patch is mapped linearly to a
+token plus a position embedding, and the tokens pass a pre-norm Transformer encoder.
 
-Follows the paper: class token, learned positions, exact GELU, LayerNorm with epsilon 1e-6, Glorot
-initialisation with biases near zero, zero head. Departs from it by option: pooling by the mean or
-by attention (MAP, Zhai et al. 2022, arXiv:2106.04560), fixed sine-cosine positions (Beyer et al.
+As in the paper: class token, learned positions, exact GELU, LayerNorm with epsilon 1e-6, Glorot
+initialisation with biases near zero, zero head. Options beyond the paper: pooling by the mean or by
+attention (MAP, Zhai et al. 2022, arXiv:2106.04560), fixed sine-cosine positions (Beyer et al.
 2022, arXiv:2205.01580), stochastic depth, layer scale (Touvron et al. 2021, arXiv:2103.17239),
 normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442), registers (Darcet et al. 2024,
 arXiv:2309.16588), a distillation token (DeiT, see deit.py). Sizes: Table 1 of the paper for B, L,
 H; Ti and S as in DeiT (Touvron et al., 2021, arXiv:2012.12877).
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from cv_jax.models import checks
-from cv_jax.models.attention import FusedDense, attend, merge_heads, split_heads
+from cv_jax.models.attention import FUSED, TENSOR_AXES, FusedDense, attend, merge_heads, split_heads
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
-from cv_jax.models.entry import Entry
+from cv_jax.models.entry import Entry, LayerOrder
 from cv_jax.models.layers import Mlp, at_least_float32
 from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
@@ -34,10 +34,10 @@ POSITIONS = ("learned", "sincos")
 
 
 def patch_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Patches along height and width.
+    """Return the number of patches along height and width.
 
     Raises:
-      ValueError: patches do not cover the image exactly.
+      ValueError: `patch_size` does not divide the image.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if patch_size < 1 or height % patch_size or width % patch_size:
@@ -45,13 +45,13 @@ def patch_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[int,
         near = sorted(common, key=lambda p: abs(p - patch_size))[:3]
         raise ValueError(
             f"patch_size {patch_size} does not divide the image {height}x{width}; "
-            f"nearest that do: {', '.join(map(str, sorted(near)))}"
+            f"nearest valid: {', '.join(map(str, sorted(near)))}"
         )
     return height // patch_size, width // patch_size
 
 
 class AttentionPool(nn.Module):
-    """Multi-head attention pooling: one learned query reads all tokens, then an MLP block."""
+    """Multi-head attention pooling: one learned query attends to all tokens, then an MLP block."""
 
     num_heads: int
     mlp_ratio: float
@@ -84,28 +84,28 @@ class ViT(nn.Module):
       image_size: side of the square input in pixels, or (height, width).
       patch_size: side of a patch in pixels; must divide the image.
       width: token width.
-      depth: encoder blocks.
+      depth: number of encoder blocks.
       num_heads: attention heads; must divide the width.
-      mlp_ratio: width of the MLP over the token width.
+      mlp_ratio: hidden width of the MLPs over the token width.
       act: activation of the MLPs, one of `layers.ACTIVATIONS`.
-      pool: "cls" reads a class token, "mean" averages the patches, "map" attends to all tokens.
-      class_token: keep a class token also where `pool` does not read it, as MAE's fine-tuning does.
-      fc_norm: normalise what was pooled (parameters `fc_norm`) instead of every token (`norm`).
+      pool: "cls": the class token; "mean": the mean of the patches; "map": attention pooling.
+      class_token: add a class token also where `pool` does not read it, as in MAE's fine-tuning.
+      fc_norm: normalise the pooled features (parameters `fc_norm`) instead of every token (`norm`).
       head_norm: batch normalisation without scale and shift before the classifier, for linear
         probes (He et al., 2022, appendix A.1).
-      registers: extra learned tokens that carry no position of the image and are dropped at the
-        end.
-      distilled: a distillation token after the class token, with a head of its own (DeiT); needs
-        pool "cls". See `__call__` for the outputs.
-      pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions, zero for tokens that
-        are no patch.
-      pos_embed_prefix: whether learned positions cover the tokens that are no patch.
+      registers: number of additional learned tokens; pooling by the class token or the mean ignores
+        them.
+      distilled: a distillation token after the class token, with its own head (DeiT); needs pool
+        "cls". See `__call__` for the outputs.
+      pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions and zero for tokens
+        that are not patches.
+      pos_embed_prefix: whether learned positions include the tokens that are not patches.
       qk_norm: LayerNorm of every head's queries and keys.
-      layer_scale: initial value of a learned factor per channel on every branch; 0 for none.
+      layer_scale: initial value of a learned factor per channel on every branch; 0: no factor.
       dropout_rate: dropped share after positions, attention and MLP layers.
-      drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
-      scan_layers: one scanned block instead of `depth` unrolled ones; see encoder.py.
-      remat_policy: what is kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
+      scan_layers: one scanned block instead of `depth` unrolled blocks; see encoder.py.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       attention_implementation: one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
@@ -142,10 +142,10 @@ class ViT(nn.Module):
     param_dtype: str = "float32"
 
     def check(self) -> tuple[int, int]:
-        """Patches along height and width.
+        """Return the number of patches along height and width.
 
         Raises:
-          ValueError: a field's value is not allowed, or two of them do not fit together.
+          ValueError: a field is invalid, or two fields exclude each other.
         """
         grid = patch_grid(self.image_size, self.patch_size)
         check_blocks(
@@ -164,22 +164,22 @@ class ViT(nn.Module):
         if self.distilled and self.pool != "cls":
             raise ValueError(f"distilled needs pool 'cls', got {self.pool!r}")
         if self.distilled and self.head_norm:
-            raise ValueError("head_norm is for a net with one head: it needs distilled False")
+            raise ValueError("head_norm needs a model with one head: set distilled=False")
         if self.registers < 0:
             raise ValueError(f"registers must not be negative, got {self.registers}")
         return grid
 
     def prefix_tokens(self) -> int:
-        """Tokens that stand before the patches: class, distillation and register tokens."""
+        """Return the number of tokens before the patches: class, distillation and registers."""
         return int(self.pool == "cls" or self.class_token) + int(self.distilled) + self.registers
 
     def pos_embed_prefix_tokens(self) -> int:
-        """How many of the positions stand before those of the patches."""
+        """Return the number of positions before the positions of the patches."""
         return self.prefix_tokens() if self.pos_embed_prefix else 0
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):
-        """Scores of float images [B, H, W, C].
+        """Return the logits of float images [B, H, W, C].
 
         Returns:
           `(logits float32 [B, num_classes], features)`: the tokens [B, T, D] after the embedding,
@@ -187,8 +187,8 @@ class ViT(nn.Module):
           `attention_weights` also `"blocks_<i>/attention"` [B, heads, T, T] before each block's
           tokens. Tokens are ordered class, distillation, registers, patches row by row.
 
-          With `distilled`, training gives a pair of logits, of the class token (for the labels) and
-          of the distillation token (for the teacher's answers); evaluation gives their mean.
+          With `distilled`, the logits in training are a pair, of the class token (for the labels)
+          and of the distillation token (for the teacher's predictions); in evaluation their mean.
           `"pre_logits"` is then the mean of the two tokens.
 
         Raises:
@@ -198,8 +198,8 @@ class ViT(nn.Module):
         expected = (rows * self.patch_size, columns * self.patch_size)
         if image.shape[1:3] != expected:
             raise ValueError(
-                f"image is {image.shape[1]}x{image.shape[2]}, the model was made for "
-                f"{expected[0]}x{expected[1]}: set image_size"
+                f"image is {image.shape[1]}x{image.shape[2]}, the model expects "
+                f"{expected[0]}x{expected[1]}; set image_size"
             )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         features = OrderedDict()
@@ -254,7 +254,7 @@ class ViT(nn.Module):
         return logits if train else sum(logits) / 2, features
 
     def _add_positions(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """Puts the other tokens before the patches and adds positions."""
+        """Add positions, and the other tokens before the patches."""
         dim, normal = self.width, nn.initializers.normal
         tokens = []
         if self.pool == "cls" or self.class_token:
@@ -288,19 +288,19 @@ class ViT(nn.Module):
 
 
 def resize(params: Mapping, old: ViT, new: ViT, method: str = "bicubic_antialias") -> dict:
-    """A ViT's parameters, fitted to another image or patch size.
+    """Fit the parameters of a ViT to another image or patch size.
 
-    Learned positions are resampled, the patch embedding's kernel fitted by FlexiViT's
-    pseudo-inverse; everything else is kept. Pure, on arrays outside any jitted program.
+    Learned positions are resampled, and the kernel of the patch embedding is fitted with FlexiViT's
+    pseudo-inverse; other parameters are kept. For use outside jitted programs.
 
     Args:
       params: the `params` collection of `old`.
-      old: the model that the parameters fit.
-      new: the model that they shall fit; it differs in `image_size`, `patch_size` or both.
-      method: of resampling, one of `positions.METHODS`; the default is timm's.
+      old: the model of the parameters.
+      new: the model of the result; differs in `image_size`, `patch_size` or both.
+      method: resampling method, one of `positions.METHODS`; the default is timm's.
 
     Raises:
-      ValueError: either model's fields do not fit together, or the positions not `old`.
+      ValueError: a field of a model is invalid, or the positions do not fit `old`.
     """
     old_grid, new_grid = old.check(), new.check()
     params = dict(params)
@@ -322,8 +322,20 @@ SIZES = {
     "l": dict(width=1024, depth=24, num_heads=16),
     "h": dict(width=1280, depth=32, num_heads=16),
 }
+vit_entry = functools.partial(
+    Entry,
+    ViT,
+    layer_order=LayerOrder(
+        first=("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed"),
+        block=r"blocks_(?P<block>\d+)/.*",
+        stages="depth",
+    ),
+    end_layers=("patch_embed", "head", "head_dist"),
+    fused=FUSED,
+    tensor_axes=TENSOR_AXES,
+)
 MODELS = {
-    f"vit_{size}{patch}": Entry(ViT, {**fields, "patch_size": patch}, 2020, _PAPER)
+    f"vit_{size}{patch}": vit_entry({**fields, "patch_size": patch}, 2020, _PAPER)
     for size, fields in SIZES.items()
     for patch in (8, 14, 16, 32)
 }

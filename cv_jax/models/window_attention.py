@@ -1,8 +1,8 @@
 """Swin's attention inside windows, in its two versions.
 
-Version 1 (Liu et al., 2021, arXiv:2103.14030) compares by scaled dot products and adds a bias from
-a table of offsets; version 2 (Liu et al., 2022, arXiv:2111.09883) compares directions and computes
-the bias of an offset by a small network.
+In version 1 (Liu et al., 2021, arXiv:2103.14030) scores are scaled dot products plus a bias from a
+table of offsets. In version 2 (Liu et al., 2022, arXiv:2111.09883) scores are cosines, and a small
+network computes the bias of each offset.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from cv_jax.models.attention import FusedDense, attend, merge_heads, split_heads
 from cv_jax.models.windows import Size, log_spaced_coordinates, relative_index
 
-# torch's trunc_normal_ cuts at ±2, a hundred standard deviations away: a plain normal.
+# PyTorch's trunc_normal_ truncates at ±2, which is 100 standard deviations: a normal distribution.
 INIT = nn.initializers.normal(0.02)
 ZEROS = nn.initializers.zeros
 
@@ -23,11 +23,11 @@ class WindowAttention(nn.Module):
     """Multi-head attention inside each window.
 
     Attributes:
-      num_heads: heads.
+      num_heads: number of heads.
       window: height and width of the windows.
-      version: 1: scaled dot products and a table of biases, one per offset. 2: cosines at a learned
-        temperature, biases from a network of the log-spaced offset, no bias on the keys.
-      pretrained_window: side of the window whose edge is the unit of the offsets; 0 for `window`.
+      version: 1: scaled dot products, a table with one bias per offset. 2: cosines with a learned
+        temperature, biases from a network of log-spaced offsets, no bias of the keys.
+      pretrained_window: side of the window that scales the offsets; 0 for `window`.
       dropout_rate: dropped share of the output projection.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -43,9 +43,9 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool):
-        """Windows [B, windows, tokens, D] → `(the same, weights [B, windows, heads, T, T])`.
+        """Windows [B, windows, T, D] → `(windows [B, windows, T, D], weights)`.
 
-        `mask` [windows, 1, tokens, tokens], if there is one, is added to the scores.
+        `mask` [windows, 1, T, T] is added to the scores. Weights are [B, windows, heads, T, T].
         """
         dim, tokens = x.shape[-1], self.window[0] * self.window[1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -81,5 +81,5 @@ class WindowAttention(nn.Module):
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """Vectors of length one; zero vectors, as padding without a key bias makes them, stay zero."""
+    """Scale vectors to length one. Zero vectors (padding without a key bias) stay zero."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

@@ -1,14 +1,15 @@
-"""Windows of a feature map: cutting, shifting, masking, and positions relative inside them.
+"""Windows of a feature map: partition, shift, masks, and relative positions.
 
-The parts of Swin that are index arithmetic (Liu et al., 2021, arXiv:2103.14030, section 3.2; Liu et
-al., 2022, arXiv:2111.09883, section 3.3). Masks, indices and coordinates are NumPy: constants of
-the compiled program.
+Index arithmetic of Swin (Liu et al., 2021, arXiv:2103.14030, section 3.2; Liu et al., 2022,
+arXiv:2111.09883, section 3.3). Masks, indices and coordinates are NumPy arrays, constants of the
+compiled program.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.models import checks
 from cv_jax.models.positions import resize_grid
 
 Size = tuple[int, int]
@@ -16,24 +17,24 @@ WINDOW_RULES = ("shrink", "pad")
 
 
 def padded(size: Size, multiple: Size) -> Size:
-    """The next larger size that `multiple` divides."""
+    """Return the size, rounded up to a multiple of `multiple`."""
     return tuple(-(-s // m) * m for s, m in zip(size, multiple, strict=True))
 
 
 def pad_to(x: jax.Array, size: Size) -> jax.Array:
-    """[B, H, W, C] with zeros at the bottom and right up to `size`."""
+    """Pad [B, H, W, C] with zeros at the bottom and right to `size`."""
     rows, columns = size[0] - x.shape[1], size[1] - x.shape[2]
     return jnp.pad(x, ((0, 0), (0, rows), (0, columns), (0, 0)))
 
 
 def fit_window(size: Size, window: int, rule: str) -> tuple[Size, Size]:
-    """The window that a map really gets, and the shift of its odd blocks.
+    """Return the window of a map, and the shift of its odd blocks.
 
     Args:
-      size: of the map.
-      window: side of the window asked for.
-      rule: "shrink": an axis no longer than the window becomes the window, unshifted. "pad": the
-        map is padded up to the window, and an axis that then holds one window is not shifted.
+      size: height and width of the map.
+      window: side of the window in the model.
+      rule: "shrink": on an axis no longer than the window, the window shrinks to the axis. "pad":
+        the map is padded. In both, such an axis has no shift.
     """
     if rule == "shrink":
         fitted = tuple(min(s, window) for s in size)
@@ -42,7 +43,7 @@ def fit_window(size: Size, window: int, rule: str) -> tuple[Size, Size]:
 
 
 def partition(x: jax.Array, window: Size) -> jax.Array:
-    """[B, H, W, C] → [B, windows, tokens, C], windows and tokens row by row; `window` divides."""
+    """[B, H, W, C] → [B, windows, tokens, C], row by row; `window` must divide the map."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window[0], window[0], width // window[1], window[1], channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, window[0] * window[1], channels)
@@ -57,19 +58,20 @@ def unpartition(windows: jax.Array, window: Size, size: Size) -> jax.Array:
 
 
 def shift_mask(size: Size, window: Size, shift: Size) -> np.ndarray:
-    """Which tokens of a window of the rolled map were neighbours before rolling.
+    """Return the attention mask of windows of a rolled map.
 
-    Rolling by `shift` brings rows and columns from the far edge next to the near one; a window that
-    holds both may not mix them. Along each axis the rolled map falls into three regions: all
-    windows but the last, and the last window's tokens before and after the seam.
+    Rolling by `shift` moves rows and columns from one edge of the map next to the other edge.
+    Tokens of both edges in one window must not attend to each other. Each axis of the rolled map
+    has three regions: all windows but the last, and the tokens of the last window before and after
+    the seam.
 
     Args:
-      size: of the map, a multiple of `window`.
+      size: height and width of the map, multiples of `window`.
       window: height and width of a window.
-      shift: rows and columns by which the map was rolled; less than the window.
+      shift: rows and columns of the roll; less than the window.
 
     Returns:
-      bool [windows, tokens, tokens], True where a token may look at another.
+      bool [windows, tokens, tokens], True where a token attends to another token.
     """
 
     def regions(length, window, shift):
@@ -90,9 +92,10 @@ def shift_mask(size: Size, window: Size, shift: Size) -> np.ndarray:
 
 
 def relative_index(window: Size) -> np.ndarray:
-    """Row of the bias table for every pair of a window's tokens: int [tokens, tokens].
+    """Return the row of the bias table for every pair of tokens: int [tokens, tokens].
 
-    (Δrow + height − 1)·(2·width − 1) + (Δcolumn + width − 1), the offsets from key to query.
+    The row is (Δrow + height − 1)·(2·width − 1) + (Δcolumn + width − 1), for the offset from key to
+    query.
     """
     row, column = (x.reshape(-1) for x in np.indices(window))
     rows = row[:, None] - row[None, :] + window[0] - 1
@@ -101,15 +104,15 @@ def relative_index(window: Size) -> np.ndarray:
 
 
 def log_spaced_coordinates(window: Size, pretrained: Size = (0, 0)) -> np.ndarray:
-    """Every offset inside a window on Swin v2's logarithmic scale.
+    """Return every offset inside a window on the logarithmic scale of Swin v2.
 
-    sign(x)·log2(1 + |x|)/log2(8) of the offset in units of an eighth of the largest one, so that
-    the window's edge lies at about ±1 and offsets beyond a pre-training window are extrapolated
-    only a little.
+    The value is sign(x)·log2(1 + |x|)/log2(8), where x is 8 times the offset over the largest
+    offset in pre-training. The edge of the pre-training window is at about ±1, and larger windows
+    need little extrapolation.
 
     Args:
       window: height and width of the window.
-      pretrained: the window of the pre-training, whose edge is the unit; 0 for `window` itself.
+      pretrained: height and width of the window in pre-training; 0 for `window` itself.
 
     Returns:
       float32 [(2·height − 1)·(2·width − 1), 2], in the order of `relative_index`.
@@ -123,26 +126,28 @@ def log_spaced_coordinates(window: Size, pretrained: Size = (0, 0)) -> np.ndarra
 def resize_bias_table(
     table: np.ndarray, old: Size, new: Size, method: str = "bicubic"
 ) -> np.ndarray:
-    """A bias table [(2·h − 1)·(2·w − 1), heads] for another window.
+    """Resample a bias table [(2·h − 1)·(2·w − 1), heads] to another window.
 
     Args:
-      table: the table of a window of size `old`.
+      table: the bias table.
       old: height and width of its window.
-      new: height and width of the window wanted.
-      method: "bicubic" as the official code, without antialiasing; or "geometric" as timm: old
-        offsets are spread in a geometric progression over the new range, dense near zero, and
-        interpolated linearly.
+      new: height and width of the new window.
+      method: "bicubic" as in the official code, without antialiasing; or "geometric" as in timm:
+        linear interpolation between the old offsets, which are placed over the new range in a
+        geometric progression, densest near zero.
 
     Raises:
       ValueError: the table does not fit `old`, or the method is unknown.
     """
-    if method not in ("bicubic", "geometric"):
-        raise ValueError(f"unknown method {method!r}; allowed: bicubic, geometric")
+    checks.one_of("method", method, ("bicubic", "geometric"))
     table = np.asarray(table)
     source = tuple(2 * side - 1 for side in old)
     target = tuple(2 * side - 1 for side in new)
     if len(table) != source[0] * source[1]:
-        raise ValueError(f"bias table has {len(table)} rows, a {old[0]}x{old[1]} window another")
+        rows = source[0] * source[1]
+        raise ValueError(
+            f"bias table has {len(table)} rows, a window of {old[0]}x{old[1]} needs {rows}"
+        )
     if source == target:
         return table
     grid = table.reshape(*source, -1)
@@ -155,10 +160,11 @@ def resize_bias_table(
 
 
 def _geometric_matrix(source: int, target: int) -> np.ndarray:
-    """[target, source]: linear interpolation between offsets 0, ±1, ±(1 + q), ±(1 + q + q²), …"""
+    """Return the matrix [target, source] of linear interpolation between the offsets 0, ±1,
+    ±(1 + q), ±(1 + q + q²), …"""
     reach = target // 2
     low, high = 1.01, 1.5
-    while high - low > 1e-6:  # the ratio at which the last of the old offsets meets the edge
+    while high - low > 1e-6:  # bisection: the largest old offset must be at the edge
         ratio = (low + high) / 2
         if (1 - ratio ** (source // 2)) / (1 - ratio) > reach:
             high = ratio
@@ -171,5 +177,5 @@ def _geometric_matrix(source: int, target: int) -> np.ndarray:
 
 
 def as_bias(mask: np.ndarray, blocked: float = -100.0) -> jax.Array:
-    """A mask as what is added to the scores: 0 where True, `blocked` where not (Swin: −100)."""
+    """Return the bias of a mask for attention scores: 0 where True, else `blocked`."""
     return jnp.asarray(np.where(mask, 0.0, blocked), jnp.float32)

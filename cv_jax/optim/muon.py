@@ -1,20 +1,20 @@
-"""Muon: momentum whose matrices are made orthogonal before they are used.
+"""Muon: momentum with orthogonalised matrices.
 
 Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024,
-https://kellerjordan.github.io/posts/muon: every matrix of Nesterov's momentum is replaced by about
-the nearest one with equal singular values, found by five Newton-Schulz iterations.
+https://kellerjordan.github.io/posts/muon: every matrix of the Nesterov momentum is replaced by an
+approximation of the nearest matrix with equal singular values, from five Newton-Schulz iterations.
 
-Dense kernels are matrices [in, out]; a fused kernel of queries, keys and values is one matrix for
-each; a convolution's kernel is flattened to [height · width · in, out]. Everything else (vectors,
-tokens, positions, embeddings, the first layer and the heads) is for another optimiser: AdamW.
+Dense kernels are matrices [in, out]. A fused kernel (queries, keys and values) is split into its
+matrices. A convolution kernel is flattened to [height · width · in, out]. All other parameters
+(vectors, tokens, positions, embeddings, first layer, heads) are updated by AdamW.
 
 An orthogonal matrix [m, n] has a root mean square of 1/√max(m, n). Updates are multiplied by
-0.2·√max(m, n), so that learning rate and weight decay mean for matrices what they mean for AdamW
-(Liu et al., 2025, arXiv:2502.16982, section 2.2). Jordan's own factor is √max(1, n/m).
+0.2·√max(m, n), so learning rate and weight decay have the same meaning as for AdamW (Liu et al.,
+2025, arXiv:2502.16982, section 2.2). The factor of Jordan et al. is √max(1, n/m).
 """
 
 import math
-import re
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,21 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 UPDATE_RMS = 0.2  # of AdamW's updates
 
-FUSED = {"qkv": 3, "kv": 2}  # name of a layer → matrices side by side in its kernel
-# The first layer, which reads pixels, and the last: not hidden ones.
-ENDS = re.compile(r"(patch_embed|conv1|features_0|c1|fc1|head\w*|decoder_pred)/.*")
 
+def is_matrix(name: str, shape: tuple[int, ...], end_layers: Collection[str]) -> bool:
+    """Whether Muon updates a parameter.
 
-def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether Muon updates the parameter of that name and shape (without an axis of layers)."""
-    return name.split("/")[-1] == "kernel" and len(shape) in (2, 4) and not ENDS.fullmatch(name)
+    Args:
+      name: path of the parameter.
+      shape: its shape, without the axis of scanned layers.
+      end_layers: first and last layers of the model; see `models.entry.Entry`.
+    """
+    parts = name.split("/")
+    return parts[-1] == "kernel" and len(shape) in (2, 4) and parts[0] not in end_layers
 
 
 def orthogonalise(x: jax.Array) -> jax.Array:
-    """Matrices [..., m, n] → with singular values between about 0.7 and 1.2, in float32."""
+    """Map matrices [..., m, n] to float32 matrices with singular values of about 0.7 to 1.2."""
     x = x.astype(jnp.float32)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
@@ -47,9 +50,8 @@ def orthogonalise(x: jax.Array) -> jax.Array:
     return x if wide else x.mT
 
 
-def _update(name: str, x: jax.Array, stacked: bool) -> jax.Array:
-    """The scaled orthogonal update of one parameter."""
-    parts = FUSED.get(name.split("/")[-2], 1)
+def _update(x: jax.Array, parts: int, stacked: bool) -> jax.Array:
+    """Return the scaled orthogonal update of a kernel with `parts` matrices side by side."""
     layers, columns = x.shape[0] if stacked else 1, x.shape[-1] // parts
     matrices = x.reshape(layers, -1, parts, columns).swapaxes(1, 2)  # [layers, parts, m, n]
     factor = UPDATE_RMS * math.sqrt(max(matrices.shape[-2:]))
@@ -57,20 +59,21 @@ def _update(name: str, x: jax.Array, stacked: bool) -> jax.Array:
 
 
 def scale_by_muon(
-    momentum: float, moment_dtype: str, stacked: set[str]
+    momentum: float, moment_dtype: str, stacked: Collection[str], fused: Mapping[str, int]
 ) -> optax.GradientTransformation:
-    """Nesterov's momentum, then an orthogonal update for every matrix.
+    """Nesterov momentum, then an orthogonal update of every matrix.
 
     Args:
       momentum: decay of the sum of gradients.
-      moment_dtype: dtype that the sum is kept in.
-      stacked: names of the parameters whose first axis is that of scanned layers.
+      moment_dtype: dtype of the sum.
+      stacked: names of the parameters with a first axis of scanned layers.
+      fused: layer → number of matrices in its kernel; see `models.entry.Entry`.
     """
 
     def orthogonal(updates, params):
         def one(path, x):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return _update(name, x, name in stacked)
+            return _update(x, fused.get(name.split("/")[-2], 1), name in stacked)
 
         return jax.tree_util.tree_map_with_path(one, updates)
 

@@ -1,7 +1,7 @@
-"""Optimisers, put together from optax.
+"""Optimisers, built from optax.
 
-Every one is the same chain: clipping, the direction, weight decay, the factors that rules and layer
-decay give to single parameters, the learning rate. Frozen parameters never enter it.
+Every optimiser is one chain: gradient clipping, update direction, weight decay, the factors of
+rules and layer decay for single parameters, learning rate. Frozen parameters are not part of it.
 """
 
 import re
@@ -15,21 +15,23 @@ import ml_collections
 import numpy as np
 import optax
 
+from cv_jax import models
 from cv_jax.errors import InputError
+from cv_jax.models.entry import Entry
 from cv_jax.optim import muon
 from cv_jax.optim.parameter_rules import Treatment, join, split
 
-MIN_FACTORED = 32  # Adafactor factors axes at least this long
+MIN_FACTORED = 32  # shortest axis that Adafactor factors
 
 
 class Optimiser(NamedTuple):
-    """What the training step needs of an optimiser.
+    """Functions of an optimiser for the training step.
 
     Attributes:
       init: `params → state`.
-      update: `(gradients of the trained, state, trained) → (updates, state)`.
-      split: `params → (trained, frozen)`; see `rules.split`.
-      join: its inverse.
+      update: `(gradients, state, trained) → (updates, state)`; gradients of trained parameters.
+      split: `params → (trained, frozen)`; see `parameter_rules.split`.
+      join: `(trained, frozen) → params`.
     """
 
     init: Callable[[Any], Any]
@@ -39,15 +41,17 @@ class Optimiser(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the directions below are built with.
+    """Inputs of the functions in `OPTIMISERS`.
 
     Attributes:
       settings: `config.optim`.
-      decay: adds weight decay to what passes.
-      treatments: of every parameter, by name.
+      model: registry entry of the model.
+      decay: transformation that adds weight decay.
+      treatments: treatment of every parameter, by name.
     """
 
     settings: ml_collections.ConfigDict
+    model: Entry
     decay: optax.GradientTransformation
     treatments: dict[str, Treatment]
 
@@ -101,13 +105,13 @@ def _muon(p):
 
     def kind(name, treatment):
         shape = treatment.shape[1:] if treatment.stacked else treatment.shape
-        return "muon" if muon.is_matrix(name, shape) else "adam"
+        return "muon" if muon.is_matrix(name, shape, p.model.end_layers) else "adam"
 
     stacked = {name for name, treatment in p.treatments.items() if treatment.stacked}
     return [
         optax.partition(
             {
-                "muon": muon.scale_by_muon(c.momentum, c.moment_dtype, stacked),
+                "muon": muon.scale_by_muon(c.momentum, c.moment_dtype, stacked, p.model.fused),
                 "adam": _scale_by_adam(c),
             },
             tree_of(kind, p.treatments),
@@ -116,21 +120,24 @@ def _muon(p):
     ]
 
 
-# Name → the chain from clipped gradients to what the learning rate multiplies. Where weight decay
-# stands before the direction it is part of the gradient (an L2 penalty), where it stands behind it
-# is decoupled (Loshchilov and Hutter, 2019, arXiv:1711.05101), times the learning rate as in
+# Name → transformations between gradient clipping and learning rate. Weight decay before the
+# direction is part of the gradient (an L2 penalty). Weight decay after the direction is decoupled
+# (Loshchilov and Hutter, 2019, arXiv:1711.05101) and multiplied by the learning rate, as in
 # PyTorch.
 #
-# sgd: with momentum m the sum v ← m·v + g, without dampening; with `nesterov` g + m·v is used.
+# sgd: with momentum m the sum v ← m·v + g, without dampening; with `nesterov` the direction is
+#   g + m·v.
 # adam, adamw: Kingma and Ba, 2015, arXiv:1412.6980.
 # nadam, nadamw: Dozat, 2016, with a constant momentum and the bias corrections of its algorithm 8.
 # lamb: You et al., 2020, arXiv:1904.00962, algorithm 2. lars: You et al., 2017, arXiv:1708.03888,
-#   with the norm of gradient and decay together, and the learning rate outside the momentum, as in
-#   MAE's code. In both, what is not decayed gets no trust ratio, as in their authors' code.
+#   with the norm of the sum of gradient and decay, and the learning rate outside the momentum, as
+#   in MAE's code. In both, parameters without weight decay have no trust ratio, as in the authors'
+#   code.
 # lion: Chen et al., 2023, arXiv:2302.06675.
-# adafactor: Shazeer and Stern, 2018, arXiv:1804.04235, algorithms 4 and 5 (`b1=0` keeps no first
-#   moment); with `b1=0.9`, `moment_dtype=bfloat16` and `parameter_scale=false` that of Zhai et al.,
-#   2022, arXiv:2106.04560, section 3.4, whose bound on the decay of the second moment is `b2`.
+# adafactor: Shazeer and Stern, 2018, arXiv:1804.04235, algorithms 4 and 5 (`b1=0`: no first
+#   moment). With `b1=0.9`, `moment_dtype=bfloat16` and `parameter_scale=false` it is the version of
+#   Zhai et al., 2022, arXiv:2106.04560, section 3.4, where `b2` bounds the decay of the second
+#   moment.
 # muon: see muon.py.
 OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
     "sgd": _sgd,
@@ -149,15 +156,15 @@ OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
 def make_optimiser(
     config: ml_collections.ConfigDict, schedule: Callable, treatments: dict[str, Treatment]
 ) -> Optimiser:
-    """The optimiser that the config means.
+    """Return the optimiser of a config.
 
     Args:
-      config: the run's config, of which `config.optim` is read.
-      schedule: learning rate by the number of updates made.
-      treatments: of every parameter; see `rules.treatments`.
+      config: the run's config; reads `model.name` and `optim`.
+      schedule: learning rate as a function of the number of updates.
+      treatments: treatment of every parameter; see `parameter_rules.treatments`.
 
     Raises:
-      InputError: an unknown optimiser, or a value out of range.
+      InputError: see `check`.
     """
     c = config.optim
     check(c)
@@ -165,7 +172,7 @@ def make_optimiser(
     decays = tree_of(lambda name, t: c.weight_decay * t.decay, treatments)
     decay = _stateless(lambda u, p, f: u + f * p, decays) if c.weight_decay else optax.identity()
     rates = tree_of(lambda name, t: t.lr, treatments)
-    parts = Parts(c, decay, treatments)
+    parts = Parts(c, models.MODELS[config.model.name], decay, treatments)
     chain = optax.chain(
         *_clipping(parts),
         *OPTIMISERS[c.name](parts),
@@ -180,14 +187,14 @@ def make_optimiser(
 
 
 def check(c: ml_collections.ConfigDict) -> None:
-    """Raises an `InputError` if a value of `config.optim` is unknown or out of range."""
+    """Raise an `InputError` if `config.optim` sets two kinds of gradient clipping."""
     clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if c[name] is not None]
     if len(clips) > 1:
         raise InputError(f"config.optim.{clips[0]} and .{clips[1]} are both set; keep one")
 
 
 def tree_of(value: Callable[[str, Treatment], Any], treatments: dict[str, Treatment]) -> Any:
-    """The tree of trained parameters, with `value(name, treatment)` in the place of each."""
+    """Return the tree of trained parameters with `value(name, treatment)` as leaves."""
     flat = {name: None if t.frozen else value(name, t) for name, t in treatments.items()}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
@@ -196,11 +203,11 @@ def by_layer(
     transformation: Callable[[str], optax.GradientTransformation],
     treatments: dict[str, Treatment],
 ) -> optax.GradientTransformation:
-    """A stateless transformation of each parameter by itself, of scanned ones layer by layer.
+    """Apply a stateless transformation to each parameter, and to each layer of scanned parameters.
 
     Args:
-      transformation: for the parameter of that name.
-      treatments: which tell what is scanned.
+      transformation: name of a parameter → its transformation.
+      treatments: treatment of every parameter.
     """
 
     def update(updates, params):
@@ -219,7 +226,7 @@ def by_layer(
 
 
 def _stateless(function, factors):
-    """`function(update, parameter, factor)` for each parameter."""
+    """Apply `function(update, parameter, factor)` to each parameter."""
     return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, factors))
 
 
@@ -242,10 +249,11 @@ def _trust_ratio(p, coefficient):
 
 
 def _clipping(p):
-    """By value; by the norm over all; or by the norm of each unit over that of its weights.
+    """Clip gradients by value, by global norm, or adaptively.
 
-    The last is adaptive clipping (Brock et al., 2021, arXiv:2102.06171, section 4.1): a unit is
-    what reaches one output of a kernel, or a whole vector; heads are left out, as there.
+    Adaptive clipping (Brock et al., 2021, arXiv:2102.06171, section 4.1) limits the norm of each
+    unit relative to the norm of its weights. A unit is the column of one output of a kernel, or a
+    whole vector. Heads are not clipped, as in the paper.
     """
     c = p.settings
     if c.clip_norm is not None:

@@ -1,24 +1,23 @@
-"""What a config says of single parameters, by name: learning rate, weight decay, freezing.
+"""Learning rate, weight decay and freezing of single parameters, by name.
 
-`config.optim.rules` is an ordered list of rules, each a regular expression that must match a whole
-name such as "blocks_0/attn/qkv/kernel", and after a colon what it states:
+`config.optim.rules` is an ordered list of rules. A rule is a regular expression that must match the
+whole name of a parameter, such as "blocks_0/attn/qkv/kernel", then a colon and settings:
 
     head/.*: lr=10                      ten times the learning rate
     .*(bias|scale): decay=0             no weight decay
     patch_embed/.*: lr=0.1 decay=0.5
-    norm/.*: train                      not frozen, whatever a later rule says
+    norm/.*: train                      not frozen, whatever a later rule sets
     blocks_[0-3]/.*: freeze
 
-For each of `lr`, `decay` and freezing, the first rule that matches a name and states it wins; what
-no rule states stays as it is for all (1, 1, trained). `config.optim.layer_decay` multiplies the
-learning rate besides.
+Each of `lr`, `decay` and `freeze`/`train` comes from the first matching rule that sets it. Defaults
+are 1, 1 and `train`. `config.optim.layer_decay` also multiplies the learning rate.
 
-A frozen parameter gets no gradient, no update and no state of the optimiser: it stays as it was bit
-for bit. Running statistics of batch normalisation are no parameters: in a frozen layer they go on
-following the data, as in PyTorch, for the layer goes on normalising with the batch.
+A frozen parameter has no gradient, no update and no optimiser state; it stays equal bit for bit.
+Running statistics of batch normalisation are not parameters: in a frozen layer they still follow
+the data, as in PyTorch, because the layer still normalises with the batch.
 
 Scanned blocks hold the parameters of all layers in one array with a leading axis. Rules and layer
-decay name them as if they were unrolled (`blocks_3/…`); the factors then become one per layer.
+decay use the names of unrolled blocks (`blocks_3/…`), and the factors become one per layer.
 """
 
 import re
@@ -31,24 +30,23 @@ import jax
 import ml_collections
 import numpy as np
 
+from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.models.resnet import ResNet
-from cv_jax.models.swin import Swin
-from cv_jax.models.vit import ViT
+from cv_jax.models.entry import LayerOrder
 
-STACK = re.compile(r"(^|.*/)(\w*blocks)(/.*)")  # unrolled blocks carry a number
+STACK = re.compile(r"(^|.*/)(\w*blocks)(/.*)")  # unrolled blocks have a number
 
 
 class Treatment(NamedTuple):
     """How one parameter is trained.
 
     Attributes:
-      lr: factor of the learning rate; of scanned blocks an array [depth, 1, …] that fits the
-        parameter, if it differs between layers.
+      lr: factor of the learning rate; for scanned blocks whose layers differ an array
+        [depth, 1, …] that broadcasts to the parameter.
       decay: factor of the weight decay, likewise.
-      frozen: whether it is left as it is.
-      shape: of the parameter.
-      stacked: whether the first axis is that of scanned layers.
+      frozen: whether the parameter keeps its value.
+      shape: shape of the parameter.
+      stacked: whether the first axis is the axis of scanned layers.
     """
 
     lr: float | np.ndarray = 1.0
@@ -59,7 +57,7 @@ class Treatment(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One parsed rule; what it does not state is none."""
+    """One parsed rule; settings that it does not contain are `None`."""
 
     text: str
     pattern: re.Pattern
@@ -69,10 +67,10 @@ class Rule(NamedTuple):
 
 
 def parse_rule(text: str) -> Rule:
-    """Reads "PATTERN: [lr=NUMBER] [decay=NUMBER] [freeze|train]".
+    """Parse "PATTERN: [lr=NUMBER] [decay=NUMBER] [freeze|train]".
 
     Raises:
-      InputError: it is no such rule.
+      InputError: the text is not a valid rule.
     """
     where = f"config.optim.rules: {text!r}"
     pattern, colon, statements = text.rpartition(":")
@@ -93,7 +91,7 @@ def parse_rule(text: str) -> Rule:
         else:
             raise InputError(f"{where}: {word!r} is none of lr=…, decay=…, freeze, train")
         if name in stated:
-            raise InputError(f"{where}: it says {name if equals else 'freeze or train'} twice")
+            raise InputError(f"{where}: {name if equals else 'freeze or train'} is set twice")
         stated[name] = number
     try:
         return Rule(text, re.compile(pattern.strip()), **stated)
@@ -104,20 +102,20 @@ def parse_rule(text: str) -> Rule:
 def treatments(
     config: ml_collections.ConfigDict, model: nn.Module, params: Any
 ) -> dict[str, Treatment]:
-    """Name → treatment of every parameter.
+    """Return the treatment of every parameter by name.
 
     Args:
-      config: the run's config; `config.optim.rules` and `config.optim.layer_decay` are read.
-      model: what is trained; layer decay needs to know its kind.
+      config: the run's config; reads `model.name`, `optim.rules` and `optim.layer_decay`.
+      model: the model; layer decay reads the number of its blocks.
       params: its parameters, or their shapes.
 
     Raises:
-      InputError: a rule cannot be read or matches nothing, nothing is left to train, scanned layers
-        are frozen in part, or the layers of this kind of model are not known.
+      InputError: a rule is invalid or matches no parameter, all parameters are frozen, scanned
+        layers are frozen in part, or layer decay is set for a model without a layer order.
     """
     rules = [parse_rule(text) for text in config.optim.rules]
     used = [False] * len(rules)
-    layer_rate = _layer_rates(config.optim.layer_decay, model)
+    layer_rate = _layer_rates(config, model)
 
     def of_layer(name):
         found = Treatment()._asdict()
@@ -163,7 +161,10 @@ def treatments(
 
 
 def describe(treatment: Treatment) -> str:
-    """What is not as for all, such as "lr 0.5, decay 0, frozen"; of scanned layers, from … to."""
+    """Return the settings that differ from the defaults, such as "lr 0.5, decay 0, frozen".
+
+    Factors of scanned layers are the first and the last, such as "lr 0.25 … 1".
+    """
 
     def number(values):
         ends = dict.fromkeys(np.ravel(values)[[0, -1]])
@@ -178,9 +179,9 @@ def describe(treatment: Treatment) -> str:
 
 
 def split(params: Any, found: dict[str, Treatment]) -> tuple[Any, Any]:
-    """`(trained, frozen)`: the same tree twice, with none in place of the parameters of the other.
+    """Return `(trained, frozen)`: two copies of the tree with `None` for the other parameters.
 
-    None is an empty subtree to JAX: what is mapped over `trained` does not see frozen parameters.
+    `None` is an empty subtree in JAX, so `jax.tree.map` over `trained` skips frozen parameters.
     """
     names = flax.traverse_util.flatten_dict(params, sep="/")
     trained = {name: None if found[name].frozen else x for name, x in names.items()}
@@ -189,62 +190,54 @@ def split(params: Any, found: dict[str, Treatment]) -> tuple[Any, Any]:
 
 
 def join(trained: Any, frozen: Any) -> Any:
-    """The inverse of `split`."""
+    """Merge two trees; the inverse of `split`."""
     return jax.tree.map(
         lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda x: x is None
     )
 
 
-def layer_of(model: nn.Module) -> tuple[int, Callable[[str], int]]:
-    """`(n, layer)` where `layer(name)` is the place of a parameter from 0 (embedding) to n (head).
+def layer_of(order: LayerOrder, model: nn.Module) -> tuple[int, Callable[[str], int]]:
+    """Return `(n, layer)`: `layer(name)` is the layer of a parameter, from 0 to n.
 
-    ViT: what makes the first tokens is 0, block i is i + 1, the last norm, the pooling and the
-    heads are depth + 1 (as in the fine-tuning of BEiT, Bao et al., 2022, and MAE, He et al., 2022).
-    Swin counts its blocks through all stages, and a merging belongs to the block before it (as in
-    that of SimMIM, Xie et al., 2022). ResNet likewise counts its residual blocks after the stem.
-
-    Raises:
-      InputError: for any other kind of model.
+    ViT: the embedding is 0, block i is i + 1, the last norm, the pooling and the heads are
+    depth + 1 (as in the fine-tuning of BEiT, Bao et al., 2022, and MAE, He et al., 2022). Swin
+    numbers its blocks through all stages, and a patch merging belongs to the block before it (as in
+    SimMIM, Xie et al., 2022). ResNet also numbers its residual blocks through all stages.
     """
-    if isinstance(model, ViT):
-        first = ("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed")
-        stages, block, offset = (model.depth,), re.compile(r"blocks_(?P<block>\d+)/.*"), 0
-    elif isinstance(model, Swin):
-        first = ("patch_embed", "patch_norm")
-        stages, offset = model.depths, 0
-        block = re.compile(r"layers_(?P<stage>\d+)/(downsample|blocks_(?P<block>\d+))/.*")
-    elif isinstance(model, ResNet):
-        first = ("conv1", "bn1")
-        stages, offset = model.stage_sizes, 1
-        block = re.compile(r"layer(?P<stage>\d+)_(?P<block>\d+)/.*")
-    else:
-        raise InputError(
-            f"config.optim.layer_decay: the layers of {type(model).__name__} have no known order; "
-            "ViT, Swin and ResNet have"
-        )
+    sizes, block = getattr(model, order.stages), re.compile(order.block)
+    sizes = (sizes,) if isinstance(sizes, int) else sizes
 
     def layer(name):
-        if name.split("/")[0] in first:
+        if name.split("/")[0] in order.first:
             return 0
         match = block.fullmatch(name)
         if match is None:
-            return sum(stages) + 1
+            return sum(sizes) + 1
         found = match.groupdict()
-        before = sum(stages[: int(found.get("stage", offset)) - offset])
+        before = sum(sizes[: int(found.get("stage", order.first_stage)) - order.first_stage])
         return before + (0 if found["block"] is None else int(found["block"]) + 1)
 
-    return sum(stages) + 1, layer
+    return sum(sizes) + 1, layer
 
 
-def _layer_rates(decay: float | None, model: nn.Module) -> Callable[[str], float]:
-    """Factor of the learning rate by name: decay^(n − layer); see `layer_of`."""
+def _layer_rates(config: ml_collections.ConfigDict, model: nn.Module) -> Callable[[str], float]:
+    """Return the factor of the learning rate by name: decay^(n − layer); see `layer_of`."""
+    decay, name = config.optim.layer_decay, config.model.name
     if decay is None:
         return lambda name: 1.0
-    last, layer = layer_of(model)
+    order = models.MODELS[name].layer_order
+    if order is None:
+        entries = models.MODELS.values()
+        known = dict.fromkeys(entry.module.__name__ for entry in entries if entry.layer_order)
+        raise InputError(
+            f"config.optim.layer_decay={decay}: no layer order is known for model {name}; it is "
+            f"known for {', '.join(known)}"
+        )
+    last, layer = layer_of(order, model)
     return lambda name: decay ** (last - layer(name))
 
 
 def _some(names) -> str:
-    """A few names that stand for all."""
+    """Join the names; of more than four only the first two and the last two."""
     names = list(names)
     return ", ".join(names if len(names) <= 4 else [*names[:2], "…", *names[-2:]])

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a warm-up, the schedule itself, a cool-down."""
+"""Learning-rate schedules: warm-up, schedule, cool-down."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,16 @@ from cv_jax.errors import InputError
 
 
 def peak_rate(config: ml_collections.ConfigDict) -> float:
-    """The highest learning rate: the config's, times batch size over base batch size if one is set.
+    """Return the highest learning rate.
 
-    The linear rule of Goyal et al. (2017, arXiv:1706.02677, section 2.1).
+    With `optim.base_batch_size` it is `optim.learning_rate` times batch size over base batch size,
+    the linear rule of Goyal et al. (2017, arXiv:1706.02677, section 2.1).
     """
     base = config.optim.base_batch_size
     return config.optim.learning_rate * (config.batch_size / base if base else 1)
 
 
-# Each takes (config, peak, span) and gives the rate as a function of the steps since the warm-up.
+# `(config, peak, span) → schedule`; a schedule is a function of the steps after the warm-up.
 
 
 def _constant(config, peak, span):
@@ -86,7 +87,7 @@ SCHEDULES = {
 
 
 class _Span:
-    """The config's durations in steps; `steps` are those between warm-up and cool-down."""
+    """Durations of the config in steps; `steps` is the number between warm-up and cool-down."""
 
     def __init__(self, config, total_steps, examples):
         self.total = total_steps
@@ -104,33 +105,32 @@ class _Span:
 def make_schedule(
     config: ml_collections.ConfigDict, total_steps: int, examples: int
 ) -> Callable[[Any], Any]:
-    """Learning rate as a function of the number of updates made so far.
+    """Return the learning rate as a function of the number of updates.
 
-    The rate rises linearly from `warmup_factor` times the peak, follows the named schedule over the
-    steps between warm-up and cool-down, and in the cool-down falls linearly, from where it is, to
-    `end_factor` times the peak at the end of the training. With `p` from 0 to 1 over the steps
-    between, the schedules are:
+    In the warm-up the rate rises linearly from `warmup_factor` times the peak. Between warm-up and
+    cool-down it follows the named schedule. In the cool-down it falls linearly to `end_factor`
+    times the peak. With `p` from 0 to 1 between warm-up and cool-down, the schedules are:
 
     - `constant`;
-    - `step`: times `decay_factor` whenever another `every` of the training has passed;
-    - `multistep`: times `decay_factor` at each of `milestones`, percents of the training;
+    - `step`: times `decay_factor` after each duration `every`;
+    - `multistep`: times `decay_factor` at each of `milestones`, in percent of the training;
     - `cosine`, to `end_factor` (Loshchilov and Hutter, 2017, arXiv:1608.03983, without restarts);
     - `linear`, to `end_factor`; `polynomial`, end + (1 − end)·(1 − p)^`power`;
     - `rsqrt`: 1/√(1 + steps/`timescale`). With the warm-up as timescale this is the schedule of
       Vaswani et al. (2017, section 5.3) after its warm-up; with a cool-down, that of Zhai et al.
       (2022, arXiv:2106.04560, section 3.5);
-    - `wsd`: constant, and a cool-down that falls by 1 − √ of its share instead of linearly (Hägele
-      et al., 2024, arXiv:2405.18392, section 4). Constant with a cool-down is the linear one;
-    - `one_cycle`: the warm-up rises along a cosine, too (Smith and Topin, 2018, arXiv:1708.07120,
-      in the form of PyTorch's OneCycleLR; the momentum is left alone).
+    - `wsd`: constant, with a cool-down of the form 1 − √(share of the cool-down) (Hägele et al.,
+      2024, arXiv:2405.18392, section 4). `constant` has the linear cool-down;
+    - `one_cycle`: cosine, with a warm-up along a cosine (Smith and Topin, 2018, arXiv:1708.07120,
+      as in PyTorch's OneCycleLR, but with constant momentum).
 
     Args:
-      config: the run's config; `config.schedule` and the learning rate of `config.optim` are read.
+      config: the run's config; reads `schedule`, `batch_size` and the learning rate in `optim`.
       total_steps: updates of the whole run.
       examples: size of the training split, for durations in epochs.
 
     Raises:
-      InputError: a duration that the schedule needs is not set, or warm-up and cool-down are longer
+      InputError: a duration that the schedule needs is not set, or warm-up plus cool-down is longer
         than the training.
     """
     c = config.schedule

@@ -1,15 +1,15 @@
-"""The run directory: what a run leaves on disk besides checkpoints.
+"""The run directory: the files of a run besides checkpoints.
 
-config.json    the resolved config that the run was started with, flat
-run.json       a list of starts: time, commit, versions, devices, flags, data fingerprint
-metrics.jsonl  one object a line: step, split, name → value; functions of the run only
-timing.jsonl   clocks and throughput, which differ from run to run
-summary.json   written at the end
-evaluation.json  what --evaluate found
-lock           held by the process that is running
+config.json      the resolved config of the first start, flat
+run.json         a list of starts: time, commit, versions, devices, flags, data fingerprint
+metrics.jsonl    one object a line: step, split, name → value; equal if the run is repeated
+timing.jsonl     times and throughput; they differ from run to run
+summary.json     written at the end
+evaluation.json  the metrics of --evaluate
+lock             locked by the running process
 
-The JSON records are sealed (see `json_files`); every checkpoint holds the metric lines before it,
-and a restart takes them from there.
+The JSON records have checksums (see `json_files`). Every checkpoint holds the metric lines up to
+its step, and a restart restores metrics.jsonl from them.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
-    """`runs/<config>-<dataset>-<digest of the result fields>`."""
+    """Return `runs/<config>-<dataset>-<digest of the result fields>`."""
     name = Path(reference.partition(":")[0]).stem
     dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
     return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
@@ -51,17 +51,17 @@ def check(
     fingerprint: dict[str, Any],
     evaluating: bool = False,
 ) -> None:
-    """Makes sure that a run of this config may go on here; writes nothing.
+    """Check that a run of this config may start or continue in a directory; write nothing.
 
     Args:
       path: the run directory.
       config: the resolved config.
-      fingerprint: what identifies the data.
+      fingerprint: identity of the data.
       evaluating: accept other values of evaluation fields.
 
     Raises:
-      InputError: the directory was started with another config or on other data, belongs to
-        something else, or cannot be written.
+      InputError: the run in the directory has another config or other data, the directory has files
+        but no run, or it cannot be written.
     """
     if "://" in str(path) or str(path).startswith("gs:/"):
         raise InputError(f"--workdir={path}: object stores are not supported; give a local folder")
@@ -78,36 +78,36 @@ def check(
             )
         before = starts[-1]["data"] if starts else fingerprint
         changed = [
-            f"{part}.{key}: {before[part].get(key)!r} there, {value!r} now"
+            f"{part}.{key}: was {before[part].get(key)!r}, is now {value!r}"
             for part in fingerprint
             for key, value in fingerprint[part].items()
             if before[part].get(key) != value and not (evaluating and part == "mesh")
         ]
         if changed:
-            what = "other data" if not changed[0].startswith("mesh.") else "other devices"
+            subject = "devices" if changed[0].startswith("mesh.") else "data"
             raise InputError(
-                f"--workdir={path} was started on {what}; {ways_out}: {'; '.join(changed)}"
+                f"--workdir={path} was started on other {subject}; {ways_out}: {'; '.join(changed)}"
             )
-    elif path.is_dir() and any(not _is_ours_before_a_run(child) for child in path.iterdir()):
+    elif path.is_dir() and any(not _may_precede_a_run(child) for child in path.iterdir()):
         raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
     _check_writable(path)
 
 
 @contextlib.contextmanager
 def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Makes the directory and holds its lock; the lock goes with the process if that is killed.
+    """Create the directory and hold its lock; the lock ends with the process, even by a kill.
 
     Args:
       path: the directory.
-      flag: what the user named it by.
+      flag: command-line flag of the directory, for error messages.
 
     Raises:
-      InputError: another process is running there, or something that is no file is called "lock".
+      InputError: another process holds the lock, or `lock` is not a file.
     """
     path.mkdir(parents=True, exist_ok=True)
     lock = path / "lock"
     if os.path.lexists(lock) and not lock.is_file():
-        raise InputError(f"{flag}={path}: {lock} is no file; take it away")
+        raise InputError(f"{flag}={path}: {lock} is not a file; remove it")
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,27 +123,27 @@ def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """`claimed` by the first of several processes, for all; they see to it that they share it.
+    """Hold the lock in process 0, and check that all processes see the same directory.
 
     Raises:
-      InputError: another process is running there, or the directory is not the same for all.
+      InputError: another run holds the lock, or the processes have different directories.
     """
     lock, main = path / "lock", processes.is_main()
     with claimed(path) if main else contextlib.nullcontext():
         text = processes.decided(lock.read_text)
-        end = time.monotonic() + 20  # a network file system may be so late
+        end = time.monotonic() + 20  # delay of a network file system
         while not (lock.is_file() and lock.read_text() == text):
             if time.monotonic() > end:
                 raise InputError(
-                    f"--workdir={path} of process {jax.process_index()} is not that of process 0: "
-                    f"all processes need one that they share"
+                    f"--workdir={path} of process {jax.process_index()} is not the directory of "
+                    "process 0; give all processes the same shared directory"
                 )
             time.sleep(0.1)
         yield
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process holds the directory's lock."""
+    """Whether a process holds the lock of the directory."""
     try:
         with (path / "lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -155,13 +155,13 @@ def in_use(path: Path) -> bool:
 
 
 def repair(path: Path) -> None:
-    """Writes a damaged `config.json` again, and sets a damaged `run.json` aside."""
+    """Write a damaged `config.json` again, and rename a damaged `run.json`."""
     config, starts = _started_with(path)
     if config is not None and not _is_sound(path / "config.json"):
         logger.warning("%s is damaged and written again", path / "config.json")
         json_files.write_record(path / "config.json", config)
     if os.path.lexists(path / "run.json") and not starts:
-        logger.warning("%s is damaged and set aside as run.json.damaged", path / "run.json")
+        logger.warning("%s is damaged and renamed to run.json.damaged", path / "run.json")
         os.replace(path / "run.json", path / "run.json.damaged")
 
 
@@ -172,14 +172,14 @@ def record_start(
     step: int,
     weights: str | None = None,
 ) -> None:
-    """Writes `config.json` at the first start, and adds this start to `run.json`.
+    """Write `config.json` at the first start, and add this start to `run.json`.
 
     Args:
       path: the run directory.
-      config: the run's.
-      fingerprint: what identifies the data.
+      config: the config of the run.
+      fingerprint: identity of the data.
       step: updates made.
-      weights: digest of the weights that `config.init_from` gave to this start, if any.
+      weights: digest of the initial weights from `config.init_from`; `None` without them.
     """
     old, starts = _started_with(path)
     if old is None:
@@ -199,8 +199,11 @@ def record_start(
 
 
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
-    """`evaluation.json`; or, where evaluation fields or `eval.extra` are not those that the run was
-    started with, `evaluation-<digest of them>.json`, so that neither replaces the other."""
+    """Return the file for the metrics of `--evaluate`.
+
+    It is `evaluation.json` if evaluation fields and `eval.extra` equal those of the first start,
+    else `evaluation-<digest of these fields>.json`: no evaluation replaces a different one.
+    """
     old, now = _started_with(path)[0], configs.flatten(config)
     names = [name for name, field in FIELDS.items() if field.kind == "evaluation"]
     values = {name: now[name] for name in [*names, "eval.extra"]}
@@ -211,17 +214,17 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
 
 
 def read_starts(path: Path) -> list[dict[str, Any]]:
-    """The starts that `run.json` of a run directory lists.
+    """Return the starts in `run.json` of a run directory.
 
     Raises:
-      FileNotFoundError: there is none.
-      json_files.Damaged: it is not as it was written.
+      FileNotFoundError: `run.json` is missing.
+      json_files.Damaged: `run.json` or one of its starts is damaged.
     """
     return [json_files.unsealed(start) for start in json_files.read_json(path / "run.json", list)]
 
 
 def damage(path: Path, kept: str) -> list[str]:
-    """A line for each record of a run that is not as it was written.
+    """Return one line for each damaged record of a run.
 
     Args:
       path: the run directory.
@@ -230,7 +233,7 @@ def damage(path: Path, kept: str) -> list[str]:
     found = []
     files = [path / "config.json", path / "run.json", path / "summary.json"]
     for file in [*files, *sorted(path.glob("evaluation*.json"))]:
-        # There is no summary before the end.
+        # The summary is written at the end of the run.
         with contextlib.suppress(FileNotFoundError):
             try:
                 read_starts(path) if file.name == "run.json" else json_files.read_record(file)
@@ -238,16 +241,17 @@ def damage(path: Path, kept: str) -> list[str]:
                 found.append(f"{file}: {error}")
     file = path / "metrics.jsonl"
     if not (file.read_bytes() if file.is_file() else b"").startswith(kept.encode()):
-        found.append(f"{file}: it does not hold the lines of the newest checkpoint")
+        found.append(f"{file}: it does not start with the metric lines of the newest checkpoint")
     return found
 
 
 def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The config that the run in this directory was started with, none if there is no run, and its
-    starts. Each start holds the config as well, so that one file can stand in for the other.
+    """Return the config of the first start, `None` without a run, and the list of starts.
+
+    Each start has the config too, so a sound `run.json` replaces a damaged `config.json`.
 
     Raises:
-      InputError: a file is there and neither is sound.
+      InputError: the directory has a run, but both files are damaged or missing.
     """
     starts = []
     with contextlib.suppress(json_files.Damaged, FileNotFoundError):
@@ -262,7 +266,7 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
         reason = f"config.json is damaged ({error})"
     if not starts:
         raise InputError(
-            f"--workdir={path}: {reason}: nothing tells which run this is; give another --workdir"
+            f"--workdir={path}: {reason}, so the run is unknown; give another --workdir"
         )
     return starts[0]["config"], starts
 
@@ -275,8 +279,8 @@ def _is_sound(file: Path) -> bool:
     return True
 
 
-def _is_ours_before_a_run(path: Path) -> bool:
-    """Whether a kill may have left this file before `config.json` was there."""
+def _may_precede_a_run(path: Path) -> bool:
+    """Whether a process that was killed before it wrote `config.json` may have left this file."""
     return path.name == "lock" or path.name.startswith(".writing-")
 
 

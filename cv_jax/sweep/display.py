@@ -1,63 +1,64 @@
-"""What a sweep shows: a live table on a terminal, plain lines elsewhere."""
+"""Display of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 
 from cv_jax.progress import clock
 from cv_jax.sweep import folder as folders
 
-LINE_SECONDS = 60.0  # elsewhere than on a terminal, between lines about running trials
+LINE_SECONDS = 60.0  # between two lines about running trials, without a terminal
 
 
 class Board:
-    """Lines about what happened and, on a terminal, one about each running trial below them.
+    """Prints events and, on a terminal, a table of the running trials below them.
 
     Attributes:
-      total: trials of the sweep.
+      total: number of trials of the sweep.
+      slots: number of slots.
+      states: state → number of trials that have ended in it.
     """
 
     def __init__(self, total: int, slots: int):
         self.total, self.slots = total, slots
         self.states: dict[str, int] = {}
         self._live = sys.stderr.isatty()
-        self._drawn = 0  # lines of the table that stand on the screen
+        self._drawn = 0  # lines of the table on the screen
         self._seconds: list[float] = []
-        self._started = self._said = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def started(self, trial, slot) -> None:
-        """A process of the trial has begun."""
+        """Display the start of a trial's process."""
         if not self._live:
             self.line(f"{trial.name}: on {slot.name}")
 
     def ended(self, outcome) -> None:
-        """The trial is over."""
+        """Display the end of a trial."""
         self.states[outcome.state] = self.states.get(outcome.state, 0) + 1
-        text = f"{outcome.state}{_reached(outcome.trial)}"
+        text = f"{outcome.state}{_result(outcome.trial)}"
         if outcome.seconds:
             text += f" in {clock(outcome.seconds)}"
             self._seconds.append(outcome.seconds)
         elif outcome.state == "done":
-            text += ", as it was before"
+            text += ", finished before"
         if outcome.state == "failed":
             text += f" (exit code {outcome.code}), see {outcome.trial.log}"
         self.line(f"[{sum(self.states.values())}/{self.total}] {outcome.trial.name}: {text}")
 
     def look(self, running, waiting: int) -> None:
-        """Shows how far the running trials are."""
+        """Display the progress of the running trials; `waiting` others will be started again."""
         now = time.monotonic()
         if not self._live:
-            if now - self._said >= LINE_SECONDS and running:
-                self._said = now
+            if now - self._last_line >= LINE_SECONDS and running:
+                self._last_line = now
                 self.line("; ".join(" ".join(filter(None, self._row(one))) for one in running))
             return
         columns, height = shutil.get_terminal_size()
         rows = [("trial", "on", "step", "accuracy", "left"), *map(self._row, running)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        # Names give way to what changes.
-        widths[0] = max(10, min(widths[0], columns - 1 - sum(w + 2 for w in widths[1:])))
-        rows = [(_shortened(name, widths[0]), *rest) for name, *rest in rows]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        others = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
+        longest = max(10, columns - 1 - sum(width + 2 for width in others))
+        lines = aligned([(_shortened(name, longest), *rest) for name, *rest in rows])
         self._clear()
         drawn = [*lines, self._summary(len(running), waiting, now)][: height - 1]
         sys.stderr.write("".join(line[: columns - 1] + "\n" for line in drawn))
@@ -65,12 +66,12 @@ class Board:
         self._drawn = len(drawn)
 
     def line(self, text: str) -> None:
-        """Prints a line that stays, above the table."""
+        """Print a permanent line above the table."""
         self._clear()
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Removes the table."""
+        """Remove the table."""
         self._clear()
 
     def _clear(self) -> None:
@@ -95,22 +96,38 @@ class Board:
         timing = folders.newest(trial.workdir / "timing.jsonl") or {}
         step, left = line["step"] if line else 0, ""
         speed = timing.get("images_per_second")
-        if speed and step > one.step:  # known of this start
+        if speed and step > one.step:  # the speed belongs to this start
             left = clock((trial.total_steps - step) * trial.batch_size / speed)
         test = folders.newest(trial.workdir / "metrics.jsonl", "test") or {}
         accuracy = f"{test['accuracy']:.2%}" if "accuracy" in test else ""
         return trial.name, one.slot.name, f"{step}/{trial.total_steps}", accuracy, left
 
 
+def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]:
+    """Format rows of equal length as lines of aligned columns.
+
+    Args:
+      rows: texts.
+      left: number of left-aligned columns; all by default. The other columns are right-aligned.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = len(widths) if left is None else left
+    adjust = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    return [
+        "  ".join(f(text, n) for f, text, n in zip(adjust, row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def _shortened(name: str, width: int) -> str:
-    """The name with its middle left out: points differ at their ends."""
+    """Remove the middle of a name: the names of points differ at their ends."""
     if len(name) <= width:
         return name
     tail = (width - 1) // 2
     return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
-def _reached(trial) -> str:
+def _result(trial) -> str:
     summary = folders.summary_of(trial.workdir)
     if summary is None:
         return ""

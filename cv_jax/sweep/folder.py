@@ -1,18 +1,19 @@
-"""The folder of a sweep: whose it is, and how far its trials are.
+"""The sweep directory: its sweep, and the progress of its trials.
 
 `sweep.json` holds the config file, its argument, the overrides for all points, and `points`, a list
-of {name, overrides, arguments}; of a search also `search`, its method and ranges. A sweep may come
-back with more points, such as more seeds; with other values, or without points that it had, it is
-another sweep and is refused.
+of {name, overrides, arguments}; for a search also `search`, its method and ranges. The same sweep
+may continue with more points, such as more seeds. A sweep with other values or without one of the
+stored points is another sweep and is refused.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError
@@ -21,15 +22,15 @@ from cv_jax.sweep.points import Point, Sweep
 
 
 class Trial(NamedTuple):
-    """A run that may be started, killed and started again.
+    """A run of a sweep, which can be killed and started again at any time.
 
     Attributes:
-      name: of its point.
-      command: the words that train it, or go on with it.
-      workdir: its run directory.
-      log: file that its output is added to.
+      name: name of the point.
+      command: words of the command that starts or continues the run.
+      workdir: the run directory.
+      log: file to which the output is appended.
       total_steps: updates of the whole run.
-      batch_size: examples in each.
+      batch_size: examples of an update.
     """
 
     name: str
@@ -40,21 +41,28 @@ class Trial(NamedTuple):
     batch_size: int
 
     def finished(self) -> bool:
-        """Whether it is trained to its end: the summary is written when all else is."""
+        """Whether the run has finished; the summary is the last file that it writes."""
         summary = summary_of(self.workdir)
         return summary is not None and summary["step"] == self.total_steps
 
     def pruned(self) -> bool:
-        """Whether a search has given it up."""
+        """Whether a search has stopped the trial for good."""
         return (self.workdir / "pruned.json").is_file()
+
+    def open_log(self) -> IO[bytes]:
+        """Open the log for appending, and write the command to it."""
+        log = self.log.open("ab")
+        log.write(f"$ {shlex.join(self.command)}\n".encode())
+        log.flush()
+        return log
 
 
 def default_folder(sweep: Sweep, names: str) -> Path:
-    """`runs/<config>-<kind>[-<names>]-<digest of what all points share>`.
+    """Return `runs/<config>-<kind>[-<names>]-<digest of the common argument and overrides>`.
 
     Args:
       sweep: a sweep or search.
-      names: of its generators, comma-separated.
+      names: comma-separated names of the generators.
     """
     kind = f"search-{sweep.search['method']}" if sweep.search else "sweep"
     shared = json.dumps([sweep.argument, _lasting(sweep.overrides)], sort_keys=True)
@@ -64,13 +72,13 @@ def default_folder(sweep: Sweep, names: str) -> Path:
 
 
 def read(folder: Path) -> Sweep:
-    """The sweep that a folder belongs to.
+    """Read the sweep of a folder.
 
     Raises:
-      InputError: it holds no sweep, or its `sweep.json` is damaged.
+      InputError: `sweep.json` is missing or damaged.
     """
     if not (folder / "sweep.json").is_file():
-        raise InputError(f"{folder} holds no sweep: there is no sweep.json")
+        raise InputError(f"{folder} holds no sweep: sweep.json is missing")
     try:
         stored = json.loads((folder / "sweep.json").read_text())
         points = [Point(**_tuples(point)) for point in stored.pop("points")]
@@ -80,10 +88,10 @@ def read(folder: Path) -> Sweep:
 
 
 def check(folder: Path, sweep: Sweep) -> None:
-    """Makes sure that this sweep may go on here; writes nothing.
+    """Check that a folder is new, empty, or belongs to this sweep; write nothing.
 
     Raises:
-      InputError: the folder belongs to another sweep, or to something else.
+      InputError: the folder holds another sweep or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--sweep_dir={folder} is a file; give a folder")
@@ -93,13 +101,13 @@ def check(folder: Path, sweep: Sweep) -> None:
                 f"--sweep_dir={folder} holds files but no sweep; give an empty or new folder"
             )
         return
-    then, now = _identity(read(folder)), _identity(sweep)
+    old, new = _identity(read(folder)), _identity(sweep)
     lines = [
-        f"{key}: {then[key]!r} there, {now[key]!r} now"
+        f"{key}: was {old[key]!r}, is now {new[key]!r}"
         for key in ("config", "argument", "overrides", "search")
-        if then[key] != now[key]
+        if old[key] != new[key]
     ]
-    lines += [f"no point {name} now" for name in then["points"] if name not in now["points"]]
+    lines += [f"point {name} is missing" for name in old["points"] if name not in new["points"]]
     if lines:
         shown = "; ".join(lines[:5]) + ("; …" if len(lines) > 5 else "")
         raise InputError(
@@ -109,10 +117,10 @@ def check(folder: Path, sweep: Sweep) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
-    """Holds the folder for this process, and writes `sweep.json`.
+    """Lock the folder for this process, and write `sweep.json`.
 
     Raises:
-      InputError: another process runs a sweep there, or `check` refuses.
+      InputError: another process holds the lock, or `check` refuses the folder.
     """
     with workdir.claimed(folder, "--sweep_dir"):
         check(folder, sweep)
@@ -121,52 +129,59 @@ def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
 
 
 def write(folder: Path, sweep: Sweep) -> None:
-    """Writes `sweep.json`, for the holder of the folder."""
+    """Write `sweep.json`; the caller holds the lock."""
     stored = {**sweep._asdict(), "points": [point._asdict() for point in sweep.points]}
     json_files.write_json(folder / "sweep.json", stored)
 
 
 def summary_of(path: Path) -> dict[str, Any] | None:
-    """The summary of a run; none if it has not ended, or if its file is damaged, of which the run
-    itself will tell."""
+    """Return the summary of a run; `None` for an unfinished run or a damaged file.
+
+    The run itself reports the damage.
+    """
     with contextlib.suppress(FileNotFoundError, json_files.Damaged):
         return json_files.read_record(path / "summary.json")
     return None
 
 
 def progress(path: Path) -> int:
-    """Updates that a run has made, as far as its files tell."""
+    """Return the step of a run's summary or of its last metric line."""
     line = summary_of(path) or newest(path / "metrics.jsonl")
     return line["step"] if line else 0
 
 
 def newest(path: Path, split: str | None = None) -> dict[str, Any] | None:
-    """The last whole line of a file of lines, or the last one of that split; none if there is none.
+    """Return the last complete line of a JSON-lines file, or of one split in it.
 
-    Only the end of the file is read: it grows while this is asked every second.
+    Only the end of the file is read. `None` if it holds no such line.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
-            lines = file.read().split(b"\n")
+        lines = tail(path).split(b"\n")
     except OSError:
         return None
     for line in reversed(lines[:-1]):
-        with contextlib.suppress(ValueError):  # the first may have been cut
+        with contextlib.suppress(ValueError):  # the first line may be incomplete
             value = json.loads(line)
             if split is None or value["split"] == split:
                 return value
     return None
 
 
+def tail(path: Path, start: int = 0) -> bytes:
+    """Read the last 64 KiB of a file, but nothing before byte `start`."""
+    with path.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
+        return file.read()
+
+
 def _lasting(overrides: dict[str, str]) -> dict[str, str]:
-    """The overrides that decide what is computed or measured; the others may change."""
+    """Return the overrides of result and evaluation fields; run fields may change."""
     running = {name for name, field in FIELDS.items() if field.kind == "run"}
     return {name: text for name, text in overrides.items() if name not in running}
 
 
 def _tuples(value: Any) -> Any:
-    """Lists, as JSON has them, back to tuples."""
+    """Convert lists of JSON to tuples."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

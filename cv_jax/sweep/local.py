@@ -1,48 +1,48 @@
-"""Runs trials on the slots of this machine, each in a process of its own.
+"""Executor that runs trials on the slots of this machine, each in its own process.
 
-A trial that ends with another exit code than 0 is started again, unless the input or the training
-itself was at fault (codes 2 and 3), until it has failed `TRIES` times without getting further.
-Then it is reported, and the others go on. A run directory that another process holds, such as a
-trial that outlived a sweep that was killed, is waited for.
+A trial that ends with a nonzero exit code is started again, except after codes 2 and 3, until it
+has failed `TRIES` times in a row without progress. Then it is reported, and the others continue.
+A trial whose run directory is locked by another process, such as an orphan of a killed sweep, waits
+for the lock.
 
 Each process that ended is one line of `trials.jsonl`: trial, slot, start (seconds since 1970),
-seconds, exit code (negative: the signal) and the updates that the run has made by then.
+seconds, exit code (negative for a signal) and the updates of the run by then.
 """
 
 import collections
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cv_jax.errors import ExitCode
 from cv_jax.run import json_files, workdir
 from cv_jax.sweep import process_entry
-from cv_jax.sweep.folder import Trial, progress
+from cv_jax.sweep.display import Board
+from cv_jax.sweep.folder import Trial, progress, tail
 from cv_jax.sweep.slots import Slot
 
 DONE, FAILED, STOPPED, PRUNED = "done", "failed", "stopped", "pruned"
 TRIES = 3
-FINAL_CODES = (2, 3)  # a mistake in the input; the loss is not finite
+FINAL_CODES = (ExitCode.MISTAKE, ExitCode.NOT_FINITE)  # another start would give the same error
 POLL_SECONDS = 0.02
-LOOK_SECONDS = 1.0  # at files that trials write, and at locks that others hold
+LOOK_SECONDS = 1.0  # between two reads of the trials' files and of locks
 LOG_LINES = 12
 
 
 class Outcome(NamedTuple):
-    """How a trial ended.
+    """End of a trial.
 
     Attributes:
-      trial: which.
+      trial: the trial.
       state: DONE, FAILED, STOPPED (by a signal to the sweep) or PRUNED.
-      code: exit code of its last process; none if there was no need for one.
-      seconds: its processes took in this sweep.
-      log: end of what the last one printed, if it failed.
+      code: exit code of its last process; `None` if no process was started.
+      seconds: total time of its processes in this sweep.
+      log: last lines of the output of a failed trial.
     """
 
     trial: Trial
@@ -53,15 +53,15 @@ class Outcome(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A process of a trial.
+    """Process of a trial.
 
     Attributes:
-      trial: which.
-      slot: where.
-      process: of it.
-      started: `time.time()`.
-      step: updates the run had made by then.
-      log_start: where in the log its output begins.
+      trial: the trial.
+      slot: its slot.
+      process: the process.
+      started: `time.time()` at the start.
+      step: updates of the run before the start.
+      log_start: position in the log at which the output begins.
     """
 
     trial: Trial
@@ -76,140 +76,163 @@ def run(
     trials: Iterator[Trial],
     slots: list[Slot],
     folder: Path,
-    board,
-    ended: Callable[[Outcome], None] = lambda outcome: None,
-    hopeless: Callable[[Trial], dict | None] = lambda trial: None,
+    board: Board,
+    prune: Callable[[Trial], dict | None] = lambda trial: None,
 ) -> list[Outcome]:
-    """Trains all trials to their ends, as far as that is possible.
+    """Train all trials.
+
+    SIGTERM and Ctrl-C let the running trials save and stop; other trials have no outcome then. A
+    second Ctrl-C kills them.
 
     Args:
-      trials: asked for the next one only when a slot is free.
-      slots: where they run.
-      folder: of the sweep, where `trials.jsonl` is written.
-      board: shows what happens; see `board.Board`.
-      ended: called with each outcome.
-      hopeless: asked from time to time why a running trial shall be stopped for good, if it shall;
-        its `pruned.json` keeps the answer.
+      trials: the trials; the next trial is drawn when a slot is free.
+      slots: the slots.
+      folder: the sweep directory.
+      board: the display.
+      prune: called regularly with each running trial; returns the reason to stop it for good,
+        which is written to its `pruned.json`, or `None`.
 
     Returns:
-      The outcomes in the order in which they came. SIGTERM and Ctrl-C let all trials save and stop;
-      those are then among them, and trials that were not begun are not. A second Ctrl-C kills them.
+      The outcomes in the order of the ends.
+
+    Raises:
+      KeyboardInterrupt: after a second Ctrl-C.
     """
-    free = list(slots)
-    running: list[Running] = []
-    again: collections.deque[Trial] = collections.deque()  # to be started once more
-    held: list[Trial] = []  # by other processes
-    failures: collections.Counter[str] = collections.Counter()
-    seconds: collections.Counter[str] = collections.Counter()
-    outcomes: list[Outcome] = []
-    told_to_stop = False
-    looked = time.monotonic()
+    with _signals_caught() as stop:
+        scheduler = _Scheduler(trials, slots, folder, board, prune, stop)
+        try:
+            return scheduler.run()
+        finally:
+            scheduler.close()
 
-    def end(trial: Trial, state: str, code: int | None = None, log: tuple[str, ...] = ()):
-        outcomes.append(Outcome(trial, state, code, seconds[trial.name], log))
-        ended(outcomes[-1])
-        board.ended(outcomes[-1])
 
-    def next_trial() -> Trial | None:
-        """One that can be started; those on the way that are finished end here."""
-        while trial := next(trials, None) or (again.popleft() if again else None):
+class _Stop:
+    """Signal that stops the sweep; 0 before any signal."""
+
+    signal = 0
+
+
+class _Scheduler:
+    """Queues and processes of a running sweep; see `run`."""
+
+    def __init__(self, trials, slots, folder, board, prune, stop: _Stop):
+        self._trials, self._folder, self._board = trials, folder, board
+        self._prune, self._stop, self._stopping = prune, stop, False
+        self._free: list[Slot] = list(slots)
+        self._running: list[Running] = []
+        self._again: collections.deque[Trial] = collections.deque()  # to be started again
+        self._held: list[Trial] = []  # locked by other processes
+        self._failures: collections.Counter[str] = collections.Counter()
+        self._seconds: collections.Counter[str] = collections.Counter()
+        self._outcomes: list[Outcome] = []
+        self._looked = time.monotonic()
+
+    def run(self) -> list[Outcome]:
+        """Return the outcomes when no trial is left, or when all have stopped after a signal."""
+        while True:
+            for past in [one for one in self._running if one.process.poll() is not None]:
+                _kill(past)  # loader processes that remain and keep the lock
+                self._running.remove(past)
+                self._free.append(past.slot)
+                self._settle(past)
+            while self._free and not self._stop.signal and (trial := self._next_trial()):
+                slot = self._free.pop(0)
+                self._running.append(_start(trial, slot))
+                self._board.started(trial, slot)
+            if not self._running and (self._stop.signal or not self._held):
+                return self._outcomes
+            if self._stop.signal and not self._stopping:
+                self._stopping = True
+                self._board.line(f"stopping {len(self._running)} trials; Ctrl-C again kills them")
+                for one in self._running:
+                    one.process.terminate()
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._look()
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Kill the trials that still run, after a second Ctrl-C or an error."""
+        for one in self._running:
+            _kill(one)
+        self._board.close()
+
+    def _next_trial(self) -> Trial | None:
+        """Return the next trial to start, and record the outcomes of trials that have ended."""
+        while trial := next(self._trials, None) or (self._again.popleft() if self._again else None):
             if trial.finished():
-                end(trial, DONE)
+                self._end(trial, DONE)
             elif trial.pruned():
-                end(trial, PRUNED)
+                self._end(trial, PRUNED)
             elif workdir.in_use(trial.workdir):
-                board.line(f"{trial.name}: another process is training it; waiting for that")
-                held.append(trial)
+                self._board.line(f"{trial.name}: waiting for another process that trains it")
+                self._held.append(trial)
             else:
                 return trial
         return None
 
-    def settle(past: Running):
-        """What follows from the end of a process."""
+    def _settle(self, past: Running) -> None:
+        """Record the end of a process, and end its trial or queue it again."""
         trial, code, step = past.trial, past.process.returncode, progress(past.trial.workdir)
-        _record(folder, past, step)
-        seconds[trial.name] += time.time() - past.started
-        # Whoever gets further may fail as often as it likes: it will come to an end.
-        failures[trial.name] = 1 if step > past.step else failures[trial.name] + 1
+        _record(self._folder, past, step)
+        self._seconds[trial.name] += time.time() - past.started
+        # Failures with progress do not add up: such a trial will finish.
+        self._failures[trial.name] = 1 if step > past.step else self._failures[trial.name] + 1
         if trial.finished():
-            end(trial, DONE, code)
+            self._end(trial, DONE, code)
         elif trial.pruned():
-            end(trial, PRUNED, code)
-        elif stop.signal:
-            end(trial, STOPPED, code)
-        elif workdir.in_use(trial.workdir):  # somebody else came between
-            again.append(trial)
-        elif code in FINAL_CODES or failures[trial.name] >= TRIES:
-            end(trial, FAILED, code, _log_end(trial.log, past.log_start))
+            self._end(trial, PRUNED, code)
+        elif self._stop.signal:
+            self._end(trial, STOPPED, code)
+        elif workdir.in_use(trial.workdir):  # another process has taken the lock
+            self._again.append(trial)
+        elif code in FINAL_CODES or self._failures[trial.name] >= TRIES:
+            self._end(trial, FAILED, code, _last_lines(trial.log, past.log_start))
         else:
-            board.line(f"{trial.name}: {said(code)} at step {step}, will be started again")
-            again.append(trial)
+            self._board.line(f"{trial.name}: {exit_text(code)} at step {step}, will start again")
+            self._again.append(trial)
 
-    with _signals_caught() as stop:
-        try:
-            while True:
-                for past in [one for one in running if one.process.poll() is not None]:
-                    _kill(past)  # loader processes that it may have left, with its lock
-                    running.remove(past)
-                    free.append(past.slot)
-                    settle(past)
-                while free and not stop.signal and (trial := next_trial()):
-                    slot = free.pop(0)
-                    running.append(_start(trial, slot))
-                    board.started(trial, slot)
-                if not running and (stop.signal or not held):
-                    return outcomes
-                if stop.signal and not told_to_stop:
-                    told_to_stop = True
-                    board.line(f"stopping {len(running)} trials; Ctrl-C again kills them")
-                    for one in running:
-                        one.process.terminate()
-                if time.monotonic() - looked >= LOOK_SECONDS:
-                    looked = time.monotonic()
-                    released = [trial for trial in held if not workdir.in_use(trial.workdir)]
-                    held = [trial for trial in held if trial not in released]
-                    again.extend(released)
-                    for one in running:
-                        reason = None if one.trial.pruned() else hopeless(one.trial)
-                        if reason is not None:
-                            json_files.write_json(one.trial.workdir / "pruned.json", reason)
-                            one.process.terminate()
-                    board.look(running, len(again) + len(held))
-                time.sleep(POLL_SECONDS)
-        finally:
-            for one in running:  # a second Ctrl-C, or something went wrong here
-                _kill(one)
-            board.close()
+    def _end(
+        self, trial: Trial, state: str, code: int | None = None, log: tuple[str, ...] = ()
+    ) -> None:
+        self._outcomes.append(Outcome(trial, state, code, self._seconds[trial.name], log))
+        self._board.ended(self._outcomes[-1])
+
+    def _look(self) -> None:
+        """Queue trials whose locks are free, prune running trials, and update the display."""
+        released = [trial for trial in self._held if not workdir.in_use(trial.workdir)]
+        self._held = [trial for trial in self._held if trial not in released]
+        self._again.extend(released)
+        for one in self._running:
+            reason = None if one.trial.pruned() else self._prune(one.trial)
+            if reason is not None:
+                json_files.write_json(one.trial.workdir / "pruned.json", reason)
+                one.process.terminate()
+        self._board.look(self._running, len(self._again) + len(self._held))
 
 
-def said(code: int) -> str:
-    """An exit code in words."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
+def exit_text(code: int) -> str:
+    """Describe an exit code."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _start(trial: Trial, slot: Slot) -> Running:
     step = progress(trial.workdir)
-    cores = ",".join(map(str, slot.cores))
-    bootstrap = [sys.executable, "-I", "-S", process_entry.__file__, str(os.getpid()), cores]
-    with trial.log.open("ab") as log:
-        log.write(f"$ {shlex.join(trial.command)}\n".encode())
-        log.flush()
+    with trial.open_log() as log:
         start = log.tell()
         process = subprocess.Popen(
-            [*bootstrap, *trial.command],
+            process_entry.wrapped(trial.command, slot.cores),
             env={**os.environ, **slot.environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            process_group=0,  # Ctrl-C is for the sweep, which then tells its trials
+            process_group=0,  # Ctrl-C reaches only the sweep, which stops its trials
         )
     return Running(trial, slot, process, time.time(), step, start)
 
 
 def _kill(one: Running) -> None:
-    """The trial and its loader processes."""
+    """Kill a trial and its loader processes."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(one.process.pid, signal.SIGKILL)
     one.process.wait()
@@ -227,22 +250,14 @@ def _record(folder: Path, past: Running, step: int) -> None:
     json_files.append_line(folder / "trials.jsonl", line)
 
 
-def _log_end(log: Path, start: int) -> tuple[str, ...]:
-    with log.open("rb") as file:
-        file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
-        text = file.read().decode(errors="replace")
+def _last_lines(log: Path, start: int) -> tuple[str, ...]:
+    text = tail(log, start).decode(errors="replace")
     return tuple(line for line in text.splitlines() if line.strip())[-LOG_LINES:]
-
-
-class _Stop:
-    """Which signal asked to stop; 0 if none has."""
-
-    signal = 0
 
 
 @contextlib.contextmanager
 def _signals_caught() -> Iterator[_Stop]:
-    """SIGTERM and SIGINT ask to stop; a second SIGINT raises `KeyboardInterrupt`."""
+    """Record SIGTERM and SIGINT; a second SIGINT raises `KeyboardInterrupt`."""
     stop = _Stop()
 
     def handle(number, frame):

@@ -1,4 +1,4 @@
-"""`launch.py --sweep` and `--search`: from the flags to the trials and back to an exit code."""
+"""`launch.py --sweep` and `--search`: from flags to trials and an exit code."""
 
 import functools
 import itertools
@@ -12,14 +12,16 @@ import jax
 
 from cv_jax import config as configs
 from cv_jax.devices import compile_cache
-from cv_jax.errors import InputError, RunError
+from cv_jax.errors import ExitCode, InputError, RunError
 from cv_jax.evaluation.metrics import quality
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import local, points, search, slots, slurm, trials, vmapped
 from cv_jax.sweep.display import Board
-from cv_jax.training import loop
+from cv_jax.sweep.folder import Trial
+from cv_jax.sweep.points import Sweep
+from cv_jax.sweep.search import Search
 
-FAILED, KILLED = 1, 130
+KILLED = 130
 
 
 def main(
@@ -28,100 +30,106 @@ def main(
     program: list[str],
     check_flags: Callable[[str], Any],
 ) -> int:
-    """Runs the sweep or search, or lists it.
+    """Run or list a sweep or a search.
 
     Args:
       flags: `config`, `sweep_dir`, `slots`, `sweep_executor`, `slurm.…`, `dry_run`, and `sweep`,
         `seeds` or `search`, `trials`.
-      overrides: for all points.
-      program: the words before the flags of a plain command.
-      check_flags: raises an `InputError` unless XLA knows these flags.
+      overrides: overrides for all points.
+      program: words of a plain command before its flags.
+      check_flags: raises an `InputError` for unknown XLA flags.
 
     Returns:
-      0 if all trials are done or given up, or are with Slurm, 1 if one failed, 75 if a signal
-      stopped them, 130 after a second Ctrl-C, which killed them.
+      0 if all trials are done or pruned, or are in Slurm's queue; 1 if a trial failed; 75 if a
+      signal stopped the sweep; 130 if a second Ctrl-C killed the trials.
 
     Raises:
-      InputError: a mistake in the sweep or in any point, before the first trial.
-      RunError: the disk is full, or the like.
+      InputError: the sweep or a point is invalid; no trial has started.
+      RunError: a file of the sweep cannot be written.
     """
-    searching = flags.search is not None
-    if searching:
+    if flags.search is None:
+        sweep = points.read(flags.config, overrides, flags.sweep, flags.seeds)
+    else:
         count = 20 if flags.trials is None else flags.trials
         if count < 1:
             raise InputError(f"--trials={count} must be at least 1")
         sweep, ranges = search.read(flags.config, overrides, flags.search)
-    else:
-        sweep = points.read(flags.config, overrides, flags.sweep, flags.seeds)
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
-    together, cluster = (flags.sweep_executor == name for name in ("vmap", "slurm"))
-    if cluster:
-        options = slurm.options(flags)
-        _simulate(slurm.devices(options))
-    else:
+    executor, place = flags.sweep_executor or "slots", "one program"
+    if executor == "slurm":
+        options, place = slurm.options(flags), "Slurm"
+        _simulate_devices(slurm.devices(options))
+    elif executor == "slots":
         plan = slots.plan(flags.slots)
-        if plan.platform != "cpu" and not together:
-            _simulate(plan.devices)
+        place = f"{len(plan.slots)} slots ({plan.slots[0].name}, …)"
+        if plan.platform != "cpu":
+            _simulate_devices(plan.devices)
+
+    # ---- Validation of all points that are known before the first trial
     prepare = functools.partial(
         trials.prepare, folder=folder, program=program, check_flags=check_flags
     )
-
-    # ---- Every point that is known beforehand is tried on paper
-    if searching and (folder / "sweep.json").is_file():
+    if flags.search is not None and (folder / "sweep.json").is_file():
         sweep = sweep._replace(points=folders.read(folder).points)
     folders.check(folder, sweep)
-    todo, total = prepare(sweep), len(sweep.points)
-    if searching:
-        total = max(total, count)
-        # Of points at random all are known; of Optuna's, the first shows whether any can be.
+    todo, total, draws = prepare(sweep), len(sweep.points), None
+    if flags.search is not None:
+        draws, total = Search(ranges, folder, prepare), max(total, count)
+        # Random points do not depend on results. Optuna's first point shows that ranges are valid.
         while len(todo) < (total if flags.search == "random" else 1):
-            sweep, trial = search.next_point(sweep, ranges, [], prepare)
+            sweep, trial = draws.next_point(sweep, [])
             todo.append(trial)
     if flags.dry_run:
-        for line in trials.listing(sweep, folder):
-            print(line)
-        slots_text = "" if cluster else f"{len(plan.slots)} slots ({plan.slots[0].name}, …)"
-        print(f"{total} trials on {slots_text or 'Slurm'}, {folder}")
-        return loop.DONE
+        print("\n".join(trials.listing(sweep, folder)))
+        print(f"{total} trials on {place}, {folder}")
+        return ExitCode.DONE
 
-    # ---- The trials
-    if together:
-        return _together(sweep, todo, folder)
-    if cluster:
-        try:
-            with folders.claimed(folder, sweep):
-                slurm.run(todo, options, folder)
-        except OSError as error:
-            raise RunError(f"the sweep in {folder} cannot go on: {error}") from None
-        return loop.DONE
-    with folders.claimed(folder, sweep):
-        board, source, rule = Board(total, len(plan.slots)), iter(todo), {}
-        board.line(f"{total} trials on {len(plan.slots)} slots, {folder}")
-        if searching:
-            rule = {"hopeless": search.hopeless(folder)}
-            more = search.proposals(sweep, ranges, total, folder, prepare, board.line)
-            source = itertools.chain(todo, more)
-        try:
-            outcomes = local.run(source, plan.slots, folder, board, **rule)
-        except KeyboardInterrupt:
-            print("killed; the same command continues", file=sys.stderr)
-            return KILLED
-        except OSError as error:
-            raise RunError(f"the sweep in {folder} cannot go on: {error}") from None
+    # ---- Trials
+    if executor == "vmap":
+        return _run_together(sweep, todo, folder)
+    try:
+        with folders.claimed(folder, sweep):
+            if executor == "slots":
+                return _run_on_slots(sweep, todo, total, plan.slots, folder, draws)
+            slurm.run(todo, options, folder)
+            return ExitCode.DONE
+    except OSError as error:
+        raise RunError(f"the sweep in {folder} cannot continue: {error}") from None
+
+
+def _simulate_devices(count: int) -> None:
+    """Validate points on simulated devices; the trials use the real ones."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def _run_on_slots(
+    sweep: Sweep,
+    todo: list[Trial],
+    total: int,
+    shares: list[slots.Slot],
+    folder: Path,
+    draws: Search | None,
+) -> int:
+    """Run each trial in its own process, and further trials of a search; return the exit code."""
+    board, source, options = Board(total, len(shares)), iter(todo), {}
+    board.line(f"{total} trials on {len(shares)} slots, {folder}")
+    if draws is not None:
+        source = itertools.chain(todo, draws.proposals(sweep, total, board.line))
+        options = {"prune": search.Pruner(folder)}
+    try:
+        outcomes = local.run(source, shares, folder, board, **options)
+    except KeyboardInterrupt:
+        print("killed; the same command continues", file=sys.stderr)
+        return KILLED
     code = report(outcomes, total, folder)
-    if searching:
-        _tell_best(outcomes)
+    if draws is not None:
+        _report_best(outcomes)
     return code
 
 
-def _simulate(devices: int) -> None:
-    """Points are tried on as many simulated devices: the real ones are left to the trials."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
-
-
-def _together(sweep: points.Sweep, todo: list[local.Trial], folder: Path) -> int:
-    """Runs the trials in this process, in one program; returns the exit code."""
+def _run_together(sweep: Sweep, todo: list[Trial], folder: Path) -> int:
+    """Run the trials in one program in this process; return the exit code."""
 
     def say(text):
         print(text, file=sys.stderr, flush=True)
@@ -132,7 +140,7 @@ def _together(sweep: points.Sweep, todo: list[local.Trial], folder: Path) -> int
     vmapped.check({trial.name: runs[trial.workdir] for trial in todo})
     with folders.claimed(folder, sweep):
         codes = vmapped.run(runs, say)
-    states = {loop.DONE: local.DONE, loop.STOPPED: local.STOPPED}
+    states = {ExitCode.DONE: local.DONE, ExitCode.STOPPED: local.STOPPED}
     outcomes = [
         local.Outcome(trial, states.get(code, local.FAILED), code)
         for trial, code in zip(todo, codes, strict=True)
@@ -141,28 +149,28 @@ def _together(sweep: points.Sweep, todo: list[local.Trial], folder: Path) -> int
 
 
 def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
-    """Says how all ended, with the end of the log of each that failed; returns the exit code."""
+    """Print the number of trials in each state, and the logs of failures; return the exit code."""
     failed = [outcome for outcome in outcomes if outcome.state == local.FAILED]
     for outcome in failed:
-        print(f"\n{outcome.trial.name} failed, {local.said(outcome.code)}:", file=sys.stderr)
+        print(f"\n{outcome.trial.name} failed, {local.exit_text(outcome.code)}:", file=sys.stderr)
         for line in outcome.log:
             print(f"  {line}", file=sys.stderr)
-        print(f"  (all of it: {outcome.trial.log})", file=sys.stderr)
+        print(f"  (full log: {outcome.trial.log})", file=sys.stderr)
     done, pruned = (sum(o.state == state for o in outcomes) for state in (local.DONE, local.PRUNED))
     left = total - done - pruned - len(failed)
     text = f"{done} of {total} trials done"
-    text += f", {pruned} given up" if pruned else ""
+    text += f", {pruned} pruned" if pruned else ""
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not finished; the same command continues" if left else ""
     print(f"{text}, in {folder}")
     if left:
-        return loop.STOPPED
-    return FAILED if failed else loop.DONE
+        return ExitCode.STOPPED
+    return ExitCode.FAILED if failed else ExitCode.DONE
 
 
-def _tell_best(outcomes: list[local.Outcome]) -> None:
-    reached = [(search.final(o.trial.workdir), o.trial) for o in outcomes if o.state == local.DONE]
-    if reached:
-        values, trial = max(reached, key=lambda pair: quality(pair[0]))
+def _report_best(outcomes: list[local.Outcome]) -> None:
+    ended = [(search.final(o.trial.workdir), o.trial) for o in outcomes if o.state == local.DONE]
+    if ended:
+        values, trial = max(ended, key=lambda pair: quality(pair[0]))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"best: {trial.name}, {shown}, in {trial.workdir}")

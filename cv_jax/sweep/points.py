@@ -1,6 +1,6 @@
-"""Which runs a sweep is made of.
+"""The points of a sweep.
 
-A config file defines, beside `get_config(arg)`, generators of points:
+A config file defines, besides `get_config(arg)`, generators of points:
 
     def sweep():                    # --sweep
         for rate in (1e-3, 3e-3):
@@ -10,9 +10,10 @@ A config file defines, beside `get_config(arg)`, generators of points:
         for depth in (20, 56):
             yield {"model": f"resnet{depth}_cifar"}
 
-In a point, a key that is dotted or a field, such as `seed`, is an override: `--config.KEY=VALUE` of
-the plain command. Any other is an argument of the config file: `FILE:DATASET,KEY=VALUE`, where
-`dataset` is the first. A generator that takes a parameter is given the argument after the colon.
+A key of a point with a dot, or the name of a field such as `seed`, is an override:
+`--config.KEY=VALUE` of the plain command. Any other key is an argument of the config file:
+`FILE:DATASET,KEY=VALUE`, with the key `dataset` for the first. A generator with a parameter
+receives the argument of the command line.
 """
 
 import hashlib
@@ -30,15 +31,14 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError
 
-LONGEST_NAME = 100  # characters; file systems allow 255 bytes, and a few more are added
+LONGEST_NAME = 100  # characters; file systems allow 255 bytes, and suffixes follow
 
 
 class Point(NamedTuple):
-    """One run of a sweep, by what it has of its own.
+    """The values of one run of a sweep.
 
     Attributes:
-      name: readable, safe as a file name, and another one for every other point; a function of the
-        values alone.
+      name: unique, readable and safe as a file name; a function of the values only.
       overrides: dotted field name → value.
       arguments: key → value, for the config file.
     """
@@ -49,14 +49,14 @@ class Point(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A config and its points.
+    """A config file and the points of a sweep.
 
     Attributes:
       config: path of the config file.
-      argument: for all points, as typed after the colon.
-      overrides: for all points: dotted field name → value as typed.
-      points: no two alike.
-      search: what they are drawn from; none if they are listed. See `search`.
+      argument: argument of the config file for all points, as on the command line.
+      overrides: overrides for all points: dotted field name → text.
+      points: distinct points.
+      search: method and ranges of a search, see `search`; `None` for a sweep.
     """
 
     config: str
@@ -66,7 +66,7 @@ class Sweep(NamedTuple):
     search: dict[str, Any] | None = None
 
     def reference(self, point: Point) -> str:
-        """`FILE[:DATASET[,KEY=VALUE…]]` of that point."""
+        """Return `FILE[:DATASET[,KEY=VALUE…]]` of a point."""
         items = [item for item in self.argument.split(",") if item]
         own = dict(point.arguments)
         if "dataset" in own:
@@ -75,12 +75,12 @@ class Sweep(NamedTuple):
         return f"{self.config}:{','.join(items)}" if items else self.config
 
     def texts(self, point: Point) -> dict[str, str]:
-        """All overrides of that point, as the command line would give them."""
+        """Return all overrides of a point: dotted field name → text."""
         own = {name: text_of(value) for name, value in point.overrides.items()}
         return {**self.overrides, **own}
 
     def command(self, point: Point, workdir: Path) -> list[str]:
-        """The flags of the plain command that is this trial."""
+        """Return the flags of the plain command of a point."""
         flags = [f"--config.{name}={text}" for name, text in self.texts(point).items()]
         return ["--config", self.reference(point), *flags, "--workdir", str(workdir)]
 
@@ -88,18 +88,18 @@ class Sweep(NamedTuple):
 def read(
     reference: str, overrides: dict[str, str], names: str = "", seeds: int | None = None
 ) -> Sweep:
-    """The points that a config file's generators make.
+    """Return the sweep of a config file's generators.
 
     Args:
       reference: `FILE[:ARGUMENT]`, as for a plain run.
-      overrides: of the command line, for all points: dotted field name → text.
-      names: comma-separated names of generators, whose points are combined, the last one changing
-        fastest; if empty, `sweep()`, or the only generator there is.
-      seeds: combine all with seeds 0 … seeds-1, which change fastest of all.
+      overrides: overrides for all points: dotted field name → text.
+      names: comma-separated names of generators; the sweep is the product of their points, and the
+        last generator varies fastest. If empty, `sweep()` or the only generator.
+      seeds: number of seeds, from 0, of every point; seeds vary fastest.
 
     Raises:
-      InputError: a generator is missing or fails; a point has a key or value that cannot be
-        written on a command line, or one that something else sets, too; two points are alike.
+      InputError: a generator is missing or raises an error, a key or value cannot be written on a
+        command line, a value is set twice, or two points are equal.
     """
     path, _, argument = reference.partition(":")
     if seeds is not None and seeds < 1:
@@ -115,44 +115,46 @@ def read(
         for part in parts:
             twice = next((key for key in part if _setters(key) & values.keys()), None)
             if twice is not None:
-                raise InputError(f"{path}: {twice} is set by two of the sweeps that are combined")
+                raise InputError(f"{path}: two of the combined sweeps set {twice}")
             values.update(part)
         point = make_point(values)
         check_conflicts(point, argument, overrides)
         if point.name in points:
-            raise InputError(f"{path}: the point {point.name} comes twice in this sweep")
+            raise InputError(f"{path}: the sweep has the point {point.name} twice")
         points[point.name] = point
     if not points:
-        raise InputError(f"{path}: this sweep has no points")
+        raise InputError(f"{path}: the sweep has no points")
     return Sweep(path, argument, dict(overrides), tuple(points.values()))
 
 
 def make_point(values: dict[str, Any]) -> Point:
-    """The point with these values: overrides where the key is dotted or a field, else arguments."""
+    """Return the point of key → value, divided into overrides and arguments."""
     overrides = {key: value for key, value in values.items() if is_override(key)}
     arguments = {key: value for key, value in values.items() if not is_override(key)}
     return Point(name_of(values), overrides, arguments)
 
 
 def check_conflicts(point: Point, argument: str, overrides: dict[str, str]) -> None:
-    """Refuses what the command line gives for all points, and a point for itself."""
+    """Raise an `InputError` if the command line and a point set the same field or argument."""
     given = [item.partition("=") for item in argument.split(",") if item]
     keys = {key if equals else "dataset" for key, equals, _ in given}
     for key in point.arguments:
         if key in keys:
-            raise InputError(f"--config: the argument {key} is swept ({point.name}); give it once")
+            raise InputError(
+                f"--config: the sweep sets the argument {key} ({point.name}); set it once"
+            )
     for key in point.overrides:
         for name in sorted(_setters(key) & overrides.keys()):
-            raise InputError(f"--config.{name}: {key} is swept ({point.name}); give it once")
+            raise InputError(f"--config.{name}: the sweep sets {key} ({point.name}); set it once")
 
 
 def is_override(key: str) -> bool:
-    """Whether a key of a point is a field of the config, and no argument of its file."""
+    """Whether a key of a point is a config field, not an argument of the config file."""
     return "." in key or key in FIELDS
 
 
 def text_of(value: Any) -> str:
-    """The value as `--config.KEY=VALUE` takes it."""
+    """Return the text of a value for `--config.KEY=VALUE`."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool):
@@ -163,7 +165,7 @@ def text_of(value: Any) -> str:
 
 
 def name_of(values: dict[str, Any]) -> str:
-    """`key=value,key=3x4`, with a digest where that could be the name of other values, too."""
+    """Return `key=value,key=3x4`, with a digest if other values could have the same name."""
     texts = {key: text_of(value) for key, value in values.items()}
     shown, plain = [], True
     for key, text in texts.items():
@@ -199,7 +201,9 @@ def _choose(path: str, module: Any, names: str) -> list[Callable]:
     if not found:
         raise InputError(f"--sweep: {path} defines no sweep() or sweep_<name>()")
     if len(found) > 1:
-        raise InputError(f"--sweep: {path} has several; choose with --sweep=NAME[,NAME…]: {listed}")
+        raise InputError(
+            f"--sweep: {path} has several sweeps; choose with --sweep=NAME[,NAME…]: {listed}"
+        )
     return list(found.values())
 
 
@@ -212,44 +216,48 @@ def _points_of(path: str, generate: Callable, argument: str) -> list[dict[str, A
 
 
 def plain(where: str, values: Any) -> dict[str, Any]:
-    """Values of a point in Python's own types.
+    """Convert the values of a point to built-in Python types.
+
+    Args:
+      where: start of error messages.
+      values: key → value.
 
     Raises:
-      InputError: something is no key, or cannot be written on a command line.
+      InputError: a key or value cannot be written on a command line.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{where}: {values!r} is no dict of values")
+        raise InputError(f"{where}: {values!r} is not a dict of values")
     return {_key(where, key): _plain(where, key, value) for key, value in values.items()}
 
 
 def _key(where: str, key: Any) -> str:
     if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", key, re.ASCII):
-        raise InputError(f"{where}: {key!r} is neither a field nor an argument's name")
+        raise InputError(f"{where}: {key!r} is neither a field nor the name of an argument")
     return key
 
 
 def _plain(where: str, key: str, value: Any) -> Any:
-    """The value in Python's own types; a list becomes a tuple."""
+    """Convert a value to built-in Python types, and a list to a tuple."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (tuple, list)):
         value = tuple(_plain(where, key, item) for item in value)
     elif not isinstance(value, (str, int, float, bool, type(None))):
-        raise InputError(f"{where}: {key} is a {type(value).__name__}, which no field can be")
+        raise InputError(f"{where}: {key} has a type of no field, {type(value).__name__}")
     elif isinstance(value, str) and ("\n" in value or "\0" in value):
         raise InputError(f"{where}: {key}={value!r} has a line break or a null byte")
     if not is_override(key) and "," in text_of(value):
-        raise InputError(f"{where}: the argument {key}={text_of(value)} must not hold a comma")
+        raise InputError(f"{where}: the argument {key}={text_of(value)} contains a comma")
     return value
 
 
 def _setters(key: str) -> set[str]:
-    """The keys that set the same thing: itself, and for durations those in other units."""
+    """Return the keys that set the same value: the key, and other units of a duration."""
     return {key, *configs.other_units(key)}
 
 
 def distinct(points: Iterable[Point]) -> list[str]:
-    """The keys whose values are not the same in all points, in the order of the points."""
+    """Return the keys whose values differ between points, in the order of the points."""
     rows = [{**point.arguments, **point.overrides} for point in points]
     keys = dict.fromkeys(key for row in rows for key in row)
     return [key for key in keys if len({repr(row.get(key, ())) for row in rows}) > 1]

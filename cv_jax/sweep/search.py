@@ -1,6 +1,6 @@
-"""Searches: points that are drawn from declared ranges, and hopeless trials stopped early.
+"""Searches: points are drawn from ranges, and bad trials are pruned.
 
-A config file defines, beside `get_config(arg)`,
+A config file defines, besides `get_config(arg)`,
 
     from cv_jax.sweep.ranges import choice, integer, log_uniform, uniform
 
@@ -13,12 +13,12 @@ A config file defines, beside `get_config(arg)`,
 
 with keys as in the points of a sweep. `--search` draws at random: point `i` is a function of `i`
 and the ranges. `--search=optuna` proposes each point from all results so far (a tree-structured
-Parzen estimator; Bergstra et al., 2011, section 4). Its study is made anew from the folder for
-every proposal, and so is as safe as the runs in it. A point that cannot be, such as a width that
-the heads do not divide, is drawn anew.
+Parzen estimator; Bergstra et al., 2011, section 4). Every proposal rebuilds the study from the run
+directories, so a kill loses nothing. An invalid point, such as a width that is not divisible by the
+number of heads, is replaced by another draw.
 
-What is maximised is the accuracy on `data.eval_split` (or the negated loss): to keep the test
-images for the end, train on `train[:90%]` and evaluate on `train[90%:]`.
+The search maximises the accuracy on `data.eval_split`, or the negated loss. To keep the test images
+unseen, train on `train[:90%]` and evaluate on `train[90%:]`.
 """
 
 import hashlib
@@ -42,18 +42,19 @@ from cv_jax.sweep.points import Point, Sweep
 from cv_jax.sweep.ranges import Range
 
 METHODS = ("random", "optuna")
-ATTEMPTS = 50  # in a row to draw a new point that can be
-COMPARED = 5  # finished trials, before one can be hopeless
+ATTEMPTS = 50  # draws in a row for one valid new point
+COMPARED = 5  # smallest number of other trials for the median stopping rule
 
-Curve = dict[int, float]  # step → quality of the evaluation there
+Curve = dict[int, float]  # step → quality of the evaluation at that step
 
 
 class Past(NamedTuple):
-    """A trial as the next proposal sees it.
+    """A trial as input of the next proposal.
 
     Attributes:
-      values: of its point.
-      state: "finished", "pruned", or "open" if it trains, has failed or has not begun.
+      values: key → value of its point.
+      state: "finished", "pruned", or "open" for a trial that is running, has failed or has not
+        begun.
       curve: its evaluations.
     """
 
@@ -63,11 +64,11 @@ class Past(NamedTuple):
 
 
 def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep, dict[str, Range]]:
-    """What a config file's `search()` declares: a sweep without points yet, and the ranges.
+    """Return a sweep without points, and the ranges of a config file's `search()`.
 
     Raises:
-      InputError: there is no `search()`, it fails, a key or value of it cannot be, or Optuna is
-        asked for and not installed.
+      InputError: `search()` is missing or raises an error, a key or value is invalid, or Optuna is
+        not installed.
     """
     if method not in METHODS:
         raise InputError(f"--search={method}: allowed are {', '.join(METHODS)}")
@@ -84,7 +85,7 @@ def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep,
         raise InputError(f"{where} must return a dict of ranges")
     for key, range in ranges.items():
         if not isinstance(range, Range):
-            raise InputError(f"{where}: {key} is no range; see cv_jax/sweep/ranges.py")
+            raise InputError(f"{where}: {key} is not a range; see cv_jax/sweep/ranges.py")
         for value in range.choices or (range.low,):
             points.plain(where, {key: value})
     points.check_conflicts(points.make_point(draw(ranges, 0, 0)), argument, overrides)
@@ -93,44 +94,64 @@ def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep,
     return Sweep(path, argument, dict(overrides), (), search), ranges
 
 
-def next_point(
-    sweep: Sweep,
-    ranges: dict[str, Range],
-    past: list[Past],
-    prepare: Callable[[Sweep], list[Trial]],
-) -> tuple[Sweep, Trial]:
-    """The sweep with one point more, and its trial.
+class Search(NamedTuple):
+    """A search in a sweep directory.
 
-    Args:
-      sweep: with the points that are there already.
-      ranges: of the search.
-      past: what became of these points; only Optuna looks at it.
-      prepare: checks the points of a sweep and makes trials of them.
-
-    Raises:
-      InputError: all attempts gave points that are there already or cannot be.
+    Attributes:
+      ranges: key → range.
+      folder: the sweep directory.
+      prepare: validates the points of a sweep and returns their trials.
     """
-    index, taken = len(sweep.points), {point.name for point in sweep.points}
-    for attempt in range(ATTEMPTS):
-        if sweep.search["method"] == "random":
-            values = draw(ranges, index, attempt)
-        else:
-            values = propose(ranges, past, index * ATTEMPTS + attempt)
-        point = points.make_point(values)
-        if point.name in taken:
-            reason = "all are there already"
-            continue
-        try:
-            (trial,) = prepare(sweep._replace(points=(point,)))
-        except InputError as error:
-            reason = error
-            continue
-        return sweep._replace(points=(*sweep.points, point)), trial
-    raise InputError(f"{sweep.config}: search() gives no new point that can be: {reason}")
+
+    ranges: dict[str, Range]
+    folder: Path
+    prepare: Callable[[Sweep], list[Trial]]
+
+    def next_point(self, sweep: Sweep, past: list[Past]) -> tuple[Sweep, Trial]:
+        """Add a point to a sweep.
+
+        Args:
+          sweep: the sweep so far.
+          past: its trials; only Optuna uses them.
+
+        Returns:
+          The sweep with one more point, and the trial of the point.
+
+        Raises:
+          InputError: all attempts give invalid points or points of the sweep.
+        """
+        index, taken = len(sweep.points), {point.name for point in sweep.points}
+        for attempt in range(ATTEMPTS):
+            if sweep.search["method"] == "random":
+                values = draw(self.ranges, index, attempt)
+            else:
+                values = propose(self.ranges, past, index * ATTEMPTS + attempt)
+            point = points.make_point(values)
+            if point.name in taken:
+                reason = "all points are in the search already"
+                continue
+            try:
+                (trial,) = self.prepare(sweep._replace(points=(point,)))
+            except InputError as error:
+                reason = error
+                continue
+            return sweep._replace(points=(*sweep.points, point)), trial
+        raise InputError(f"{sweep.config}: search() gives no valid new point: {reason}")
+
+    def proposals(self, sweep: Sweep, count: int, say: Callable[[str], None]) -> Iterator[Trial]:
+        """Yield new trials up to `count` points, and write each point to `sweep.json` before."""
+        while len(sweep.points) < count:
+            past = [remember(self.folder / point.name, point) for point in sweep.points]
+            try:
+                sweep, trial = self.next_point(sweep, past)
+            except InputError as error:
+                return say(f"the search ends with {len(sweep.points)} trials: {error}")
+            folders.write(self.folder, sweep)
+            yield trial
 
 
 def draw(ranges: dict[str, Range], index: int, attempt: int) -> dict[str, Any]:
-    """Point `index`. Each value depends on its own name, not on the other ranges."""
+    """Return random values for point `index`; each value depends on its key and range only."""
     values = {}
     for key, range in ranges.items():
         name = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
@@ -139,9 +160,9 @@ def draw(ranges: dict[str, Range], index: int, attempt: int) -> dict[str, Any]:
 
 
 def propose(ranges: dict[str, Range], past: list[Past], seed: int) -> dict[str, Any]:
-    """A point of Optuna's choice, a function of the past and the seed.
+    """Return values that Optuna proposes, a function of the past trials and the seed.
 
-    Trials that are open count as bad ones, so that several at a time differ.
+    Open trials count as bad, so that concurrent trials differ.
     """
     import optuna
     from optuna.distributions import (
@@ -152,7 +173,7 @@ def propose(ranges: dict[str, Range], past: list[Past], seed: int) -> dict[str, 
     from optuna.trial import TrialState, create_trial
 
     def distribution(range):
-        if range.choices:  # by their places: not every value is one that Optuna takes
+        if range.choices:  # indices: Optuna does not accept every type of value
             return CategoricalDistribution(tuple(np.arange(len(range.choices)).tolist()))
         kind = IntDistribution if range.whole else FloatDistribution
         return kind(range.low, range.high, log=range.log)
@@ -184,27 +205,8 @@ def propose(ranges: dict[str, Range], past: list[Past], seed: int) -> dict[str, 
     }
 
 
-def proposals(
-    sweep: Sweep,
-    ranges: dict[str, Range],
-    count: int,
-    folder: Path,
-    prepare: Callable[[Sweep], list[Trial]],
-    say: Callable[[str], None],
-) -> Iterator[Trial]:
-    """New trials up to `count` points, each drawn when it is asked for and kept in `sweep.json`."""
-    while len(sweep.points) < count:
-        past = [remember(folder / point.name, point) for point in sweep.points]
-        try:
-            sweep, trial = next_point(sweep, ranges, past, prepare)
-        except InputError as error:
-            return say(f"the search ends with {len(sweep.points)} trials: {error}")
-        folders.write(folder, sweep)
-        yield trial
-
-
 def remember(path: Path, point: Point) -> Past:
-    """What became of a point, from its run directory."""
+    """Read the state and the evaluations of a point from its run directory."""
     pruned = (path / "pruned.json").is_file()
     ended = folders.summary_of(path) is not None
     state = "finished" if ended else "pruned" if pruned else "open"
@@ -212,47 +214,48 @@ def remember(path: Path, point: Point) -> Past:
 
 
 def final(path: Path) -> dict[str, float]:
-    """The last evaluation of a finished run: `accuracy`, if it has one, and `loss`."""
+    """Return the last evaluation of a finished run: `loss`, and `accuracy` if it has classes."""
     summary = folders.summary_of(path)
     names = [name for name in ("accuracy", "loss") if f"test_{name}" in summary]
     return {name: summary[f"test_{name}"] for name in names}
 
 
 def curve_of(path: Path) -> Curve:
-    """The evaluations of a run."""
+    """Return the evaluations of a run."""
     lines = json_files.read_lines(path / "metrics.jsonl")
     return {line["step"]: quality(line) for line in lines if line["split"] == "test"}
 
 
-def hopeless(folder: Path) -> Callable[[Trial], dict[str, float] | None]:
-    """Judges running trials by the finished ones of a folder, whenever they were evaluated.
+class Pruner:
+    """Compares each running trial, after every evaluation, with the finished trials of a folder."""
 
-    Returns:
-      A function that says why a trial shall be given up, or none.
-    """
-    finished: dict[Path, Curve] = {}
-    judged: dict[str, int] = {}
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._finished: dict[Path, Curve] = {}
+        self._compared: dict[str, int] = {}  # name of a trial → step of its last comparison
 
-    def judge(trial):
+    def __call__(self, trial: Trial) -> dict[str, float] | None:
+        """Return the reason to prune a trial, or `None`; see `below_median`."""
         line = folders.newest(trial.workdir / "metrics.jsonl", "test")
         step = line["step"] if line else 0
-        if judged.get(trial.name, 0) == step or step >= trial.total_steps:
+        if self._compared.get(trial.name, 0) == step or step >= trial.total_steps:
             return None
-        judged[trial.name] = step
-        for file in folder.glob("*/summary.json"):
-            if file.parent not in finished:
-                finished[file.parent] = curve_of(file.parent)
-        return below_median(curve_of(trial.workdir), finished.values())
-
-    return judge
+        self._compared[trial.name] = step
+        for file in self._folder.glob("*/summary.json"):
+            if file.parent not in self._finished:
+                self._finished[file.parent] = curve_of(file.parent)
+        return below_median(curve_of(trial.workdir), self._finished.values())
 
 
 def below_median(curve: Curve, finished: Iterable[Curve]) -> dict[str, float] | None:
-    """Why a trial is hopeless: its best so far is below the median of what the finished ones had
-    reached by that step. None if it is not, or if fewer than `COMPARED` had been evaluated by then.
+    """Compare a trial with the median of the finished trials at its newest step.
 
-    After the median stopping rule of Golovin et al., 2017, section 3.2.2, whose finished trials
-    are compared by their running averages; here by their best, as trials are in the end.
+    The median stopping rule of Golovin et al. (2017, section 3.2.2), with the best evaluation up to
+    the step instead of the running average.
+
+    Returns:
+      Step, best value and median if the best is below the median; `None` otherwise, or if fewer
+      than `COMPARED` trials have an evaluation up to this step.
     """
     step = max(curve)
     reached = [[value for at, value in other.items() if at <= step] for other in finished]

@@ -1,12 +1,12 @@
-"""Slots: equal shares of this machine's devices and cores, one trial at a time in each.
+"""Slots: equal shares of this machine's devices and cores, each for one trial at a time.
 
-As many slots as devices give every trial a device; fewer give it several; a multiple of them puts
-several trials on each, which then share its memory. On a CPU the cores are divided. All slots are
-alike, so that what a trial computes does not depend on the slot that it comes to lie in: XLA's
-thread pool has one thread for each core that its process may use, and their number decides the
-order of sums.
+With as many slots as devices each trial has one device; with fewer slots it has several; with a
+multiple of the devices several trials share a device and its memory. On a CPU the cores are
+divided. All slots are equal, so results do not depend on the slot: XLA's thread pool has one thread
+for each core of its process, and the number of threads determines the order of sums.
 
-Nothing here asks jax for its devices: the process that starts trials would take their memory.
+This module does not query devices through jax, because the scheduler would then allocate their
+memory.
 """
 
 import glob
@@ -19,19 +19,19 @@ from typing import NamedTuple
 
 from cv_jax.errors import InputError
 
-# Chips that one process of a TPU host may have → how they lie: TPU_CHIPS_PER_PROCESS_BOUNDS.
+# Chips of one process of a TPU host → their layout, TPU_CHIPS_PER_PROCESS_BOUNDS.
 CHIP_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
-MEMORY_FRACTION = 0.75  # what XLA takes of a GPU's memory unless told otherwise
+MEMORY_FRACTION = 0.75  # of a GPU's memory, XLA's default
 TPU_PORT = 8476
 
 
 class Slot(NamedTuple):
-    """One share.
+    """One share of the machine.
 
     Attributes:
-      name: for the reader: "gpu 0", "cores 0-3".
-      environment: variables of its trials.
-      cores: those that its trials may run on; empty if that cannot be said or is all of them.
+      name: name for messages, such as "gpu 0" or "cores 0-3".
+      environment: environment variables of its trials.
+      cores: cores of its trials; empty if they are not restricted.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Slot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The slots, and what each of them holds.
+    """Division of the machine into slots.
 
     Attributes:
       platform: "cpu", "gpu" or "tpu".
-      devices: devices of that platform that a trial sees.
-      slots: at least one.
+      devices: number of devices of each slot.
+      slots: the slots, at least one.
     """
 
     platform: str
@@ -54,13 +54,13 @@ class Plan(NamedTuple):
 
 
 def plan(count: int | None = None) -> Plan:
-    """Divides this machine.
+    """Divide this machine into slots.
 
     Args:
-      count: how many slots; by default one for each GPU or TPU chip, and one on a CPU.
+      count: number of slots; by default one for each GPU or TPU chip, and one on a CPU.
 
     Raises:
-      InputError: the devices or cores cannot be divided so.
+      InputError: the devices or cores do not divide into so many slots.
     """
     platform, devices = find_devices()
     if count is None:
@@ -93,10 +93,10 @@ def plan(count: int | None = None) -> Plan:
 
 
 def find_devices() -> tuple[str, list[str]]:
-    """The platform that trials will run on, as jax would choose it, and the ids of its devices.
+    """Return the platform that jax would choose, and the ids of its devices; none for a CPU.
 
     Raises:
-      InputError: the environment asks for a platform whose devices are not found.
+      InputError: the environment sets a platform without devices here.
     """
     wanted = os.environ.get("JAX_PLATFORMS", "").partition(",")[0]
     if wanted == "cpu":
@@ -110,7 +110,7 @@ def find_devices() -> tuple[str, list[str]]:
         if devices:
             return platform, devices
     if wanted:
-        raise InputError(f"JAX_PLATFORMS={wanted}: there is no such device here")
+        raise InputError(f"JAX_PLATFORMS={wanted}: this machine has no such device")
     return "cpu", []
 
 
@@ -149,10 +149,10 @@ def _gpu(devices: list[str], sharing: int) -> dict[str, str]:
 
 def _tpu(chips: list[str], index: int, sharing: int) -> dict[str, str]:
     if sharing > 1:
-        raise InputError("--slots: a TPU chip takes one process; ask for no more slots than chips")
+        raise InputError("--slots: a TPU chip takes one process; give at most one slot a chip")
     if len(chips) not in CHIP_BOUNDS:
         allowed = ", ".join(map(str, CHIP_BOUNDS))
-        raise InputError(f"--slots: {len(chips)} TPU chips a trial; possible are {allowed}")
+        raise InputError(f"--slots: {len(chips)} TPU chips for each trial; allowed are {allowed}")
     port = str(TPU_PORT + index)
     return {
         "TPU_VISIBLE_DEVICES": ",".join(chips),
@@ -166,12 +166,12 @@ def _tpu(chips: list[str], index: int, sharing: int) -> dict[str, str]:
 
 
 def _allowed_cores() -> list[int]:
-    """The cores that this process may use; none where the system does not say."""
+    """Return the cores of this process; empty if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def _cores(count: int) -> list[tuple[int, ...]]:
-    """Equal shares of the cores; what does not divide stays unused. None if there are too few."""
+    """Return equal shares of the cores, without a remainder; empty if there are too few cores."""
     cores = _allowed_cores()
     each = len(cores) // count
     return [tuple(cores[i * each : (i + 1) * each]) for i in range(count)] if each else []

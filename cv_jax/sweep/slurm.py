@@ -1,16 +1,16 @@
-"""Sweeps on a cluster: `launch.py --sweep --sweep_executor=slurm`.
+"""Executor that submits trials to Slurm: `launch.py --sweep --sweep_executor=slurm`.
 
-Every trial that is neither finished nor in Slurm's queue becomes a task of an array of jobs, which
-submitit hands to `sbatch`; see `task` for what a job does. The command returns at once. Given
-again, it tells how far all trials are, and submits those that ended too early.
+Every trial that is neither finished nor in Slurm's queue becomes a task of a job array, which
+submitit passes to `sbatch`; `slurm_task` is the program of a job. The command returns at once. The
+same command again prints the progress of all trials, and submits those that ended too early.
 
     SWEEP_DIR/slurm/<token>.json     names of the trials of one array, in the order of its tasks
     SWEEP_DIR/slurm/<trial>.jsonl    ends of a trial's jobs
-    SWEEP_DIR/slurm/                 beside that, what submitit and Slurm write about each job
+    SWEEP_DIR/slurm/                 also the files of submitit and Slurm
 
-Which trials are queued or running is asked of Slurm alone: arrays bear their token in their name,
-and it is written down before they are submitted, so that a command that was killed in between
-leaves nothing in doubt. Locks of run directories may not hold between nodes.
+Only Slurm's queue determines which trials are queued or running, because file locks may not work
+between nodes. The name of an array contains its token, and the token is written before the array is
+submitted, so a kill at any time loses no array.
 """
 
 import importlib.util
@@ -24,24 +24,25 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import InputError, RunError
+from cv_jax.errors import InputError, RunError, one_line
 from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
+from cv_jax.sweep.display import aligned
 from cv_jax.sweep.folder import Trial
-from cv_jax.sweep.local import said
+from cv_jax.sweep.local import exit_text
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGNAL_SECONDS = 120  # before the time limit: for a step, an evaluation and a checkpoint
+SIGNAL_SECONDS = 120  # before the time limit, for a step, an evaluation and a checkpoint
 
 
 class Option(NamedTuple):
     """A flag `--slurm.NAME`.
 
     Attributes:
-      name: of the flag.
-      kind: `str`, `int` (positive), or `list` for lines of text, each with a flag of its own.
-      meaning: for the reader.
-      parameter: of submitit.
+      name: name of the flag.
+      kind: `str`, `int` (positive), or `list` for a flag that can be repeated.
+      meaning: help text.
+      parameter: name of submitit's parameter.
     """
 
     name: str
@@ -51,32 +52,32 @@ class Option(NamedTuple):
 
 
 OPTIONS = (
-    Option("partition", str, "where to", "partition"),
-    Option("account", str, "who pays", "account"),
+    Option("partition", str, "partition of the jobs", "partition"),
+    Option("account", str, "account of the jobs", "account"),
     Option("qos", str, "quality of service", "qos"),
-    Option("constraint", str, "what the nodes must have", "constraint"),
-    Option("time", int, "minutes that a job may take; the partition's", "time"),
-    Option("nodes", int, "nodes of a trial; 1", "nodes"),
-    Option("tasks_per_node", int, "processes on each node; 1", "ntasks_per_node"),
-    Option("gpus_per_node", int, "GPUs on each node; none", "gpus_per_node"),
+    Option("constraint", str, "required features of the nodes", "constraint"),
+    Option("time", int, "time limit of a job in minutes; default: the partition's", "time"),
+    Option("nodes", int, "nodes of a trial; default: 1", "nodes"),
+    Option("tasks_per_node", int, "processes on each node; default: 1", "ntasks_per_node"),
+    Option("gpus_per_node", int, "GPUs on each node; default: none", "gpus_per_node"),
     Option("cpus_per_task", int, "cores of each process", "cpus_per_task"),
     Option("mem", str, "memory on each node, such as 64GB", "mem"),
-    Option("array_parallelism", int, "trials at a time; all", "array_parallelism"),
+    Option("array_parallelism", int, "trials at a time; default: all", "array_parallelism"),
     Option(
         "signal_delay_s",
         int,
-        f"seconds before the time limit at which a job saves; {SIGNAL_SECONDS}",
+        f"a job saves so many seconds before its time limit; default: {SIGNAL_SECONDS}",
         "signal_delay_s",
     ),
-    Option("setup", list, "a line of shell before each start; may come again", "setup"),
+    Option("setup", list, "shell command before each start; can be repeated", "setup"),
 )
 
 
 def options(flags: Namespace) -> dict[str, Any]:
-    """Those that were given: submitit's parameters.
+    """Return submitit's parameters from the flags that are set.
 
     Raises:
-      InputError: a value is not allowed, or nothing can be submitted here.
+      InputError: a value is invalid, or `sbatch` or submitit is not installed.
     """
     found = {}
     for option in OPTIONS:
@@ -86,28 +87,28 @@ def options(flags: Namespace) -> dict[str, Any]:
         if value is not None:
             found[option.parameter] = value
     if shutil.which("sbatch") is None:
-        raise InputError("--sweep_executor=slurm: there is no sbatch here")
+        raise InputError("--sweep_executor=slurm: sbatch is not installed on this machine")
     if importlib.util.find_spec("submitit") is None:
-        raise InputError("--sweep_executor=slurm needs submitit: pip install submitit")
+        raise InputError("--sweep_executor=slurm: submitit is not installed; pip install submitit")
     return found
 
 
 def devices(options: dict[str, Any]) -> int:
-    """Devices of a trial: its GPUs; without any, one for each process."""
+    """Return the number of devices of a trial: its GPUs, or one device for each process."""
     each = options.get("gpus_per_node", options.get("ntasks_per_node", 1))
     return options.get("nodes", 1) * each
 
 
 def run(trials: list[Trial], options: dict[str, Any], folder: Path) -> None:
-    """Submits what is neither finished nor queued nor running, and tells of all.
+    """Submit every trial that is not finished, queued or running, and print the state of all.
 
     Args:
-      trials: of the sweep.
-      options: see above.
-      folder: of the sweep; this process holds it.
+      trials: trials of the sweep.
+      options: parameters of submitit.
+      folder: the sweep directory, locked by this process.
 
     Raises:
-      InputError: Slurm refuses these options.
+      InputError: Slurm refuses the options.
       RunError: Slurm does not answer.
     """
     active = queue(folder)
@@ -122,28 +123,26 @@ def run(trials: list[Trial], options: dict[str, Any], folder: Path) -> None:
             job, state = active[trial.name]
             state = f"{state.lower()}, job {job}"
         else:
-            state = f"submitted, job {submitted[trial.name]}{_ended(folder, trial)}"
+            state = f"submitted, job {submitted[trial.name]}{_last_end(folder, trial)}"
         rows.append((trial.name, f"{folders.progress(trial.workdir)}/{trial.total_steps}", state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print("\n".join(aligned(rows)))
     counts = [
         (len(done), "done"),
         (len(active.keys() - done), "queued or running"),
         (len(submitted), "submitted now"),
     ]
-    told = ", ".join(f"{count} {what}" for count, what in counts if count)
-    print(f"{told}; {len(trials)} trials in {folder}")
+    shown = ", ".join(f"{count} {state}" for count, state in counts if count)
+    print(f"{shown}; {len(trials)} trials in {folder}")
     if len(done) < len(trials):
         print(
             f"logs: {folder}/<trial>.log, and of the jobs {folder / 'slurm'}; results so far: "
-            f"python -m cv_jax report {folder}; the same command again tells how far all are, and "
-            "submits what ended too early"
+            f"python -m cv_jax report {folder}; the same command again prints the progress and "
+            "submits trials that ended too early"
         )
 
 
 def queue(folder: Path) -> dict[str, tuple[str, str]]:
-    """The trials of a sweep that are in Slurm's queue: name → (job, state).
+    """Return the trials of a sweep in Slurm's queue: name → (job, state).
 
     Raises:
       RunError: Slurm does not answer.
@@ -167,17 +166,17 @@ def _squeue() -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        raise RunError(f"squeue does not answer: {' '.join(reason.split())}") from None
+        reason = one_line(getattr(error, "stderr", None) or error)
+        raise RunError(f"squeue does not answer: {reason}") from None
 
 
 def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Submits an array of jobs, one for each trial: name → job.
+    """Submit an array with one job for each trial; return name → job.
 
     Raises:
-      InputError: `sbatch` refuses.
+      InputError: `sbatch` refuses the options.
     """
-    # Otherwise it sets up logging anew, and closes the handlers of others.
+    # Without this, submitit reconfigures logging and closes the existing handlers.
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
     import submitit
 
@@ -187,7 +186,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
     place.mkdir(exist_ok=True)
     before = set(place.iterdir())
     setup = f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    # From 22.05 on a job's steps do not take over how many cores a process has.
+    # Since Slurm 22.05 the steps of a job do not inherit its number of cores for each process.
     cores = options.get("cpus_per_task")
     step = [] if cores is None else [f"--cpus-per-task={cores}"]
     executor = submitit.SlurmExecutor(place)
@@ -197,7 +196,7 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
         "array_parallelism": len(trials),
         **options,
         "setup": [setup, *options.get("setup", ())],
-        # A process that is lost is for process 0 to notice, which then requeues the job.
+        # Process 0 detects the loss of a process and requeues the job.
         "srun_args": ["--kill-on-bad-exit=0", *step],
         "job_name": f"{folder.resolve().name}-{token}",
         "additional_parameters": {"requeue": True},
@@ -210,13 +209,13 @@ def submit(trials: list[Trial], options: dict[str, Any], folder: Path) -> dict[s
         )
     except RuntimeError as error:
         for file in set(place.iterdir()) - before:
-            if file.suffix in (".json", ".pkl", ".sh"):  # others are of jobs that run
+            if file.suffix in (".json", ".pkl", ".sh"):  # other files belong to running jobs
                 file.unlink()
-        raise InputError(f"sbatch refuses: {' '.join(str(error).split())}") from None
+        raise InputError(f"sbatch refuses the jobs: {one_line(error)}") from None
     return {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
 
 
-def _ended(folder: Path, trial: Trial) -> str:
-    """How the trial's last job ended, if it had one."""
+def _last_end(folder: Path, trial: Trial) -> str:
+    """Describe the end of a trial's last job, if it had a job."""
     ends = json_files.read_lines(folder / "slurm" / f"{trial.name}.jsonl")
-    return f" (the last one ended with {said(ends[-1]['code'])})" if ends else ""
+    return f" (the last job ended with {exit_text(ends[-1]['code'])})" if ends else ""

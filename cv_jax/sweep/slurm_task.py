@@ -1,19 +1,17 @@
-"""What a job of Slurm does: the command of one trial, once on each node.
+"""Task of a Slurm job: run the command of one trial, once on each node.
 
-Slurm warns a job of its end by a signal: SIGTERM when it is preempted, requeued or cancelled, and
-before the time limit the one that `sbatch --signal` asks for. The command gets any of them as
-SIGTERM, saves and ends with 75. Unless Slurm itself ends or requeues the job, it then goes back
-into the queue, and finds its run directory as it left it. So does a job whose command failed, under
-the rule of `local`.
+Slurm announces the end of a job by a signal: SIGTERM for preemption, requeueing and cancellation,
+and the signal of `sbatch --signal` before the time limit. The command receives each of these as
+SIGTERM, saves and ends with 75. Then the job is requeued, unless Slurm ends or requeues it itself,
+and continues the run. A job whose command failed is requeued under the rule of `local`.
 
-Process 0 of a job adds a line to `SWEEP_DIR/slurm/<trial>.jsonl` for each end: the keys of
-`trials.jsonl`, and `before`, the updates at the start, and `signal`, if it was told to stop.
+Process 0 of a job appends a line to `SWEEP_DIR/slurm/<trial>.jsonl` at each end: the keys of
+`trials.jsonl`, and `node`; `before`, the updates at the start; and `signal`, if one was received.
 """
 
 import contextlib
 import itertools
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -25,31 +23,30 @@ from typing import Any, NamedTuple
 from cv_jax.run import json_files
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.folder import Trial, progress
-from cv_jax.sweep.local import FINAL_CODES, TRIES, said
+from cv_jax.sweep.local import FINAL_CODES, TRIES, exit_text
 
-STOPS = 10  # in a row without getting further: the time limit may be too short for one step
+STOPS = 10  # in a row without progress: the time limit may be too short for one step
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Task(NamedTuple):
-    """A trial as Slurm runs it.
+    """A trial as the function of a Slurm job.
 
     Attributes:
-      trial: which.
-      record: file of its ends.
+      trial: the trial.
+      record: file with one line for each end of its jobs.
     """
 
     trial: Trial
     record: Path
 
     def __call__(self) -> None:
-        """Returns when the trial is trained to its end. Otherwise ends this process with an exit
-        code, when all is done that the job needs to be started again, if it shall be."""
+        """Run the trial. Unless it has finished, requeue the job if due, and exit with its code."""
         main = os.environ.get("SLURM_PROCID", "0") == "0"
         started, before = time.time(), reached(self.trial.workdir)
-        code, told = _run(self.trial, main)
+        code, received = _run(self.trial, main)
         if not main or code == 0:
-            return  # process 0 decides what follows
+            return  # process 0 decides about a requeue
         line = {
             "trial": self.trial.name,
             "slot": f"job {_job()}",
@@ -57,7 +54,7 @@ class Task(NamedTuple):
             "started": round(started, 3),
             "seconds": round(time.time() - started, 3),
             "code": code,
-            "signal": told.name if told else None,
+            "signal": received.name if received else None,
             "before": before,
             "step": reached(self.trial.workdir),
         }
@@ -69,16 +66,16 @@ class Task(NamedTuple):
 
 
 def reached(path: Path) -> int:
-    """Updates that a run has made: those it has saved, too, which `progress` does not know of."""
+    """Return the last step of a run, from its checkpoints and from `progress`."""
     saved = [int(p.name) for p in (path / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
     return max(progress(path), *saved, 0)
 
 
 def starts_again(ends: list[dict[str, Any]]) -> bool:
-    """Whether a job shall be started again.
+    """Whether to start a job again.
 
     Args:
-      ends: of its starts so far, in order; each with `code`, `signal`, `before` and `step`.
+      ends: ends of the job so far, in order, each with `code`, `signal`, `before` and `step`.
     """
     if ends[-1]["code"] in FINAL_CODES:
         return False
@@ -88,50 +85,38 @@ def starts_again(ends: list[dict[str, Any]]) -> bool:
 
 
 def _run(trial: Trial, main: bool) -> tuple[int, signal.Signals | None]:
-    """The exit code of the command, and the signal that asked it to stop, if any."""
-    told, process = [], None
+    """Run the command; return its exit code, and the first signal that stopped it, if any."""
+    received, process = [], None
 
-    def tell(number, frame):
-        told.append(signal.Signals(number))
+    def forward(number, frame):
+        received.append(signal.Signals(number))
         if process is not None:
             process.terminate()
 
     for number in SIGNALS:
-        signal.signal(number, tell)
-    with contextlib.ExitStack() as stack:
-        log = None  # what the other processes say goes where Slurm keeps it
-        if main:
-            log = stack.enter_context(trial.log.open("ab"))
-            log.write(f"$ {shlex.join(trial.command)}\n".encode())
-            log.flush()
+        signal.signal(number, forward)
+    # The output of the other processes goes to Slurm's own log.
+    with trial.open_log() if main else contextlib.nullcontext() as log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                process_entry.__file__,
-                str(os.getpid()),
-                "",
-                *trial.command,
-            ],
+            process_entry.wrapped(trial.command),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
-        if told:  # while the process was being made
+        if received:  # before the process was known to `forward`
             process.terminate()
-        return process.wait(), told[0] if told else None
+        return process.wait(), received[0] if received else None
 
 
 def _job() -> str:
-    """This job; of an array this task, since one of them has the number of the whole array, too."""
+    """Id of this job, or of this task of an array; one task has the job id of the whole array."""
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
 def _requeue() -> None:
-    """Puts this job back into the queue, unless Slurm ends or requeues it already."""
+    """Requeue this job, unless Slurm ends or requeues it already."""
     job = _job()
     ask = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
     state = subprocess.run(ask, capture_output=True, text=True)
@@ -139,5 +124,5 @@ def _requeue() -> None:
         print(f"not requeued: {state.stdout.strip() or state.stderr.strip()}", file=sys.stderr)
         return
     answer = subprocess.run(["scontrol", "requeue", job])
-    text = "requeued" if answer.returncode == 0 else f"scontrol: {said(answer.returncode)}"
+    text = "requeued" if answer.returncode == 0 else f"scontrol: {exit_text(answer.returncode)}"
     print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The programs of several trials as one, mapped over them, and their batches."""
+"""The programs of several trials as one `jax.vmap`, and the batches of all trials."""
 
 import math
 from collections.abc import Callable
@@ -9,17 +9,17 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from cv_jax.data import pipeline
-from cv_jax.evaluation.run import make_evaluator
+from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.sweep.merge_programs import Different, unify
 from cv_jax.training.experiment import Experiment
 
 
-class Together:
-    """The trials' programs as one, and where their arrays lie.
+class Stacked:
+    """The merged programs of trials, with the sharding of their arrays.
 
     Attributes:
-      place: splits the first axis, that of the trials, over the devices.
-      count: trials, with copies of the last one where the devices do not divide them.
+      place: sharding of arrays whose first axis is the trials.
+      count: length of the first axis; copies of the last trial pad it to a multiple of the devices.
     """
 
     def __init__(self, parts: list[Experiment], devices: int):
@@ -30,44 +30,41 @@ class Together:
         self._spec = PartitionSpec("trials")
         self.place = NamedSharding(self._mesh, self._spec)
         self._one = SingleDeviceSharding(used[0])
-        self._unified: dict[str, tuple[Callable, Any]] = {}
+        self._unified: dict[tuple, tuple[Callable, Any]] = {}
         self._take = jax.jit(
             lambda tree, i: jax.tree.map(lambda x: x[i], tree),
             out_shardings=NamedSharding(self._mesh, PartitionSpec()),
         )
 
     def stack(self, trees: list[Any]) -> Any:
-        """One tree for all trials, from one for each of them."""
+        """Stack one tree per trial to one tree with a first axis over the trials."""
         trees = [trees[min(i, len(trees) - 1)] for i in range(self.count)]
         stacked = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(trees))
         return jax.device_put(stacked, self.place)
 
     def take(self, tree: Any, i: int) -> Any:
-        """Trial i's part of what belongs to all, on one device."""
+        """Return trial i of a stacked tree, on one device."""
         return jax.device_put(self._take(tree, i), self._one)
 
     def function(self, program: Callable, numbers: Any, donate: tuple[int, ...] = ()) -> Callable:
-        """`program` for all trials at once; its arguments have a first axis over them."""
+        """Return `program` for all trials; the first axis of its arguments is the trials."""
         numbers = jax.device_put((np.arange(self.count), numbers), self.place)
 
         def one(lane_and_numbers, *arguments):
             return program(lane_and_numbers[1], *arguments)
 
-        def all_of_them(*arguments):
-            return jax.vmap(one)(*arguments)
-
-        split = jax.shard_map(
-            all_of_them,
+        sharded = jax.shard_map(
+            jax.vmap(one),
             mesh=self._mesh,
             in_specs=self._spec,
             out_specs=self._spec,
-            check_vma=False,  # nothing crosses from device to device
+            check_vma=False,  # the devices do not communicate
         )
-        jitted = jax.jit(split, donate_argnums=[1 + i for i in donate])
+        jitted = jax.jit(sharded, donate_argnums=[1 + i for i in donate])
         return lambda *arguments: jitted(numbers, *arguments)
 
     def init(self, weights: Any) -> Any:
-        """The state of all trials before the first step."""
+        """Return the states of all trials before the first step."""
         given = () if weights is None else (weights,)
         program, numbers = unify([parts.init() for parts in self._parts], *shapes(given))
         if weights is not None:
@@ -75,30 +72,30 @@ class Together:
         return self.function(program, numbers)(*given)
 
     def train_step(self, batch: Any) -> Callable:
-        """`(states, batches) → (states, metrics)` of all trials; the states are donated.
+        """Return `(states, batches) → (states, metrics)` of all trials; the states are donated.
 
         Raises:
-          Different: their programs differ in more than numbers.
+          Different: the programs differ in more than numbers.
         """
-        states = [shapes(parts.abstract_state()) for parts in self._parts]
+        states = [shapes(parts.abstract_state) for parts in self._parts]
         state = states[0]
         if any(other != state for other in states):
-            raise Different("their states have other shapes")
+            raise Different("the train states have different shapes")
         functions = [parts.train_step() for parts in self._parts]
         return self.function(*unify(functions, state, shapes(batch)), donate=(0,))
 
     def evaluators(self, i: int) -> list[tuple[Any, Callable]]:
-        """The evaluations of trial i, each with its `variables → scores`."""
-        measured = _Measured(self, i)
-        return [(e, make_evaluator(measured, e)) for e in self._parts[i].evaluations]
+        """Return the evaluations of trial i, each with its function `variables → scores`."""
+        trial = _Trial(self, i)
+        return [(e, make_evaluator(trial, e)) for e in self._parts[i].evaluations]
 
-    def measure(self, i: int, name: str, option: str) -> Callable:
-        """Trial i's `Experiment.<name>(option)`, compiled once for all trials."""
+    def evaluation_step(self, i: int, make: Callable, *options: Any) -> Callable:
+        """Return trial i's `Experiment.evaluation_step(make, *options)`, compiled once for all."""
 
         def function(*arguments):
-            key = f"{name} {option} {shapes(arguments)}"
+            key = (make, options, str(shapes(arguments)))
             if key not in self._unified:
-                functions = [getattr(parts, name)(option) for parts in self._parts]
+                functions = [parts.evaluation_step(make, *options) for parts in self._parts]
                 program, numbers = unify(functions, *shapes(arguments))
                 self._unified[key] = jax.jit(program), numbers
             program, numbers = self._unified[key]
@@ -107,25 +104,22 @@ class Together:
         return function
 
 
-class _Measured:
-    """What `make_evaluator` asks an experiment for, of one trial of many."""
+class _Trial:
+    """One trial with the interface of an experiment that `make_evaluator` needs."""
 
-    def __init__(self, together: Together, i: int):
-        self._together, self._i = together, i
-        self.eval_batches = together._parts[0].eval_batches
+    def __init__(self, stacked: Stacked, i: int):
+        self._stacked, self._i = stacked, i
+        self.eval_batches = stacked._parts[0].eval_batches
 
-    def eval_step(self, average: str) -> Callable:
-        return self._together.measure(self._i, "eval_step", average)
-
-    def feature_step(self, name: str) -> Callable:
-        return self._together.measure(self._i, "feature_step", name)
+    def evaluation_step(self, make: Callable, *options: Any) -> Callable:
+        return self._stacked.evaluation_step(self._i, make, *options)
 
 
 class Batches:
     """Random access to the batches of all trials: image [trials, B, …] and label [trials, B].
 
     Attributes:
-      images: the examples, the same for all.
+      images: the training images, the same for all trials.
     """
 
     def __init__(self, parts: list[Experiment], count: int):
@@ -149,14 +143,14 @@ class Batches:
         self._keys += self._keys[-1:] * (count - len(parts))
 
     def example(self) -> dict[str, np.ndarray]:
-        """The first batch of one trial.
+        """Return the first batch of the first trial.
 
         Raises:
-          Different: those of others have other shapes.
+          Different: the batches of the trials have different shapes.
         """
         first, *others = [source[0] for source in self._sources.values()]
         if any(shapes(other) != shapes(first) for other in others):
-            raise Different("their images have other shapes")
+            raise Different("the batches have different shapes")
         return first
 
     def __len__(self) -> int:
@@ -170,5 +164,5 @@ class Batches:
 
 
 def shapes(tree: Any) -> Any:
-    """Shape and dtype of every array, wherever it lies."""
+    """Return the shape and dtype of every array, without its sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)

@@ -1,4 +1,4 @@
-"""The trials of a sweep: every point tried on paper before the first one starts."""
+"""The trials of a sweep: every point is validated before any trial starts."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,24 +10,25 @@ from cv_jax.errors import InputError, RunError
 from cv_jax.progress import counted
 from cv_jax.run import workdir
 from cv_jax.sweep import folder as folders
+from cv_jax.sweep.display import aligned
 from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.points import Point, Sweep, distinct, text_of
-from cv_jax.training import dry_run, experiment
+from cv_jax.training import experiment
 
 
 def prepare(
     sweep: Sweep, folder: Path, program: list[str], check_flags: Callable[[str], Any]
 ) -> list[Trial]:
-    """The trials of all points, in order; nothing is written, no device but the CPU's is touched.
+    """Validate all points and return their trials, in order; write nothing.
 
     Args:
-      sweep: the points.
-      folder: of the sweep.
-      program: the words before the flags of a plain command.
-      check_flags: raises an `InputError` unless XLA knows these flags.
+      sweep: the sweep.
+      folder: the sweep directory.
+      program: words of a plain command before its flags.
+      check_flags: raises an `InputError` for unknown XLA flags.
 
     Raises:
-      InputError: a point is refused, as its run would be, by its name.
+      InputError: the run of a point would be refused; the message starts with the point's name.
     """
     trials = []
     checked = {""}
@@ -40,7 +41,7 @@ def prepare(
                 checked.add(parts.config.xla_flags)
             workdir.check(path, parts.config, parts.fingerprint)
             if not path.exists():
-                parts.pretrained()  # whether they are there, and fit
+                parts.pretrained()  # raises an error if the weights are missing or do not fit
         command = [*program, *sweep.command(point, path)]
         log = folder / f"{point.name}.log"
         size = parts.config.batch_size
@@ -48,30 +49,26 @@ def prepare(
     return trials
 
 
-def listing(sweep: Sweep, folder: Path) -> Iterator[str]:
-    """A table of the points: values, parameters, multiply-adds an image, steps, how far it is."""
+def listing(sweep: Sweep, folder: Path) -> list[str]:
+    """Return a table of the points: values, parameters, multiply-adds, steps, steps done."""
     keys = distinct(sweep.points) or ["point"]
     head = [*keys, "parameters", "mult-adds/image", "steps", "done"]
     rows = []
     for point in counted(sweep.points, "counting"):
         with _named(point):
             parts = _build(sweep, point)
-        parameters, adds = dry_run.sizes(parts)
+        parameters, adds = parts.sizes
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
         step = folders.progress(folder / point.name)
         sizes = [f"{number:,}" for number in (parameters, adds, parts.total_steps, step)]
         rows.append([*shown, *sizes])
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in [head, *rows]:
-        left = [text.ljust(width) for text, width in zip(row, widths, strict=True)][: len(keys)]
-        right = [text.rjust(width) for text, width in zip(row, widths, strict=True)][len(keys) :]
-        yield "  ".join([*left, *right])
+    return aligned([head, *rows], left=len(keys))
 
 
 @contextlib.contextmanager
 def _named(point: Point) -> Iterator[None]:
-    """Puts the point's name before what is wrong with it."""
+    """Put the name of the point before error messages."""
     try:
         yield
     except (InputError, RunError) as error:
@@ -81,5 +78,5 @@ def _named(point: Point) -> Iterator[None]:
 def _build(sweep: Sweep, point: Point) -> experiment.Experiment:
     config = configs.load(sweep.reference(point), sweep.texts(point))
     if config.data.cache in ("auto", "memory"):
-        config.data.cache = "none"  # only shapes are looked at
+        config.data.cache = "none"  # only shapes are needed
     return experiment.build(config)

@@ -1,20 +1,19 @@
-"""Trials that differ in numbers only, trained together: `launch.py --sweep --sweep_executor=vmap`.
+"""Trials that differ only in numbers, trained by one program: `--sweep --sweep_executor=vmap`.
 
-One program makes the step of all trials, mapped over them; the trials are split over the devices,
-of which each has its own and none waits for another. It is laid together from the trials' own
-programs (see `unify`), so that each trial computes what its separate run would, to rounding, and
-leaves what that would leave: config, records, metrics, checkpoints and summary in a run directory
-of its own. The plain command, `--evaluate` and `report` take them as they are.
+One program, a `jax.vmap` over the trials, computes the step of all trials. The trials are sharded
+over the devices; devices do not communicate. The program is merged from the programs of the trials
+(see `unify`), so each trial has the result of its separate run, up to rounding. Each trial writes
+its own run directory with the files of a separate run; the plain command, `--evaluate` and `report`
+read it.
 
-What is drawn on the host follows each trial's own seed. Trials are saved at the same steps; after a
-kill they go on from the last step that all of them have saved. One whose loss is not finite is left
-behind, and the others go on.
+Host randomness depends on the seed of each trial. All trials save at the same steps; after a kill
+they continue from their newest common checkpoint. A trial whose loss is not finite ends; the others
+continue.
 """
 
 import contextlib
 import copy
-import math
-import time
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,36 +23,33 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax.data import pipeline
-from cv_jax.errors import InputError
-from cv_jax.evaluation.metrics import quality
+from cv_jax.devices.prefetch import on_devices
+from cv_jax.errors import ExitCode, InputError
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress
-from cv_jax.run import json_files
+from cv_jax.run import signals
 from cv_jax.run import workdir as records
-from cv_jax.sweep.lane import Lane
+from cv_jax.run.record import Record, is_due
+from cv_jax.sweep import folder as folders
 from cv_jax.sweep.merge_programs import Different
-from cv_jax.sweep.stacked import Batches, Together
-from cv_jax.training import experiment, loop, profiling
-from cv_jax.training.dry_run import sizes as sizes_of
+from cv_jax.sweep.stacked import Batches, Stacked
+from cv_jax.training import experiment, profiling
 from cv_jax.training.experiment import Experiment
-from cv_jax.training.loop import is_due
-from cv_jax.training.objective import metrics_of
-from cv_jax.training.step import all_finite
 
-# Result fields that the loop, the loader or the compiler read: one value for all trials.
+# Result fields that the loop, the loader or the compiler reads; all trials need the same value.
 SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.")
 SHARED += ("distill.teacher",)
-OWN = ("data.mean", "data.std")
+OWN = ("data.mean", "data.std")  # fields that match `SHARED` but may differ
 
 
 def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
-    """Refuses trials that cannot be steps of one program, as far as their configs tell.
+    """Check that the configs of trials allow one program.
 
     Args:
       runs: name → config of each trial.
 
     Raises:
-      InputError: a field that they must share differs, or one cannot be had in this way.
+      InputError: a shared field differs between trials, or a field has an unsupported value.
     """
     (name, first), *others = runs.items()
     for other, config in others:
@@ -68,171 +64,180 @@ def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
     if first.dropout_rng != "threefry2x32":
         raise InputError(
             f"--sweep_executor=vmap: config.dropout_rng={first.dropout_rng} draws other numbers "
-            "where trials are mapped; threefry2x32 does not"
+            "under jax.vmap; set config.dropout_rng=threefry2x32"
         )
     if first.xla_flags:
         raise InputError(
-            "--sweep_executor=vmap: config.xla_flags: give them to this process, in XLA_FLAGS"
+            "--sweep_executor=vmap: config.xla_flags is not supported; set XLA_FLAGS in the "
+            "environment"
         )
     if "wandb" in first.log.writers:
         raise InputError(
-            "--sweep_executor=vmap: config.log.writers: wandb takes one run in a process"
+            "--sweep_executor=vmap: config.log.writers: wandb supports one run per process"
         )
 
 
 def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None]) -> list[int]:
-    """Trains trials together, or continues them; those that are finished are left alone.
+    """Train trials in one program, or continue them; finished trials are skipped.
 
     Args:
-      trials: run directory → config of each.
-      say: takes a message for the user.
+      trials: run directory → config of each trial.
+      say: prints a message for the user.
 
     Returns:
-      Their exit codes: 0 done, 3 the loss is not finite, 75 stopped by a signal with all saved.
+      The `ExitCode` of each trial.
 
     Raises:
-      InputError: they cannot be steps of one program, or a directory belongs to another run.
-      CheckpointError: a checkpoint could not be written, or none of a trial is sound.
+      InputError: the trials cannot share one program, or a directory belongs to another run.
+      CheckpointError: a checkpoint could not be written, or a trial has no sound one.
     """
     check({path.name: config for path, config in trials.items()})
-    everything = _build(list(trials.values()))
+    experiments = _build(list(trials.values()))
     with contextlib.ExitStack() as stack:
         lanes = []
-        for (path, config), parts in zip(trials.items(), everything, strict=True):
+        for (path, config), parts in zip(trials.items(), experiments, strict=True):
             records.check(path, config, parts.fingerprint)
             stack.enter_context(records.claimed(path))
-            lanes.append(Lane(path, config, parts))
-        todo = [lane for lane in lanes if not lane.finished()]
-        say(f"{len(todo)} of {len(lanes)} trials to train, together")
+            lanes.append(Lane(path, parts, config))
+        todo = [lane for lane in lanes if not _finished(lane)]
+        say(f"{len(todo)} of {len(lanes)} trials to train in one program")
         if todo:
-            stop = stack.enter_context(loop.signals_caught())
-            _loop(todo, say, stop)
-    return [lane.code for lane in lanes]
+            stop = stack.enter_context(signals.caught())
+            _train(todo, say, stop)
+    return [ExitCode.DONE if lane.record is None else lane.record.code for lane in lanes]
 
 
-def _loop(lanes: list[Lane], say: Callable[[str], None], stop: Any) -> None:
-    """Trains lanes from their last common checkpoint; each ends with its code."""
-    parts = [lane.parts for lane in lanes]
-    first, config, total_steps = parts[0], lanes[0].config, parts[0].total_steps
-    devices = config.mesh.devices or len(jax.devices())
-    started, together = time.monotonic(), Together(parts, devices)
+@dataclasses.dataclass
+class Lane:
+    """One trial of the program.
 
-    # ---- The common programs; the state: restored, or made
+    Attributes:
+      workdir: run directory.
+      parts: experiment on one device.
+      config: config with the devices of the program.
+      record: record of the run; `None` for a trial that has finished before.
+    """
+
+    workdir: Path
+    parts: Experiment
+    config: ml_collections.ConfigDict
+    record: Record | None = None
+
+    def open(self, utilisation: Callable[[float], float] | None) -> None:
+        """Open the record; see `run.record.Record`."""
+        own = dataclasses.replace(self.parts, config=self.config)
+        # Two checkpoints: after a kill between the saves of a step, all lanes have the older one.
+        self.record = own.record(self.workdir, utilisation=utilisation, keep_last=2)
+
+
+def _finished(lane: Lane) -> bool:
+    summary = folders.summary_of(lane.workdir)
+    return summary is not None and summary["step"] == lane.parts.total_steps
+
+
+def _train(lanes: list[Lane], say: Callable[[str], None], stop: signals.Stop) -> None:
+    """Train all lanes from their newest common checkpoint; `Record.code` has the exit codes."""
+    parts, config = [lane.parts for lane in lanes], lanes[0].config
+    first, total_steps = parts[0], parts[0].total_steps
+    stacked = Stacked(parts, config.mesh.devices or len(jax.devices()))
+    devices = stacked.place.mesh.size
+    for lane in lanes:
+        lane.open(profiling.utilisation(first, len(lanes) / devices))
+
+    # ---- Merged programs; state: restored or initialised
     states, start_step = _restore(lanes)
     weights = first.pretrained() if states is None else None
-    loaded = None if weights is None else digest(weights)
-    source = Batches(parts, together.count)
+    source = Batches(parts, stacked.count)
     try:
-        train_step = together.train_step(source.example())
-        state = together.init(weights) if states is None else together.stack(states)
+        train_step = stacked.train_step(source.example())
+        state = stacked.init(weights) if states is None else stacked.stack(states)
     except Different as error:
         raise InputError(_reason(lanes, str(error))) from None
     del states
-
-    # ---- Functions and durations
-    for lane in lanes:
-        lane.start(start_step, loaded, say)
-    evaluators = [together.evaluators(i) for i in range(len(lanes))]
-    log_every, save_every = first.every("log.every"), first.every("checkpoint.every")
     progress = Progress(total_steps, start_step, config.batch_size * len(lanes))
-    sizes = sizes_of(first)
+    for lane in lanes:
+        lane.record.start(start_step, None if weights is None else digest(weights))
+        lane.record.open_writers(progress.line)
     progress.line(
-        f"{config.model.name}, {sizes[0]:,} parameters, {len(lanes)} times on {config.data.name}:"
-        f" step {start_step} of {total_steps}, {together.place.mesh.size} "
+        f"{config.model.name}, {first.sizes.parameters:,} parameters, {len(lanes)} trials "
+        f"on {config.data.name}: step {start_step} of {total_steps}, {devices} "
         f"{jax.devices()[0].platform} device(s)"
     )
 
-    def running():
-        return [(i, lane) for i, lane in enumerate(lanes) if lane.code is None]
-
-    def fail(lane, step):
-        lane.close(loop.NOT_FINITE)
-        progress.line(f"{lane.workdir.name}: the loss is not finite at step {step}")
-
-    def settle(step, metrics):
-        """Fetches a step's metrics and writes the lines that are due."""
-        metrics = jax.device_get(metrics)
-        for i, lane in running():
-            if not math.isfinite(metrics["loss"][i]):
-                fail(lane, step)
-        if not (is_due(step, log_every) or step == total_steps):
-            return
-        speed = round(progress.images_per_second() / len(lanes), 2)
-        for i, lane in running():
-            own = jax.tree.map(lambda x, i=i: x[i], metrics)
-            rate = float(lane.parts.schedule(step - 1))
-            lane.write(step, "train", {**metrics_of(own["sums"]), "learning_rate": rate})
-            if "norms" in own:
-                lane.write(step, "norms", {name: x.item() for name, x in own["norms"].items()})
-            passed = round(time.monotonic() - started, 3)
-            line = {"step": step, "seconds": passed, "images_per_second": speed}
-            json_files.append_line(lane.workdir / "timing.jsonl", line)
-
-    # ---- The loop
-    data = config.data
-    loaded_ahead = pipeline.iterate(
-        source, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
-    )
-    step, saved_step, saved_time, pending = start_step, start_step, time.monotonic(), None
-    ahead = _placed(loaded_ahead, together.place)
-    with contextlib.closing(ahead), profiling.tracing(config, lanes[0].workdir) as trace:
-        while step < total_steps and running() and not (stop.signal and saved_step == step):
-            state, metrics = trace.step(step, train_step, state, next(ahead))
+    # ---- Steps
+    evaluators = [stacked.evaluators(i) for i in range(len(lanes))]
+    step, saved_step, pending = start_step, start_step, None
+    batches = _batches(source, start_step, stacked, config)
+    with contextlib.closing(batches), profiling.tracing(config, lanes[0].workdir) as trace:
+        while step < total_steps and _running(lanes) and not (stop.signal and saved_step == step):
+            state, metrics = trace.step(step, train_step, state, next(batches))
             step += 1
             if step == start_step + 1:
-                jax.block_until_ready(metrics)
-                progress.line(f"first step after {time.monotonic() - started:.1f} s")
-            if pending is not None:
-                settle(*pending)
+                timing = profiling.first_step(metrics)
+                progress.line([record.first_step(step, timing) for _, record in _running(lanes)][0])
+            if pending:
+                _settle(lanes, *pending, progress)
             pending = step, metrics
             progress.update(step)
 
+            # ---- Evaluation, metric lines, checkpoints: trial by trial
             last = step == total_steps
-            seconds = config.checkpoint.every_seconds
-            timed = seconds is not None and time.monotonic() - saved_time >= seconds
-            saves = is_due(step, save_every) or timed or last or bool(stop.signal)
-            due = [k for k, e in enumerate(first.evaluations) if is_due(step, e.every) or last]
+            due = [k for k, e in enumerate(first.evaluations) if last or is_due(step, e.every)]
+            shared = lanes[0].record
+            saves = shared.save_is_due(step) or shared.overdue() or bool(stop.signal)
             if not due and not saves:
                 continue
+            _settle(lanes, *pending, progress)
+            pending = None
+            for i, record in _running(lanes) if due else ():
+                variables = stacked.take(state.eval_variables, i)
+                for evaluation, score in (evaluators[i][k] for k in due):
+                    record.evaluated(step, evaluation.name, score(variables).metrics)
+            if saves or any(record.improved for _, record in _running(lanes)):
+                for i, record in _running(lanes):
+                    finite = record.save(step, stacked.take(state, i))
+                    _end_unless(finite, record, step, progress)
+                saved_step = step
 
-            # ---- Evaluation, metric lines, checkpoints, each trial in its turn
-            settle(*pending)
-            pending, scores = None, {}
-            for i, lane in running() if due else ():
-                variables = together.take(state.eval_variables, i)
-                for k in due:
-                    evaluation, score = evaluators[i][k]
-                    found = score(variables).metrics
-                    lane.write(step, evaluation.name, found)
-                    if k == 0:  # the one that tells which is best
-                        scores[i] = found
-                        saves |= quality(found) > lane.best and config.checkpoint.keep_best > 0
-                        lane.best = max(lane.best, quality(found))
-            if saves:
-                for i, lane in running():
-                    own = together.take(state, i)
-                    if all_finite(own.params):
-                        lane.checkpoints.save(step, own, scores.get(i, {}), lane.lines.text)
-                    else:
-                        fail(lane, step)
-                saved_step, saved_time = step, time.monotonic()
-
-    # ---- The end
+    # ---- End
     progress.close()
-    for _, lane in running():
-        lane.close(loop.DONE if step == total_steps else loop.STOPPED)
-        if lane.code == loop.DONE:
-            lane.summarise(sizes)
+    for _, record in _running(lanes):
+        record.close(ExitCode.DONE if step == total_steps else ExitCode.STOPPED)
+        if record.code == ExitCode.DONE:
+            record.write_summary(*first.sizes)
+
+
+def _running(lanes: list[Lane]) -> list[tuple[int, Record]]:
+    return [(i, lane.record) for i, lane in enumerate(lanes) if lane.record.code is None]
+
+
+def _settle(lanes: list[Lane], step: int, metrics: Any, progress: Progress) -> None:
+    """Write the lines of a step; end the trials whose loss is not finite."""
+    metrics, speed = jax.device_get(metrics), progress.images_per_second() / len(lanes)
+    for i, record in _running(lanes):
+        own = jax.tree.map(lambda x, i=i: x[i], metrics)
+        _end_unless(record.settle(step, own, speed), record, step, progress)
+
+
+def _end_unless(finite: bool, record: Record, step: int, progress: Progress) -> None:
+    if not finite:
+        record.close(ExitCode.NOT_FINITE)
+        progress.line(f"{record.workdir.name}: the loss is not finite at step {step}")
+
+
+def _batches(source: Batches, start_step: int, stacked: Stacked, config: ml_collections.ConfigDict):
+    data = config.data
+    loaded = pipeline.iterate(
+        source, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
+    )
+    return on_devices(loaded, lambda batch: jax.device_put(batch, stacked.place))
 
 
 def _restore(lanes: list[Lane]) -> tuple[list[Any] | None, int]:
-    """The states at the last step that all lanes have saved, and that step; none and 0 if there is
-    no such step."""
+    """Return the states of the newest common checkpoint, and its step; `(None, 0)` without one."""
     newest = None
     while True:
-        found = [
-            lane.checkpoints.restore(lane.parts.abstract_state(), newest=newest) for lane in lanes
-        ]
+        found = [lane.record.restore(lane.parts.abstract_state, newest=newest) for lane in lanes]
         if None in found:
             return None, 0
         steps = [step for _, step in found]
@@ -241,19 +246,8 @@ def _restore(lanes: list[Lane]) -> tuple[list[Any] | None, int]:
         newest = min(steps)
 
 
-def _placed(batches, place):
-    """Batches on the devices, two ahead of the one in use."""
-    ahead = []
-    with contextlib.closing(batches):
-        for batch in batches:
-            ahead.append(jax.device_put(batch, place))
-            if len(ahead) > 2:
-                yield ahead.pop(0)
-        yield from ahead
-
-
 def _reason(lanes: list[Lane], where: str) -> str:
-    """Which field makes the trials' programs different, as one line."""
+    """Return an error line with the field that makes the programs of the trials different."""
     first = lanes[0]
     flat = configs.flatten(first.config)
     tried = set()
@@ -268,7 +262,7 @@ def _reason(lanes: list[Lane], where: str) -> str:
             configs.set_value(config, field, value)
             try:
                 parts = [first.parts, experiment.build(config)]
-                Together(parts, 1).train_step(Batches(parts, 2).example())
+                Stacked(parts, 1).train_step(Batches(parts, 2).example())
             except (Different, InputError) as error:
                 return (
                     f"--sweep_executor=vmap: config.{field}={flat[field]!r} in "
@@ -278,30 +272,33 @@ def _reason(lanes: list[Lane], where: str) -> str:
     return f"--sweep_executor=vmap: the trials' programs differ ({where[:200]})"
 
 
-def _build(all_configs: list[ml_collections.ConfigDict]) -> list[Experiment]:
-    """The parts of every trial, on one device; the data are read once."""
-    everything: list[Experiment] = []
-    for config in all_configs:
-        parts = experiment.build(_varied(config, everything))
-        if everything:
-            first = everything[0]
+def _build(trial_configs: list[ml_collections.ConfigDict]) -> list[Experiment]:
+    """Build the experiment of every trial on one device; read the data only once."""
+    experiments: list[Experiment] = []
+    for config in trial_configs:
+        parts = experiment.build(_on_one_device(config, keep_cache=not experiments))
+        if experiments:
+            first = experiments[0]
             evaluations = tuple(
-                own._replace(images=shared.images)  # what a probe learns from, the seed draws
+                own._replace(images=shared.images)  # a probe's training set depends on the seed
                 for own, shared in zip(parts.evaluations, first.evaluations, strict=True)
             )
-            parts = parts._replace(
+            parts = dataclasses.replace(
+                parts,
                 train_images=first.train_images,
                 evaluations=evaluations,
                 teacher=first.teacher,
             )
-        everything.append(parts)
-    return everything
+        experiments.append(parts)
+    return experiments
 
 
-def _varied(config, before) -> ml_collections.ConfigDict:
-    """The config on one device; without the data where they were read before."""
+def _on_one_device(
+    config: ml_collections.ConfigDict, keep_cache: bool
+) -> ml_collections.ConfigDict:
+    """Return the config with one device, and without a data cache unless `keep_cache`."""
     config = copy.deepcopy(config)
     config.mesh.devices = 1
-    if before and config.data.cache in ("auto", "memory", "device"):
+    if not keep_cache and config.data.cache in ("auto", "memory", "device"):
         config.data.cache = "none"
     return config

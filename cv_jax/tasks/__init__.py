@@ -1,7 +1,7 @@
-"""Tasks: how each kind of model is fed with a batch, and how its output is scored.
+"""Tasks: how a model gets its inputs from a batch, and how its output is scored.
 
-A `Task` holds all that differs between kinds of models. One training loop, one evaluation loop and
-one prediction command serve every task. The registry entry of a model names its task.
+A `Task` has all differences between kinds of models, so all models share the loops of training,
+evaluation and prediction. The registry entry of a model names its task.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ TASKS: dict[str, Callable[[ml_collections.ConfigDict, nn.Module], Task]] = {
 
 
 def task_name(config: ml_collections.ConfigDict) -> str:
-    """The name of the task of the config's model, a key of `TASKS`."""
+    """Return the name of the task of the config's model, a key of `TASKS`."""
     return models.MODELS[config.model.name].task
 
 
 def make_task(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
-    """The task of the config's model.
+    """Return the task of the config's model.
 
     Raises:
-      InputError: the config does not suit this task.
+      InputError: the config does not fit this task.
     """
     return TASKS[task_name(config)](config, model)
 

@@ -1,11 +1,11 @@
-"""Batches of images: one blank example, and several views as separate examples."""
+"""Batches of images: a blank batch for tracing, and views as separate examples."""
 
 import jax
 import jax.numpy as jnp
 
 
 def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict[str, jax.Array]:
-    """A batch of one black image, with label 0 or, given the classes, with label probabilities."""
+    """Return a batch of one zero image, with label 0 or with `num_classes` probabilities of 0."""
     return {
         "image": jnp.zeros((1, *image_shape), jnp.float32),
         "label": jnp.zeros((1, num_classes)) if num_classes else jnp.zeros(1, jnp.int32),
@@ -14,7 +14,7 @@ def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict
 
 
 def fold_views(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Several views of an example [B, V, H, W, C] as examples of their own [B·V, H, W, C]."""
+    """Convert views [B, V, H, W, C] to separate examples [B·V, H, W, C]."""
     if batch["image"].ndim == 4:
         return batch
     count, views = batch["image"].shape[:2]

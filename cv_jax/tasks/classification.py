@@ -1,4 +1,4 @@
-"""Image classification: scores of the classes, and what the metrics need of each prediction."""
+"""Image classification: class scores, and the predictions that metrics are computed from."""
 
 import flax.linen as nn
 import jax
@@ -11,23 +11,23 @@ from cv_jax.tasks.task import Task
 
 
 def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
-    """Image → scores of the classes.
+    """Return the task: image → class scores.
 
-    A model that gives several scores in training (DeiT's two heads) is trained on the labels with
-    each of them: their losses are averaged, as are the scores for the accuracy. Where the batch
-    brings a teacher's scores, the last head learns from them and the first from the labels; a
-    single head learns from both; see `distillation`.
+    In training, a model may have several heads (DeiT has two). Every head is trained on the labels
+    with the mean of their losses; the accuracy is that of the mean scores. If the batch has the
+    scores of a teacher, the last head is trained on these scores and the first on the labels; a
+    single head is trained on both; see `distillation`.
     """
-    loss_of, taught = loss_function(config), distillation.loss_function(config)
+    loss_of, distilled = loss_function(config), distillation.loss_function(config)
 
     def score(output, batch):
         logits, labels = output[0], batch["label"]
         heads = logits if isinstance(logits, tuple) else (logits,)
         if "teacher" in batch:
-            loss = taught(loss_of(heads[0], labels), heads[-1], batch["teacher"])
+            loss = distilled(loss_of(heads[0], labels), heads[-1], batch["teacher"])
         else:
             loss = sum(loss_of(head, labels) for head in heads) / len(heads)
-        # With soft labels, the likeliest class counts as the right one.
+        # With soft labels, the most likely class is the correct one.
         right = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         return loss, sum(heads).argmax(axis=-1) == right
 
@@ -39,14 +39,14 @@ def classification(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
     return Task(lambda batch, rngs: (batch["image"],), score, classes, class_scores)
 
 
-def class_answers(
+def class_predictions(
     config: ml_collections.ConfigDict, scores: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
-    """What the metrics need to know of each row: see `step.make_eval_step`.
+    """Return the predictions that metrics are computed from, arrays [B]; see `make_eval_step`.
 
     Args:
-      config: the run's config; its loss says which probabilities the scores [B, K] stand for.
-      scores: of the classes.
+      config: config of the run; its loss maps scores to probabilities.
+      scores: class scores [B, K].
       labels: int [B].
     """
     scores = scores.astype(jnp.float32)
@@ -54,7 +54,7 @@ def class_answers(
     truth = jax.nn.one_hot(labels, scores.shape[-1])
     own = jnp.take_along_axis(scores, labels[:, None], axis=-1)
     prediction = scores.argmax(axis=-1).astype(jnp.int32)
-    # Of equal scores the first is the answer. A score that is not a number beats every other.
+    # The first of equal scores is predicted. With a `nan` score, no label has rank 0.
     beaten = (scores < own) | ((scores == own) & (index >= labels[:, None]))
     cross_entropy = sigmoid if by_class(config) else softmax
     return {

@@ -1,9 +1,10 @@
-"""Knowledge distillation: what a student learns of a trained net, its teacher; see teacher.py.
+"""Losses of knowledge distillation from a teacher model; see `training.teacher`.
 
 Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531:
-the student learns the teacher's probabilities beside the labels. Touvron et al., 2021 (DeiT),
-arXiv:2012.12877, section 4: it learns the teacher's decisions ("hard"); a net with a distillation
-token learns the labels with its class token and the teacher with the other.
+the student learns the labels and the teacher's probabilities ("soft"). Touvron et al., 2021 (DeiT),
+arXiv:2012.12877, section 4: the student learns the labels and the teacher's predicted classes
+("hard"). A model with a distillation token learns the labels with its class token and the teacher
+with its distillation token.
 """
 
 from collections.abc import Callable
@@ -14,23 +15,23 @@ import optax
 
 
 def soft(logits: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
-    """τ² times the divergence KL(teacher ‖ student) [B] of scores [B, K] divided by τ.
+    """Return τ²·KL(teacher ‖ student) [B] of logits [B, K] divided by the temperature τ.
 
-    The square keeps the size of gradients, which shrink by it (Hinton et al., section 2).
+    The factor τ² keeps the size of the gradients independent of τ (Hinton et al., section 2).
     """
     student = jax.nn.log_softmax(logits / temperature)
     return temperature**2 * optax.kl_divergence(student, jax.nn.softmax(teacher / temperature))
 
 
 def hard(logits: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Cross-entropy [B] of scores [B, K] with the class that the teacher finds likeliest."""
+    """Return the cross-entropy [B] of logits [B, K] with the teacher's most likely class."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, teacher.argmax(axis=-1))
 
 
 def loss_function(config: ml_collections.ConfigDict) -> Callable:
-    """`(loss on labels [B], student's scores, teacher's scores) → loss [B]`.
+    """Return `(loss on labels [B], student's logits, teacher's logits) → loss [B]`.
 
-    (1 − α) times the first and α times what the student has to learn of the teacher (Touvron et
+    The result is (1 − α) times the loss on labels plus α times the loss on the teacher (Touvron et
     al., equations 2 and 3).
     """
     c = config.distill

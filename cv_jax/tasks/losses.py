@@ -1,4 +1,4 @@
-"""Loss functions of scores and labels, and the probabilities that the scores stand for."""
+"""Classification losses, and the probabilities of logits under each loss."""
 
 import functools
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from cv_jax.models.lenet import rbf_loss
 
 
 def softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy [B] of logits [B, K] and label probabilities [B, K]."""
+    """Return the cross-entropy [B] of logits [B, K] and label probabilities [B, K]."""
     return optax.softmax_cross_entropy(logits, labels)
 
 
 def sigmoid(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Binary cross-entropies of logits and targets [B, K], summed over the classes to [B]."""
+    """Return the binary cross-entropies of logits and targets [B, K], summed over classes: [B]."""
     return optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
 
 
 def focal(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
-    """Softmax cross-entropy [B] whose terms weigh (1 − p)^gamma (Lin et al., 2017, section 3).
+    """Return the focal loss [B] of a softmax (Lin et al., 2017, section 3).
 
-    What is classified well already, with a probability p near one, counts little.
+    The weight (1 − p)^gamma of a term is small for a probability p near one.
     """
     log_p = jax.nn.log_softmax(logits)
     return -(labels * _power(-jnp.expm1(log_p), gamma) * log_p).sum(axis=-1)
@@ -35,10 +35,10 @@ def focal(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
 def sigmoid_focal(
     logits: jax.Array, labels: jax.Array, gamma: float, alpha: float | None
 ) -> jax.Array:
-    """The same for binary cross-entropies, summed over the classes to [B], as in torchvision.
+    """Return the focal loss of binary cross-entropies, summed over classes to [B], as torchvision.
 
-    Targets are weighed alpha, the other classes 1 − alpha (Lin et al., 2017, equation 5); with none
-    for alpha neither is.
+    Targets have the weight alpha, other classes 1 − alpha (Lin et al., 2017, equation 5); with
+    `None` all have the weight 1.
     """
     p = jax.nn.sigmoid(logits)
     wrong = p * (1 - labels) + (1 - p) * labels
@@ -49,16 +49,16 @@ def sigmoid_focal(
 
 
 def _power(x, gamma):
-    """x^gamma for x in 0…1, whose gradient at 0 is finite for every gamma."""
+    """Return x^gamma for x in [0, 1], with a finite gradient at 0 for every gamma."""
     return jnp.maximum(x, 1e-6) ** gamma
 
 
 def rbf(logits: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
-    """LeNet-5's criterion [B] on scores that are negated penalties; see `models.lenet.rbf_loss`."""
+    """Return LeNet-5's loss [B] of negated penalties; see `models.lenet.rbf_loss`."""
     return rbf_loss(-logits, labels, margin)
 
 
-# Name → the loss that a config means by it.
+# `config.loss.name` → `config → loss function`.
 LOSSES: dict[str, Callable] = {
     "softmax": lambda config: softmax,
     "sigmoid": lambda config: sigmoid,
@@ -71,12 +71,12 @@ LOSSES: dict[str, Callable] = {
 
 
 def as_probabilities(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Class indices [B] as one-hot [B, K]; probabilities [B, K] as they are."""
+    """Convert class indices [B] to one-hot [B, K]; return probabilities [B, K] unchanged."""
     return labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
 
 
 def smooth(labels: jax.Array, amount: float) -> jax.Array:
-    """Moves `amount` of the probability mass evenly to all classes (Szegedy et al., 2016)."""
+    """Move `amount` of the probability evenly to all classes (Szegedy et al., 2016)."""
     return labels * (1 - amount) + amount / labels.shape[-1] if amount else labels
 
 
@@ -88,7 +88,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def loss_function(config: ml_collections.ConfigDict) -> Callable:
-    """`(logits [B, K], labels [B] or [B, K]) → loss [B]` as the config says, in float32.
+    """Return the loss of a config: `(logits [B, K], labels [B] or [B, K]) → loss [B]`, float32.
 
     Raises:
       InputError: see `check`.
@@ -100,27 +100,31 @@ def loss_function(config: ml_collections.ConfigDict) -> Callable:
     def loss(logits, labels):
         labels = smooth(as_probabilities(labels, logits.shape[-1]), c.label_smoothing)
         value = cross_entropy(logits, labels)
-        # Holds the normaliser near one (Chowdhery et al., 2022, arXiv:2204.02311, section 5).
+        # Keeps the normaliser near one (Chowdhery et al., 2022, arXiv:2204.02311, section 5).
         return value + c.z * jax.nn.logsumexp(logits, axis=-1) ** 2 if c.z else value
 
     return loss
 
 
 def probabilities(config: ml_collections.ConfigDict) -> Callable:
-    """`scores [B, K] → probabilities [B, K]`: a distribution over the classes, or with a sigmoid
-    loss one of each class for itself."""
+    """Return `logits [B, K] → probabilities [B, K]`.
+
+    The probabilities are a distribution over classes. With a sigmoid loss each class has its own
+    probability.
+    """
     return jax.nn.sigmoid if by_class(config) else jax.nn.softmax
 
 
-def by_class(config) -> bool:
+def by_class(config: ml_collections.ConfigDict) -> bool:
+    """Whether the loss gives each class its own probability."""
     return config.loss.name in ("sigmoid", "sigmoid_focal")
 
 
 def average_views(config: ml_collections.ConfigDict, scores: jax.Array, average: str) -> jax.Array:
-    """Scores [B, K] that stand for those of V views [B, V, K].
+    """Average the logits of V views [B, V, K] to [B, K].
 
-    With `average="logits"` their mean; with "probabilities" the scores whose probabilities are the
-    mean of the views' probabilities.
+    With `average="logits"` the result is the mean. With "probabilities" it is the logits whose
+    probabilities are the mean of the views' probabilities.
     """
     if average == "logits":
         return scores.mean(axis=1)

@@ -8,9 +8,9 @@ from cv_jax.tasks.task import Task
 
 
 def reconstruction(config: ml_collections.ConfigDict, model: mae.MAE) -> Task:
-    """Masked image → pixels of the masked patches, standardised per patch (He et al., 2022).
+    """Return the task: masked image → pixels of the masked patches, standardised (He et al., 2022).
 
-    The random stream `mask` and the position of an example decide which patches are masked.
+    The random stream `mask` and the position of an example determine the masked patches.
     """
     (rows, columns), _ = model.check()
 

@@ -4,21 +4,23 @@ import jax.numpy as jnp
 import ml_collections
 
 from cv_jax.errors import InputError
+from cv_jax.models.decoder import BOS, EOS
 from cv_jax.models.image_transformer import ImageTransformer
-from cv_jax.models.transformer import BOS, EOS, Transformer
+from cv_jax.models.transformer import Transformer
 from cv_jax.tasks.losses import loss_function
 from cv_jax.tasks.task import Task
 
 
 def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
-    """Image → the sequence [BOS, token of its label, EOS]; class k is token 3 + k.
+    """Return the task: image → [BOS, token of the label, EOS]; class k is token 3 + k.
 
     The decoder reads the first two tokens and predicts the last two; the loss is the mean of the
     two cross-entropies. The prediction is the most likely token after BOS, over the whole
     vocabulary. The causal mask hides the label from this prediction.
 
     Raises:
-      InputError: the config mixes labels, or sets another loss than softmax.
+      InputError: the config sets a loss other than softmax. The task itself raises it if the batch
+        has mixed labels.
     """
     if config.loss.name != "softmax":
         raise InputError(f"config.loss.name={config.loss.name}: tokens need the loss softmax")
@@ -46,12 +48,12 @@ def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) ->
 
 
 def translation(config: ml_collections.ConfigDict, model: Transformer) -> Task:
-    """Tokens → tokens. No dataset of token pairs exists yet.
+    """Reject the task tokens → tokens: there is no dataset of token pairs.
 
     Raises:
       InputError: always.
     """
     raise InputError(
-        f"config.model.name: {config.model.name} maps tokens to tokens; only models of images can "
-        f"be trained on {config.data.name}"
+        f"config.model.name: {config.model.name} maps tokens to tokens; only image models can be "
+        f"trained on {config.data.name}"
     )

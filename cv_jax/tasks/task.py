@@ -8,7 +8,7 @@ import jax
 
 
 class Task(NamedTuple):
-    """How a model is fed and scored.
+    """Inputs and scores of a model.
 
     A batch is a dict: `image` float32 [B, H, W, C], normalised; `label` int [B] or float [B, K];
     `position` int [B], the index of each example in the global batch (in evaluation: in the split).
@@ -17,11 +17,11 @@ class Task(NamedTuple):
       inputs: `(batch, rngs) → positional arguments of the model`.
       score: `(output of the model, batch) → (loss [B], correct bool [B])`. `correct` is `None` for
         a task without right and wrong outputs; such a task has no accuracy.
-      classes: number of classes that the model distinguishes; `None` for any number.
+      classes: largest number of classes that the model supports; `None` for any number.
       class_scores: `output of the model → scores [B, K]`. The largest score is the prediction; the
         first scores belong to the classes of the dataset. `None` for a task without classes.
-      encoder: module that computes the features of a whole image from the same parameters. `None`
-        means the model itself.
+      encoder: module that computes features of a whole image with the same parameters; `None` for
+        the model itself.
     """
 
     inputs: Callable[[dict, dict], tuple[jax.Array, ...]]

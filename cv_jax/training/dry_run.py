@@ -1,26 +1,24 @@
-"""What a run would be: shapes, parameters, multiply-adds, memory, and what devices send."""
+"""`--dry_run`: shapes, parameters, multiply-adds, memory and communication of a run."""
 
 import math
 
 import jax
 
 from cv_jax.devices.collectives import collectives
-from cv_jax.models.count import count_multiply_adds
 from cv_jax.optim import parameter_rules
-from cv_jax.tasks.batch import blank_batch
 from cv_jax.training.experiment import Experiment
 
 
 def describe(experiment: Experiment) -> None:
-    """Compiles the training step and prints what is known of it; trains nothing."""
-    config, state = experiment.config, experiment.abstract_state()
+    """Compile the training step and print the sizes of the run; train nothing."""
+    config, state = experiment.config, experiment.abstract_state
     treatments = parameter_rules.treatments(config, experiment.model, state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         split = f" split {tuple(leaf.sharding.spec)}" if any(leaf.sharding.spec) else ""
-        said = parameter_rules.describe(treatments[name])
-        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}  {said}{split}".rstrip())
-    parameters, adds = sizes(experiment)
+        treatment = parameter_rules.describe(treatments[name])
+        print(f"{name:48} {str(leaf.shape):24} {leaf.dtype}  {treatment}{split}".rstrip())
+    parameters, adds = experiment.sizes
     mesh = dict(experiment.mesh.shape)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1)
     platform = jax.devices()[0].platform
@@ -36,8 +34,8 @@ def describe(experiment: Experiment) -> None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         held = bytes_per_device(state)
         print(
-            f"memory/device        {used / 2**20:,.0f} MiB: {held / 2**20:,.1f} MiB of state, the "
-            "rest batch, activations and gradients"
+            f"memory/device        {used / 2**20:,.0f} MiB: {held / 2**20:,.1f} MiB of state; the "
+            "rest is batch, activations and gradients"
         )
     sent: dict[str, list[float]] = {}
     for collective in collectives(compiled.as_text()):
@@ -47,20 +45,8 @@ def describe(experiment: Experiment) -> None:
         print(f"{kind:20} {count} a step, {total / 2**20:,.1f} MiB sent by each device")
 
 
-def sizes(experiment: Experiment) -> tuple[int, int]:
-    """Parameters, and multiply-adds of an image on its way through the model."""
-    state = experiment.abstract_state()
-    task, blank = experiment.task(), blank_batch(experiment.image_shape)
-    adds, _ = count_multiply_adds(
-        lambda v, *x: experiment.model.apply(v, *x, train=False)[0],
-        {"params": state.params, **state.model_state},
-        *task.inputs(blank, {"mask": jax.random.key(0)}),
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds
-
-
 def bytes_per_device(tree) -> int:
-    """What one device holds of a tree of arrays, or of their shapes with shardings."""
+    """Return the bytes of a tree of arrays, or of shapes with shardings, on one device."""
     leaves = jax.tree.leaves(tree)
     shards = [(leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in leaves]
     return sum(size * math.prod(shape) for shape, size in shards)

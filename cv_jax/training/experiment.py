@@ -1,7 +1,9 @@
-"""From a config to the parts of a run. Every mistake that can be known beforehand is found here."""
+"""Build the parts of a run from a config, and validate the config before the run starts."""
 
-import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,22 +17,38 @@ from cv_jax.augment import Augmentation
 from cv_jax.data import pipeline, resident, splits
 from cv_jax.devices import memory, partition, processes
 from cv_jax.devices import mesh as meshes
+from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import InputError
 from cv_jax.evaluation import plan
-from cv_jax.evaluation.step import make_eval_step, make_features
 from cv_jax.interop import pretrained
+from cv_jax.models.count import count_multiply_adds
 from cv_jax.optim import optimisers, parameter_rules, schedules
 from cv_jax.progress import counted
 from cv_jax.run import writers
+from cv_jax.run.record import Record
 from cv_jax.tasks import losses
+from cv_jax.tasks.batch import blank_batch
 from cv_jax.training import profiling, shape_checks, step
 from cv_jax.training.gradient import make_gradient
 from cv_jax.training.objective import make_objective
 from cv_jax.training.teacher import Teacher, read_teacher
 
 
-class Experiment(NamedTuple):
-    """All that a run is made of, before anything is computed or written.
+class Sizes(NamedTuple):
+    """Sizes of a model.
+
+    Attributes:
+      parameters: number of trainable scalars.
+      multiply_adds: multiply-adds of the forward pass of one example.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """The parts of a run, built from its config.
 
     Attributes:
       config: the resolved config.
@@ -40,13 +58,13 @@ class Experiment(NamedTuple):
       image_shape: (height, width, channels) of the model's input.
       augmentation: the parsed `config.augment`.
       train_images: the training split.
-      evaluations: what is measured of it, the run's own evaluation first.
-      resident: whether the training split lies on the devices.
+      evaluations: all evaluations; the first is the run's own.
+      resident: whether the training split is stored in device memory.
       total_steps: updates of the whole run.
-      schedule: learning rate by updates made.
+      schedule: learning rate as a function of the number of updates.
       optimiser: see `optimisers.Optimiser`.
-      teacher: a trained net to learn from; none if there is none.
-      fingerprint: what identifies the data.
+      teacher: the teacher model; `None` without distillation.
+      fingerprint: identity of the data, the teacher and, with `mesh.step=pmap`, the devices.
     """
 
     config: ml_collections.ConfigDict
@@ -65,22 +83,22 @@ class Experiment(NamedTuple):
     fingerprint: dict[str, Any]
 
     def every(self, name: str) -> int:
-        """A duration of the config in steps; 0 if it is not set."""
+        """Return a duration of the config in steps; 0 if it is not set."""
         examples = len(self.train_images.source)
         return configs.steps_of(self.config, name, examples, self.total_steps) or 0
 
     def task(self) -> tasks.Task:
-        """How the model is fed and scored."""
+        """Return the task of the model."""
         return tasks.make_task(self.config, self.model)
 
     def train_step(self) -> Callable:
-        """The jitted `(state, batch) → (state, metrics)`; the state is donated."""
-        state, teach, variables = self.abstract_state(), None, ()
+        """Return the jitted `(state, batch) → (state, metrics)`; the state is donated."""
+        state, teach, variables = self.abstract_state, None, ()
         if self.teacher is not None:
-            # Arguments, not constants of the program, which would hold them a second time.
+            # Arguments, because a program stores a copy of its constants.
             gather = partition.gathering(self.config, self.mesh, self.teacher.variables)
-            places = partition.stored(self.config, self.mesh, self.teacher.variables)
-            variables = (meshes.put(self.teacher.variables, places),)
+            shardings = partition.stored(self.config, self.mesh, self.teacher.variables)
+            variables = (meshes.put(self.teacher.variables, shardings),)
 
             def teach(variables, images):
                 return self.teacher.apply(gather(variables), images)
@@ -101,83 +119,100 @@ class Experiment(NamedTuple):
             self.num_classes,
             max(1, self.every("log.every")),
         )
-        places = jax.tree.map(lambda leaf: leaf.sharding, state), meshes.replicated(self.mesh)
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=places)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), meshes.replicated(self.mesh)
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
         if self.teacher is None:
             return jitted
 
-        def taught(state, batch):
+        def with_teacher(state, batch):
             return jitted(state, batch, *variables)
 
-        taught.lower = lambda state, batch: jitted.lower(state, batch, *variables)
-        return taught
+        with_teacher.lower = lambda state, batch: jitted.lower(state, batch, *variables)
+        return with_teacher
 
-    def eval_step(self, average: str = "probabilities") -> Callable:
-        """The jitted `(variables, batch) → answers`; see `step.make_eval_step`."""
-        return self._of_variables(make_eval_step(self.config, self.model, average))
+    def evaluation_step(self, make: Callable, *options: Any) -> Callable:
+        """Return `make(config, model, *options)`, a `(variables, batch) → predictions`, jitted.
 
-    def feature_step(self, name: str) -> Callable:
-        """The jitted `(variables, batch) → {position, label, feature float32 [B, D]}`."""
-        features = make_features(self.config, self.model)
-
-        def function(variables, batch):
-            known = {key: batch[key] for key in ("position", "label")}
-            return {**known, "feature": features(variables, batch)[name]}
-
-        return self._of_variables(function)
-
-    def _of_variables(self, function):
-        """`(variables as stored, batch) → answers`, jitted; the answers are whole everywhere."""
-        gather = partition.gathering(self.config, self.mesh, self.abstract_state().eval_variables)
+        Variables are sharded as stored; predictions are replicated.
+        """
+        function = make(self.config, self.model, *options)
+        gather = partition.gathering(self.config, self.mesh, self.abstract_state.eval_variables)
         return jax.jit(
             lambda variables, batch: function(gather(variables), batch),
             out_shardings=meshes.replicated(self.mesh),
         )
 
     def init(self) -> Callable:
-        """`(variables=None) → state`, computed where it is stored: no device ever holds more of it
-        than its part; see `step.init_state`."""
+        """Return the jitted `(variables=None) → state`; see `step.init_state`.
+
+        The state is computed with its stored shardings: no device ever holds more than its shards.
+        """
 
         def function(variables=None):
             return step.init_state(
                 self.model, self.optimiser, self.config, self.image_shape, variables
             )
 
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        jitted = jax.jit(function, out_shardings=places)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        jitted = jax.jit(function, out_shardings=shardings)
 
         def init(variables=None):
             if variables is None:
                 return jitted()
-            places = partition.stored(self.config, self.mesh, variables)
-            return jitted(meshes.put(variables, places))
+            shardings = partition.stored(self.config, self.mesh, variables)
+            return jitted(meshes.put(variables, shardings))
 
         init.lower = jitted.lower
         return init
 
     def pretrained(self) -> dict[str, Any] | None:
-        """The variables in `config.init_from`, fitted to the model; none if it is not set.
+        """Return the variables of `config.init_from`, fitted to the model; `None` if it is not set.
 
         Raises:
-          InputError: the file is missing, none of ours, or does not fit.
+          InputError: the file is missing, has an unknown format, or does not fit the model.
         """
         if self.config.init_from is None:
             return None
         return pretrained.load(self.config, self.num_classes, self.image_shape)
 
+    @functools.cached_property
     def abstract_state(self) -> step.TrainState:
-        """Shapes, dtypes and shardings of the state; nothing is computed."""
+        """Shapes, dtypes and shardings of the state, without computing it."""
         state = jax.eval_shape(
             lambda: step.init_state(self.model, self.optimiser, self.config, self.image_shape)
         )
         return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             state,
             partition.stored(self.config, self.mesh, state),
         )
 
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        """Parameters and multiply-adds of the model, computed from shapes."""
+        state, blank = self.abstract_state, blank_batch(self.image_shape)
+        adds, _ = count_multiply_adds(
+            lambda v, *x: self.model.apply(v, *x, train=False)[0],
+            {"params": state.params, **state.model_state},
+            *self.task().inputs(blank, {"mask": jax.random.key(0)}),
+        )
+        return Sizes(sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds)
+
+    def record(self, workdir: Path, **options: Any) -> Record:
+        """Return the record of this run in `workdir`; see `run.record.Record` for the options."""
+        return Record(
+            workdir,
+            self.config,
+            self.fingerprint,
+            total_steps=self.total_steps,
+            log_every=self.every("log.every"),
+            save_every=self.every("checkpoint.every"),
+            schedule=self.schedule,
+            **options,
+        )
+
     def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        """Batches from `start_step` on, on the devices; loaded ones two ahead of the one in use."""
+        """Yield batches on the devices, from `start_step` on; see `on_devices` and `resident`."""
         size = self.config.batch_size
         batches = pipeline.TrainBatches(
             self.train_images,
@@ -195,7 +230,7 @@ class Experiment(NamedTuple):
     def eval_batches(
         self, images: pipeline.Images, views: tuple[Callable, ...] = ()
     ) -> Iterator[dict[str, Any]]:
-        """A split once, padded, on the devices."""
+        """Yield the padded batches of one pass over a split, on the devices."""
         size = self.config.eval.batch_size
         rows = meshes.local_rows(self.mesh, size)
         return self._on_devices(
@@ -207,20 +242,14 @@ class Experiment(NamedTuple):
         loaded = pipeline.iterate(
             batches, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
         )
-        ahead = []
-        with contextlib.closing(loaded):
-            for batch in loaded:
-                ahead.append(meshes.to_global(self.mesh, batch))
-                if len(ahead) > 2:
-                    yield ahead.pop(0)
-            yield from ahead
+        return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
-    """The parts of a run of this config.
+    """Build the parts of a run.
 
     Raises:
-      InputError: anything about the config that cannot work, in one line.
+      InputError: the config is invalid; the message is one line.
     """
     configs.check_values(config)
     writers.check(config)
@@ -231,14 +260,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
 
     train_source = splits.open_train(config)
     image_shape = shape_checks.image_shape(config, train_source, augmentation)
-    for name in ("mean", "std"):
-        values = config.data[name]
-        if len(values) not in (1, image_shape[-1]):
-            raise InputError(
-                f"config.data.{name}={values} has {len(values)} values; "
-                f"images have {image_shape[-1]} channels"
-            )
-
+    _check_channels(config, image_shape[-1])
     memory.check_batch_memory(config, image_shape, augmentation.stream.views)
     shape_checks.try_augmentation(config, augmentation, image_shape)
     num_classes = train_source.num_classes
@@ -258,23 +280,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     teacher = None
     if config.distill.teacher is not None:
         if tasks.task_name(config) != "classification":
-            raise InputError(f"config.distill.teacher: {config.model.name} is no classifier")
+            raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
         teacher = read_teacher(config, num_classes, image_shape)
         fingerprint["teacher"] = teacher.fingerprint
 
     mesh = meshes.make_mesh(config.mesh.devices, config.mesh.model)
     partition.check(config, mesh, params)
-    if config.mesh.step == "pmap":  # what is drawn and normalised depends on how many there are
+    _check_batches(config, mesh)
+    if config.mesh.step == "pmap":  # statistics and dropout masks depend on the number of devices
         fingerprint["mesh"] = {"devices": mesh.size}
-    meshes.check_batch("config.batch_size", config.batch_size, mesh)
-    parts = config.optim.accumulate_steps
-    share = config.batch_size // mesh.shape["data"]
-    if share % parts:
-        raise InputError(
-            f"config.optim.accumulate_steps={parts} does not divide the {share} examples of a "
-            f"batch on each of {mesh.shape['data']} devices"
-        )
-    meshes.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
 
     train_images = pipeline.prepare(
         train_source,
@@ -292,7 +306,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         train_images=train_images,
         evaluations=evaluations,
         resident=all(
-            # By what is free there, which need not be the same for all processes.
+            # Processes may differ in free device memory.
             processes.gathered(resident.chosen(config.data.cache, train_images, augmentation.host))
         ),
         total_steps=total_steps,
@@ -301,3 +315,26 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         teacher=teacher,
         fingerprint=fingerprint,
     )
+
+
+def _check_channels(config: ml_collections.ConfigDict, channels: int) -> None:
+    for name in ("mean", "std"):
+        values = config.data[name]
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"config.data.{name}={values} has {len(values)} values; images have {channels} "
+                "channels"
+            )
+
+
+def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Check that batches and micro-batches divide evenly over the devices."""
+    meshes.check_batch("config.batch_size", config.batch_size, mesh)
+    count = config.optim.accumulate_steps
+    share = config.batch_size // mesh.shape["data"]
+    if share % count:
+        raise InputError(
+            f"config.optim.accumulate_steps={count} does not divide the {share} examples of "
+            f"a batch on each of {mesh.shape['data']} devices"
+        )
+    meshes.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)

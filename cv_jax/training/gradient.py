@@ -1,4 +1,4 @@
-"""The gradient of a batch: at once, in parts one after the other, or on each device for itself."""
+"""The gradient of a batch: at once, accumulated over micro-batches, or per device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,33 +20,32 @@ def make_gradient(
     optimiser: Optimiser,
     teacher: Callable | None = None,
 ) -> Callable:
-    """`(batch, params, model_state, sums, rngs, teacher_variables) → ((loss, (sums, model_state)),
-    gradients)`, pure.
+    """Return `(batch, params, model_state, sums, rngs, teacher_variables) → ((loss, (sums,
+    model_state)), gradients)`, pure.
 
-    `params` are a pair, the trained and the frozen; gradients are those of the trained. The `sums`
-    given are an example of the form of those returned.
+    `params` is the pair (trained, frozen); the gradients are those of the trained parameters. The
+    argument `sums` gives the shapes and dtypes of the returned metric sums.
 
-    With `optim.accumulate_steps` of n the batch is cut into n parts, whose gradients are averaged:
-    the update is that of the whole batch. What cannot be equal is what a part sees of itself only:
-    batch normalisation (the statistics of each part, and n updates of the running ones, as in
-    PyTorch), and masks of dropout and stochastic depth, which are drawn anew for each part. Part k
-    is every n-th example from k on, so that on sharded batches each device cuts its own rows. The
-    parts are a loop, of which one turn is in memory at a time. On CPUs the loop is unrolled, for
-    there XLA's convolutions are many times slower inside one; parts in one program save next to no
-    memory, though.
+    With `optim.accumulate_steps=n` the batch is split into n micro-batches, whose gradients are
+    averaged: the update equals that of the whole batch. Batch-norm statistics and the masks of
+    dropout and stochastic depth differ per micro-batch; the running statistics get n updates, as in
+    PyTorch. Micro-batch k has the examples k, k + n, k + 2n, …, so each device splits its own rows
+    of a sharded batch. A loop keeps the activations of only one micro-batch in memory. On CPUs the
+    loop is unrolled, because XLA's convolutions are many times slower inside a loop; unrolled, it
+    saves hardly any memory.
 
-    With `mesh.step=pmap` every device works on its own rows of the batch: its batch normalisation
-    sees no others, and its dropout masks are its own. Loss, gradients and running statistics are
-    the means over the devices.
+    With `mesh.step=pmap` each device computes on its own rows of the batch: batch-norm statistics
+    and dropout masks differ per device. Loss, gradients and running statistics are averaged over
+    the devices.
 
     Args:
       config: the run's config.
       mesh: the devices.
-      objective: see `losses.objective`.
-      optimiser: which parameters are trained.
-      teacher: `(its variables, images) → logits`; see teacher.py.
+      objective: see `objective.make_objective`.
+      optimiser: joins trained and frozen parameters.
+      teacher: `(teacher variables, images) → logits`; see teacher.py.
     """
-    parts = config.optim.accumulate_steps
+    count = config.optim.accumulate_steps
 
     def whole(batch, params, model_state, sums, rngs, teacher_variables):
         if teacher is not None:
@@ -59,29 +58,29 @@ def make_gradient(
 
         return jax.value_and_grad(loss_of, has_aux=True)(trained)
 
-    def in_parts(batch, params, model_state, sums, rngs, teacher_variables):
-        def accumulate(carry, part):
+    def over_micro_batches(batch, params, model_state, sums, rngs, teacher_variables):
+        def accumulate(carry, micro_batch):
             (loss, (total, model_state)), grads = carry
-            index, rows = part
+            index, rows = micro_batch
             own = {**rngs, "dropout": jax.random.fold_in(rngs["dropout"], index)}
             (new_loss, (new, model_state)), new_grads = whole(
                 rows, params, model_state, sums, own, teacher_variables
             )
-            grads = jax.tree.map(lambda old, g: old + g / parts, grads, new_grads)
-            loss, total = loss + new_loss / parts, jax.tree.map(jnp.add, total, new)
+            grads = jax.tree.map(lambda old, g: old + g / count, grads, new_grads)
+            loss, total = loss + new_loss / count, jax.tree.map(jnp.add, total, new)
             return ((loss, (total, model_state)), grads), None
 
-        rows = jax.tree.map(lambda x: _every(x, parts), batch)
+        rows = jax.tree.map(lambda x: _micro_batches(x, count), batch)
         loss, total, grads = jax.tree.map(jnp.zeros_like, (jnp.float32(0), sums, params[0]))
         result, _ = jax.lax.scan(
             accumulate,
             ((loss, (total, model_state)), grads),
-            (jnp.arange(parts), rows),
-            unroll=parts if jax.default_backend() == "cpu" else 1,
+            (jnp.arange(count), rows),
+            unroll=count if jax.default_backend() == "cpu" else 1,
         )
         return result
 
-    of_rows = whole if parts == 1 else in_parts
+    of_rows = whole if count == 1 else over_micro_batches
 
     def on_each_device(batch, params, model_state, sums, rngs, teacher_variables):
         own = {**rngs, "dropout": jax.random.fold_in(rngs["dropout"], jax.lax.axis_index("data"))}
@@ -94,6 +93,6 @@ def make_gradient(
     return of_rows if config.mesh.step == "jit" else meshes.per_device(mesh, on_each_device)
 
 
-def _every(x: jax.Array, n: int) -> Any:
-    """[B, …] → [n, B/n, …]: part k holds rows k, k + n, k + 2n, …"""
+def _micro_batches(x: jax.Array, n: int) -> Any:
+    """Reshape [B, …] to [n, B/n, …]; micro-batch k has the rows k, k + n, k + 2n, …"""
     return x.reshape(len(x) // n, n, *x.shape[1:]).swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""Where the time goes: compilation and the first step, utilisation of the device, traces."""
+"""Compile times, model FLOPs utilisation, and profiler traces."""
 
 import collections
 import contextlib
@@ -39,12 +39,12 @@ jax.monitoring.register_event_listener(_count_hits)
 
 
 class Compilation(NamedTuple):
-    """What this process has compiled up to now.
+    """Compilation statistics of this process.
 
     Attributes:
-      seconds: spent in the compiler, or in loading what it had compiled before.
-      programs: how many there were.
-      loaded: how many of them came from the cache; see `compile_cache`.
+      seconds: time for compiling programs and loading them from the cache.
+      programs: number of programs.
+      loaded: number of programs loaded from the cache; see `compile_cache`.
     """
 
     seconds: float
@@ -53,19 +53,19 @@ class Compilation(NamedTuple):
 
 
 def compilation() -> Compilation:
-    """What this process has compiled up to now."""
+    """Return the compilation statistics of this process so far."""
     return Compilation(float(_counted["seconds"]), _counted["programs"], _counted["loaded"])
 
 
 def first_step(metrics: Any) -> dict[str, float]:
-    """Waits for a run's first step, and says how long the process took to get there.
+    """Wait for the first step of a run, and return its timing.
 
     Args:
-      metrics: what that step gave.
+      metrics: output of the first step.
 
     Returns:
-      For timing.jsonl: `first_step_seconds` since the process started, and of `Compilation`
-      `compile_seconds`, `programs` and `programs_loaded`.
+      Fields of timing.jsonl: `first_step_seconds` since the process started, and
+      `compile_seconds`, `programs` and `programs_loaded`; see `Compilation`.
     """
     jax.block_until_ready(metrics)
     seconds = time.time() - psutil.Process().create_time()
@@ -80,11 +80,11 @@ def first_step(metrics: Any) -> dict[str, float]:
 
 # ---- Model FLOPs utilisation
 
-# Peak of dense bfloat16 products with float32 sums, in TFLOP/s of one `jax.Device`, by the first
-# pattern that its kind matches. NVIDIA: data sheets of the products, of whose numbers "with
-# sparsity" this is half; GeForce: white papers of the GA102 and AD102 architectures. TPU: Jouppi et
-# al., "A domain-specific supercomputer for training deep neural networks", CACM 63(7), 2020, table
-# 3, for v2 and v3, whose chips are two devices each; Google Cloud's pages "TPU v4" to "TPU v6e".
+# Pattern of the device kind → peak TFLOP/s of one `jax.Device`, for dense bfloat16 products with
+# float32 sums. The first match counts. NVIDIA: data sheets, half of the numbers "with sparsity";
+# GeForce: white papers of the GA102 and AD102 architectures. TPU v2 and v3, with two devices per
+# chip: Jouppi et al., "A domain-specific supercomputer for training deep neural networks", CACM
+# 63(7), 2020, table 3. Other TPUs: Google Cloud's pages "TPU v4" to "TPU v6e".
 PEAK_TFLOPS = (
     (r"NVIDIA A100", 312.0),
     (r"NVIDIA A30", 165.0),
@@ -108,10 +108,10 @@ PEAK_TFLOPS = (
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak FLOP/s of a device for dense bfloat16 products; none if it is not known, as of a part
-    of a GPU.
+    """Return the peak FLOP/s of a device for dense bfloat16 products; `None` if it is unknown.
 
-    Utilisation is always taken against this, also by runs in float32: so they can be compared.
+    It is unknown for a MIG slice of a GPU. The utilisation of float32 runs uses this peak too, so
+    all runs are comparable.
     """
     for pattern, tera in PEAK_TFLOPS:
         if re.match(pattern, device_kind) and " MIG " not in device_kind:
@@ -120,17 +120,19 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def model_flops(experiment) -> int:
-    """Floating-point operations of a training step over the global batch.
+    """Return the floating-point operations of a training step over the global batch.
 
     Model FLOPs as in Chowdhery et al., 2022, arXiv:2204.02311, appendix B: two for each
-    multiply-add of the forward pass in training, and for the backward pass, which makes two
-    products where the forward pass makes one, twice as many. What is computed again to save memory
-    does not count, nor does augmentation, the optimiser or element-wise work; accumulation changes
-    nothing. A teacher counts forwards only; frozen parameters count as if they were trained.
+    multiply-add of the forward pass in training, and twice as many for the backward pass, which
+    computes two products for each product of the forward pass. Rematerialisation, augmentation, the
+    optimiser and element-wise operations do not count. Accumulation does not change the number. A
+    teacher counts with its forward pass only; frozen parameters count as trained parameters.
     """
     config, model = experiment.config, experiment.model
     if getattr(model, "attention_implementation", "xla") != "xla":
-        model = model.clone(attention_implementation="xla")  # the products of a fused kernel
+        model = model.clone(
+            attention_implementation="xla"
+        )  # products inside fused kernels are not counted
     shape = (config.batch_size, *experiment.image_shape)
     raw = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -146,34 +148,41 @@ def model_flops(experiment) -> int:
         rngs = {"dropout": jax.random.key(0), "mask": jax.random.key(0)}
         return make_objective(config, model)(params, state, batch, rngs)
 
-    batch, state = jax.eval_shape(augmented, raw), experiment.abstract_state()
-    forwards, _ = count_multiply_adds(forward, state.params, state.model_state, batch)
-    taught = 0
+    batch, state = jax.eval_shape(augmented, raw), experiment.abstract_state
+    forward_adds, _ = count_multiply_adds(forward, state.params, state.model_state, batch)
+    teacher_adds = 0
     if experiment.teacher is not None:
 
         def teach(variables, batch):
             return experiment.teacher.apply(variables, fold_views(batch)["image"])
 
-        taught, _ = count_multiply_adds(teach, experiment.teacher.variables, batch)
-    return 2 * (3 * forwards + taught)
+        teacher_adds, _ = count_multiply_adds(teach, experiment.teacher.variables, batch)
+    return 2 * (3 * forward_adds + teacher_adds)
 
 
-def utilisation(experiment) -> Callable[[float], float] | None:
-    """`images a second → share of the devices' peak that goes into model FLOPs`; none where the
-    peak is not known, as on a CPU."""
+def utilisation(experiment, copies: float = 1) -> Callable[[float], float] | None:
+    """Return model FLOPs utilisation as a function of speed; `None` if the peak is unknown.
+
+    Args:
+      experiment: the parts of the run.
+      copies: number of equal runs that share the experiment's devices.
+
+    Returns:
+      `images per second of one run → model FLOP/s divided by the peak of the devices`.
+    """
     devices = experiment.mesh.devices.flat
     peak = peak_flops(devices[0].device_kind)
     if peak is None:
         return None
-    of_image = model_flops(experiment) / experiment.config.batch_size
-    return lambda images_per_second: images_per_second * of_image / (peak * len(devices))
+    per_image = model_flops(experiment) / experiment.config.batch_size
+    return lambda images_per_second: images_per_second * copies * per_image / (peak * len(devices))
 
 
 # ---- Traces
 
 
 def check(config: ml_collections.ConfigDict, total_steps: int) -> None:
-    """Raises an `InputError` unless the updates to trace are updates of the run."""
+    """Raise an `InputError` if `config.profile` names updates after the end of the run."""
     c = config.profile
     if c.num_steps and c.start_step + c.num_steps > total_steps:
         raise InputError(
@@ -183,12 +192,12 @@ def check(config: ml_collections.ConfigDict, total_steps: int) -> None:
 
 
 class Trace:
-    """Traces updates of a run with jax.profiler, those that `config.profile` names.
+    """Traces the updates of `config.profile` with jax.profiler.
 
     Attributes:
-      first: updates made when the trace starts.
-      last: updates made when it ends.
-      running: whether it has started and not ended.
+      first: number of updates before the trace.
+      last: number of updates at the end of the trace.
+      running: whether the profiler is running.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Path):
@@ -197,10 +206,10 @@ class Trace:
         self.running, self._folder = False, workdir / "profile"
 
     def step(self, made: int, function: Callable, *arguments) -> Any:
-        """`function(*arguments)`, which makes update `made + 1`; traced if it is one of those.
+        """Return `function(*arguments)`, which computes update `made + 1`; trace it if it is due.
 
-        The trace holds the work of its updates and nothing else: what was queued before it has
-        ended when it starts, and they have ended when it stops.
+        The trace contains only its own updates: earlier work ends before the trace starts, and the
+        traced updates end before it stops.
         """
         if not self.running and self.first <= made < self.last:
             jax.block_until_ready(arguments)
@@ -214,7 +223,7 @@ class Trace:
         return result
 
     def stop(self) -> None:
-        """Writes the trace, if one is running."""
+        """Write the trace if the profiler is running."""
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
@@ -222,9 +231,9 @@ class Trace:
 
 @contextlib.contextmanager
 def tracing(config: ml_collections.ConfigDict, workdir: Path) -> Iterator[Trace]:
-    """A `Trace`, which is also written when the run ends or fails within its range.
+    """Yield a `Trace`, and write it even if the run ends or fails within the traced updates.
 
-    Of several processes the first writes one, to WORKDIR/profile: all run the same program.
+    Only process 0 writes a trace, to WORKDIR/profile, because all processes run the same program.
     """
     trace = Trace(config, workdir)
     if jax.process_index():

@@ -1,5 +1,4 @@
-"""The parts of a run tried on shapes: what does not go together is told in one line, and nothing is
-computed."""
+"""Shape checks with `jax.eval_shape`, before anything is computed; errors are one line."""
 
 from typing import Any
 
@@ -21,7 +20,11 @@ from cv_jax.tasks.batch import blank_batch
 def image_shape(
     config: ml_collections.ConfigDict, source: Source, augmentation: Augmentation
 ) -> tuple[int, int, int]:
-    """Shape of an image after the host operations, which must be the one that the config states."""
+    """Return the image shape after the host operations.
+
+    Raises:
+      InputError: height and width differ from `config.image_size`.
+    """
     image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
     image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
     size = config.image_size
@@ -39,7 +42,11 @@ def try_augmentation(
     augmentation: Augmentation,
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Traces the device operations on the shape of a batch."""
+    """Check the device operations on the shape of a batch.
+
+    Raises:
+      InputError: an operation does not accept the shape.
+    """
     shape = (config.batch_size, *image_shape)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -61,7 +68,14 @@ def make_model(
     image_shape: tuple[int, int, int],
     soft_labels: bool,
 ) -> tuple[nn.Module, Any]:
-    """The model, tried with its task on the shape of an example; and its parameters' shapes."""
+    """Create the model, and check it with its task on the shape of one example.
+
+    Returns:
+      `(model, shapes of its parameters)`.
+
+    Raises:
+      InputError: the model does not accept its fields, the images or the classes.
+    """
     name = config.model.name
     try:
         model = models.create(name, **pretrained.model_fields(config, num_classes))
@@ -79,12 +93,12 @@ def make_model(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not leaf.size:
             empty = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise InputError(f"config.model: {empty} would have the shape {leaf.shape}, no element")
+            raise InputError(f"config.model: parameter {empty} of shape {leaf.shape} is empty")
     if task.classes is not None and task.classes < num_classes:
         raise InputError(
-            f"config.model: {name} tells {task.classes} classes apart, {config.data.name} has "
+            f"config.model: {name} supports {task.classes} classes, {config.data.name} has "
             f"{num_classes}; set config.model.vocab_size={num_classes + 3} or more"
         )
     if loss.shape != (1,):
-        raise InputError(f"config.model.name: {name} maps no image to the scores of its classes")
+        raise InputError(f"config.model.name: {name} does not map an image to class scores")
     return model, params

@@ -1,4 +1,4 @@
-"""The train state, and the pure functions of one update."""
+"""The train state and one update, as pure functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,15 +21,15 @@ from cv_jax.training.objective import metric_sums
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run must remember between two steps; a checkpoint holds this and nothing else.
+    """The state of a run between two steps, and the content of a checkpoint.
 
     Attributes:
       step: updates made, int32.
       params: trainable parameters.
       model_state: the model's other collections, such as running statistics.
       opt_state: state of the optimiser.
-      ema: averaged `{"params": …, **model_state}`, or none.
-      sums: training metrics summed since they were last written.
+      ema: averaged `{"params": …, **model_state}`; `None` without averages.
+      sums: sums of the training metrics since the last metric line.
     """
 
     step: jax.Array
@@ -41,7 +41,7 @@ class TrainState:
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The variables to evaluate: the averaged ones if there are any."""
+        """The variables for evaluation: the averages, or the current variables without averages."""
         return self.ema or {"params": self.params, **self.model_state}
 
 
@@ -52,14 +52,14 @@ def init_state(
     image_shape: tuple[int, int, int],
     variables: dict[str, Any] | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Return the state before the first step.
 
     Args:
-      model: what is trained.
+      model: the model to train.
       optimiser: see `optim.make_optimiser`.
       config: the run's config.
       image_shape: (height, width, channels) of the model's input.
-      variables: the model's, to start from instead of freshly initialised ones.
+      variables: initial variables of the model; `None` to draw them from the seed.
     """
     key = stream_key(config.seed, "init", 0)
     task, batch = tasks.make_task(config, model), blank_batch(image_shape)
@@ -73,7 +73,7 @@ def init_state(
         params=params,
         model_state=model_state,
         opt_state=optimiser.init(params),
-        # A copy: the step donates its input, and one buffer cannot be given twice.
+        # A copy, because the step donates its input and one buffer cannot be donated twice.
         ema=None if config.ema.decay is None else jax.tree.map(jnp.copy, dict(variables)),
         sums=jax.tree.map(jnp.zeros_like, sums),
     )
@@ -87,12 +87,12 @@ def make_train_step(
     num_classes: int,
     log_every: int,
 ) -> Callable:
-    """`(state, batch, teacher_variables=None) → (state, metrics)`, pure.
+    """Return `(state, batch, teacher_variables=None) → (state, metrics)`, pure.
 
-    `metrics` holds `loss`, this step's, and `sums`, the metric sums over the steps since the last
-    multiple of `log_every`; with `config.log.norms` also `norms`, those of this step's gradient and
-    of the parameters after it. The batch is augmented and mixed as a whole, whatever `gradient`
-    makes of it; see `gradient.make_gradient`.
+    `metrics` has the `loss` of this step and `sums`, the metric sums over the steps since the last
+    multiple of `log_every`; with `config.log.norms` also `norms`, the layer norms of this step's
+    gradient and of the updated parameters. The whole batch is augmented and mixed before `gradient`
+    splits it; see `gradient.make_gradient`.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
@@ -112,7 +112,7 @@ def make_train_step(
         if ema is not None:
             decay = ema_decay(config, state.step + 1)
             ema = jax.tree.map(
-                # Of equal values this is the same value: what is frozen stays so in the average.
+                # Exact for equal values, so the averages of frozen parameters are frozen too.
                 lambda old, new: old + (1 - decay) * (new - old),
                 ema,
                 {"params": params, **model_state},
@@ -129,31 +129,26 @@ def make_train_step(
 
 
 def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:
-    """Decay of the averages after so many updates.
+    """Return the decay of the averages after `updates` updates.
 
-    With `ema.warmup` at most (1 + t)/(10 + t), as in TensorFlow's ExponentialMovingAverage: the
-    first parameters, which have learnt nothing, are forgotten soon.
+    With `ema.warmup` it is at most (1 + t)/(10 + t), as in TensorFlow's ExponentialMovingAverage,
+    so the initial parameters soon lose their weight.
     """
     decay = config.ema.decay
     return jnp.minimum(decay, (1 + updates) / (10 + updates)) if config.ema.warmup else decay
 
 
-def layer_norms(what: str, tree: Any) -> dict[str, jax.Array]:
-    """Euclidean norm of each layer, by name `what/layer`, and of all of them, as `what`.
+def layer_norms(prefix: str, tree: Any) -> dict[str, jax.Array]:
+    """Return the Euclidean norm of each layer, as `prefix/layer`, and of the tree, as `prefix`.
 
-    A layer is a module that holds parameters itself; scanned blocks count as one. The arrays are
-    looked at behind a barrier: what computes them is compiled as if nobody looked.
+    A layer is a module with parameters of its own; scanned blocks count as one layer. The
+    optimisation barrier keeps XLA from fusing the norms into the code that computes the arrays, so
+    the training is bit-equal with and without norms.
     """
     squares: dict[str, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.lax.optimization_barrier(tree)):
         layer = jax.tree_util.keystr(path[:-1], simple=True, separator="/")
         total = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
         squares[layer] = squares.get(layer, 0) + total
-    norms = {what: jnp.sqrt(sum(squares.values()))}
-    return norms | {f"{what}/{layer}": jnp.sqrt(x) for layer, x in squares.items()}
-
-
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no value of any array is NaN or infinite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    norms = {prefix: jnp.sqrt(sum(squares.values()))}
+    return norms | {f"{prefix}/{layer}": jnp.sqrt(x) for layer, x in squares.items()}

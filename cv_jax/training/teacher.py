@@ -1,8 +1,8 @@
-"""The trained net that another learns from: `config.distill.teacher`.
+"""The teacher model of knowledge distillation: `config.distill.teacher`.
 
-It sees the images that the student sees, augmented and mixed, in its own normalisation and without
-dropout. It is no part of the train state: a checkpoint does not hold it. The digest of its weights
-is recorded with the run, and a restart with another teacher is refused.
+The teacher gets the student's augmented and mixed images, in its own normalisation and without
+dropout. It is not part of the train state or of a checkpoint. The run records the digest of its
+weights, and a restart with another teacher is an error.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from cv_jax.interop.target import flatten, trained_with
 
 
 class Teacher(NamedTuple):
-    """A trained net.
+    """A teacher model.
 
     Attributes:
-      variables: its variables, on the host.
-      apply: `(variables, images as the student gets them) → logits [B, classes]`, pure.
-      fingerprint: what identifies it.
+      variables: variables of the model, on the host.
+      apply: `(variables, images in the student's normalisation) → logits [B, classes]`, pure.
+      fingerprint: identity of the teacher.
     """
 
     variables: Any
@@ -35,9 +35,9 @@ class Teacher(NamedTuple):
 def read_teacher(
     config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
 ) -> Teacher:
-    """The net that `config.distill.teacher` names: a run directory or converted weights.
+    """Read the teacher of `config.distill.teacher`: a run directory or converted weights.
 
-    A teacher of other image or window sizes or channels is adapted; each change is printed.
+    A teacher with other image sizes, window sizes or channels is adapted; each change is printed.
 
     Args:
       config: the student's config.
@@ -45,8 +45,8 @@ def read_teacher(
       image_shape: (height, width, channels) of the images.
 
     Raises:
-      InputError: there is none, it is no classifier of these classes, or it does not fit; in one
-        line.
+      InputError: the teacher is missing, is not a classifier of these classes, or does not fit;
+        the message is one line.
     """
     place = config.distill.teacher
 
@@ -56,7 +56,7 @@ def read_teacher(
     try:
         weights = pretrained.read(place, report)
         if weights.model not in models.MODELS:
-            raise InputError(f"{weights.model}, the model in {place}, is not known here")
+            raise InputError(f"{place} has the unknown model {weights.model}")
         _check_classes(weights, num_classes)
         size = tuple(image_shape[:2])
         fields = dict(weights.fields)
@@ -97,7 +97,7 @@ def read_teacher(
 def _check_classes(weights: saved.Saved, num_classes: int) -> None:
     classes, _ = trained_with(flatten(weights.variables))
     if "num_classes" not in models.fields(weights.model):
-        raise InputError(f"{weights.model} is no classifier")
+        raise InputError(f"{weights.model} is not a classifier")
     classes = classes or weights.fields["num_classes"]
     if classes != num_classes:
-        raise InputError(f"it tells {classes} classes apart, the dataset has {num_classes}")
+        raise InputError(f"the teacher has {classes} classes, the dataset has {num_classes}")

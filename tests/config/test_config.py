@@ -58,7 +58,7 @@ def test_the_argument_chooses_dataset_and_model():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"optim.momentu": "1"}, "config.optim.momentu is not a field; did you mean config.optim"),
         ({"optim.lr": "1"}, "did you mean config.optim.learning_rate?"),
@@ -74,15 +74,15 @@ def test_the_argument_chooses_dataset_and_model():
         ({"total_epochs": "none"}, "must be set"),
     ],
 )
-def test_a_wrong_override_gives_a_one_line_error(overrides, said):
+def test_a_wrong_override_gives_a_one_line_error(overrides, message):
     with pytest.raises(InputError) as caught:
         config.load(VIT, overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         (f"{ROOT}/configs/vit_b61.py", "does not exist; did you mean"),
         ("nowhere/x.py", "does not exist"),
@@ -90,15 +90,15 @@ def test_a_wrong_override_gives_a_one_line_error(overrides, said):
         (f"{VIT}:digits,model=vit_b15", "unknown model 'vit_b15'; did you mean vit_b16"),
     ],
 )
-def test_a_wrong_reference_gives_a_one_line_error(reference, said):
+def test_a_wrong_reference_gives_a_one_line_error(reference, message):
     with pytest.raises(InputError) as caught:
         config.load(reference)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("c.optim.larning_rate = 1.0", "file.py:4: "),
         ("c.larning_rate = 1.0", "file.py:4: "),
@@ -108,7 +108,7 @@ def test_a_wrong_reference_gives_a_one_line_error(reference, said):
         ("return {}", "must return a config"),
     ],
 )
-def test_a_mistake_in_a_config_file_gives_a_one_line_error(tmp_path, body, said):
+def test_a_mistake_in_a_config_file_gives_a_one_line_error(tmp_path, body, message):
     file = tmp_path / "file.py"
     file.write_text(
         "from cv_jax import config\n"
@@ -119,7 +119,7 @@ def test_a_mistake_in_a_config_file_gives_a_one_line_error(tmp_path, body, said)
     )
     with pytest.raises(InputError) as caught:
         config.load(str(file))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

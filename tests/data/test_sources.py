@@ -1,11 +1,13 @@
 """Sources: opening of datasets, and errors."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from cv_jax.data import sources
+from cv_jax.data.source import Source, check_classes
 from cv_jax.errors import InputError
 
 
@@ -91,3 +93,22 @@ def test_a_dataset_converted_in_place_is_read(data_dir, tmp_path):
     foreign(data_dir, tmp_path, "tfrecord", "array_record")
     source = sources.open_source("letters", "test", tmp_path)
     assert (len(source), source.example(3)[0].shape) == (359, (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("cat", "dog"), None),
+        (("dog", "cat"), "in another order"),
+        (("cat", "dog", "emu"), "class 'emu' of animals missing"),
+        (None, "class 'cat' and 1 more of animals missing"),
+    ],
+)
+def test_both_splits_need_the_same_classes_in_the_same_order(classes, message):
+    train = Source("animals", [], 2, 3, {}, ("cat", "dog"))
+    other = dataclasses.replace(train, classes=classes)
+    if message is None:
+        check_classes(train, other)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_classes(train, other)

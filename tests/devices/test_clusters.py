@@ -126,7 +126,7 @@ def test_hosts_of_a_tpu_slice(environment, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("a:1", 2, None), "must be given together"),
         (("a", 2, 0), "--coordinator=a is not HOST:PORT"),
@@ -136,8 +136,8 @@ def test_hosts_of_a_tpu_slice(environment, monkeypatch):
         (("a:1", 0, 0), "--num_processes=0"),
     ],
 )
-def test_invalid_flags(flags, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_flags(flags, message):
+    with pytest.raises(InputError, match=message):
         clusters.stated(*flags)
 
 

@@ -1,4 +1,4 @@
-"""Counting what devices tell each other: on programs that say it, and on training steps."""
+"""Collectives of programs with known communication, and of training steps."""
 
 import functools
 
@@ -24,7 +24,7 @@ def compiled(function, devices=8, shape=(64, 32), out_specs=ROWS, model=1):
 
 
 def test_each_kind():
-    """Of [64, 32] floats, 8192 bytes, each of eight devices has 1024."""
+    """Each of eight devices holds 1024 of the 8192 bytes of [64, 32] floats."""
     over = functools.partial
     cases = [
         (over(jax.lax.psum, axis_name="data"), P(), Collective("all-reduce", 1024, 8, 1)),
@@ -50,14 +50,14 @@ def test_each_kind():
     assert (exchange.kind, exchange.payload, exchange.group) == ("all-to-all", 1024, 8)
 
 
-def test_what_a_ring_sends():
+def test_bytes_sent_in_a_ring():
     assert Collective("all-reduce", 800, 8, 1).sent == 2 * 7 * 100
     assert Collective("all-gather", 800, 8, 3).sent == 3 * 7 * 100
     assert Collective("reduce-scatter", 800, 8, 1).sent == 7 * 100
     assert Collective("collective-permute", 800, 2, 1).sent == 800
 
 
-def test_turns_of_a_loop_and_groups():
+def test_loop_iterations_and_groups():
     def function(x):
         turn = lambda carry, _: (jnp.sin(jax.lax.psum(carry, "model")), None)  # noqa: E731
         return jax.lax.scan(turn, x, None, length=5)[0]
@@ -67,21 +67,21 @@ def test_turns_of_a_loop_and_groups():
     assert {(c.kind, c.payload, c.group) for c in found} == {("all-reduce", 2048, 2)}
 
 
-def test_alone_nothing_is_sent():
+def test_one_device_sends_nothing():
     assert compiled(lambda x: jax.lax.psum(x, "data"), devices=1, out_specs=P()) == []
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("params", ["replicated", "fsdp"])
-def test_a_training_step_sends_the_least(load_config, devices, params):
-    """Data parallelism: the sum of the gradients. FSDP besides: every split parameter once.
+def test_a_training_step_sends_the_minimum(load_config, devices, params):
+    """Data parallelism reduces the gradients; FSDP also gathers each split parameter once.
 
-    On a CPU the sum that each device needs a part of is compiled to an all-reduce, from which the
-    part is taken, and not to a reduce-scatter as on GPUs and TPUs.
+    XLA on a CPU compiles a sharded sum to an all-reduce and a slice, not to a reduce-scatter as on
+    GPUs and TPUs.
     """
     fields = {"mesh.devices": devices, "mesh.params": params, "mesh.fsdp_min_size": 256}
     parts = experiment.build(load_config("mlp", {"batch_size": 32, "total_steps": 2, **fields}))
-    state = parts.abstract_state()
+    state = parts.abstract_state
     batch = next(parts.train_batches(0))
     found = collectives(parts.train_step().lower(state, batch).compile().as_text())
     if devices == 1:
@@ -96,5 +96,5 @@ def test_a_training_step_sends_the_least(load_config, devices, params):
     assert bool(split) == (params == "fsdp")
     gradients, gathered = (sum(4 * leaf.size for leaf in group) for group in (leaves, split))
     assert payload["all-gather"] == gathered
-    # Besides gradients there are the loss and the sums of the metrics.
+    # The other reduced values are the loss and the metric sums.
     assert gradients <= payload["all-reduce"] <= gradients + 64

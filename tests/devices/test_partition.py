@@ -2,11 +2,13 @@
 
 import math
 
+import flax
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from cv_jax import config as configs
 from cv_jax import models
 from cv_jax.devices import mesh as meshes
 from cv_jax.devices import partition
@@ -102,7 +104,7 @@ def test_the_state_stays_split(load_config, run, net, scheme):
     """After steps, too, every array lies as the abstract state says, and the split ones in parts:
     parameters, both moments and the averages alike."""
     _, state = run(net, **scheme)
-    wanted = build(load_config, net, **scheme).abstract_state()
+    wanted = build(load_config, net, **scheme).abstract_state
     for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
     large = [leaf for leaf in jax.tree.leaves(state) if leaf.size >= 4096]
@@ -129,7 +131,7 @@ def test_a_device_holds_an_eighth_of_the_parameters(load_config, name):
 def test_initialisation_never_holds_the_whole_state(load_config):
     """What the compiler sets aside on one device, for the result and on the way to it."""
     parts = build(load_config, "vit_ti16", **{**FSDP, "model.width": 256})
-    state = parts.abstract_state()
+    state = parts.abstract_state
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     memory = parts.init().lower().compile().memory_analysis()
     assert memory.output_size_in_bytes < 1.05 * total / 8
@@ -157,7 +159,7 @@ def test_given_weights_are_split_too(load_config):
 
 def test_heads_and_hidden_units_are_split(load_config):
     parts = build(load_config, "vit_ti16", **{"mesh.model": 2})
-    state = parts.abstract_state()
+    state = parts.abstract_state
     by_columns, by_rows = PartitionSpec(None, "model"), PartitionSpec("model", None)
     block = state.params["blocks_1"]
     assert block["attn"]["qkv"]["kernel"].sharding.spec == by_columns
@@ -172,17 +174,104 @@ def test_heads_and_hidden_units_are_split(load_config):
     ]
     assert moments == [by_rows] * 2
     scanned = build(load_config, "vit_ti16", **{"mesh.model": 2, "model.scan_layers": True})
-    kernel = scanned.abstract_state().params["blocks"]["mlp"]["fc1"]["kernel"]
+    kernel = scanned.abstract_state.params["blocks"]["mlp"]["fc1"]["kernel"]
     assert kernel.sharding.spec == PartitionSpec(None, None, "model")
+
+
+COLUMNS, BIAS, ROWS = (None, "model"), ("model",), ("model", None)
+VIT_AXES = {
+    "attn/qkv/kernel": COLUMNS,
+    "attn/qkv/bias": BIAS,
+    "attn/proj/kernel": ROWS,
+    "mlp/fc1/kernel": COLUMNS,
+    "mlp/fc1/bias": BIAS,
+    "mlp/fc2/kernel": ROWS,
+}
+DECODER_AXES = {
+    **{
+        f"{attention}/{x}_proj/{kind}": axes
+        for attention in ("self_attn", "multihead_attn")
+        for x in "qkv"
+        for kind, axes in (("kernel", COLUMNS), ("bias", BIAS))
+    },
+    "self_attn/out_proj/kernel": ROWS,
+    "multihead_attn/out_proj/kernel": ROWS,
+    "linear1/kernel": COLUMNS,
+    "linear1/bias": BIAS,
+    "linear2/kernel": ROWS,
+}
+POOL_AXES = {
+    "q/kernel": COLUMNS,
+    "q/bias": BIAS,
+    "kv/kernel": COLUMNS,
+    "kv/bias": BIAS,
+    "proj/kernel": ROWS,
+    "mlp/fc1/kernel": COLUMNS,
+    "mlp/fc1/bias": BIAS,
+    "mlp/fc2/kernel": ROWS,
+}
+SMALL_VIT = dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=2)
+# Model → (fields, shapes of the inputs, axes of all parameters that are split).
+AXES = {
+    "vit_ti16": (
+        dict(SMALL_VIT, pool="map"),
+        [(1, 32, 32, 3)],
+        {"blocks_0": VIT_AXES, "pool": POOL_AXES},
+    ),
+    "mae_vit_b16": (
+        dict(SMALL_VIT, decoder_width=16, decoder_depth=1, decoder_num_heads=2),
+        [(1, 32, 32, 3), (1, 16)],
+        {"blocks_0": VIT_AXES, "decoder_blocks_0": VIT_AXES},
+    ),
+    "swinv2_t": (
+        dict(width=8, depths=(1,), num_heads=(2,), window_size=2),
+        [(1, 32, 32, 3)],
+        {"layers_0/blocks_0": {k: v for k, v in VIT_AXES.items() if k != "attn/qkv/bias"}},
+    ),
+    "image_transformer_ti": (
+        dict(SMALL_VIT, decoder_depth=1),
+        [(1, 32, 32, 3), (1, 4)],
+        {"encoder/blocks_0": VIT_AXES, "decoder/layers_0": DECODER_AXES},
+    ),
+    "vgg11": (dict(depths=(1, 1), widths=(4, 4), fc_width=8), [(1, 32, 32, 3)], {}),
+    "resnet50": (dict(stage_sizes=(1,), widths=(8,), stem_width=8), [(1, 32, 32, 3)], {}),
+}
+
+
+def split_axes(name, config_of):
+    """Parameter name → axes, of the split parameters of a small net."""
+    fields, inputs, _ = AXES[name]
+    dtypes = [np.float32, np.int32 if "image_transformer" in name else np.float32]
+    inputs = [np.zeros(shape, dtype) for shape, dtype in zip(inputs, dtypes, strict=False)]
+    model = models.create(name, **fields)
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    places = partition.stored(configs.default(model=config_of), meshes.make_mesh(8, 2), params)
+    flat = flax.traverse_util.flatten_dict(places, sep="/")
+    return {key: tuple(place.spec) for key, place in flat.items() if any(place.spec)}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_axes_of_every_parameter(name):
+    expected = {
+        f"{module}/{layer}": axes
+        for module, layers in AXES[name][2].items()
+        for layer, axes in layers.items()
+    }
+    assert split_axes(name, name) == expected
+
+
+@pytest.mark.parametrize("teacher", ["vit_ti16", "swinv2_t", "resnet50"])
+def test_a_teacher_has_the_same_axes_with_the_config_of_its_student(teacher):
+    assert split_axes(teacher, "swin_t") == split_axes(teacher, teacher)
 
 
 @pytest.mark.parametrize(
     ("net", "overrides", "message"),
     [
         ("vit_ti16", {"mesh.model": 3}, "config.mesh.model=3 does not divide 8 devices"),
-        ("vit_ti16", {"mesh.model": 0}, "config.mesh.model=0 does not divide 8 devices"),
+        ("vit_ti16", {"mesh.model": 0}, "config.mesh.model=0 must be at least 1"),
         ("vit_ti16", {"mesh.model": 8}, "does not divide config.model.num_heads=4"),
-        ("resnet20_cifar", {"mesh.model": 2}, "for resnet20_cifar use mesh.params=fsdp"),
+        ("resnet20_cifar", {"mesh.model": 2}, "model resnet20_cifar has no parameters to split"),
         ("vit_ti16", {"mesh.step": "pmap", "mesh.model": 2}, "config.mesh.step=pmap: every device"),
         ("vit_ti16", {"mesh.step": "pmap", "mesh.params": "fsdp"}, "config.mesh.step=pmap: every"),
         ("vit_ti16", {"mesh.model": 2, "batch_size": 30}, "does not divide over 4 groups of 2"),

@@ -10,31 +10,31 @@ from sklearn import metrics as sk
 from cv_jax import config as configs
 from cv_jax.evaluation import metrics
 from cv_jax.tasks import losses
-from cv_jax.tasks.classification import class_answers
+from cv_jax.tasks.classification import class_predictions
 
 
-def answers_of(scores, labels, loss="softmax"):
+def predictions_of(scores, labels, loss="softmax"):
     config = configs.default(model="mlp")
     config.loss.name = loss
-    found = class_answers(config, jnp.asarray(scores), jnp.asarray(labels))
+    found = class_predictions(config, jnp.asarray(scores), jnp.asarray(labels))
     found = {name: np.asarray(values) for name, values in found.items()}
     return {**found, "loss": found["nll"], "position": np.arange(len(labels))}
 
 
 @pytest.fixture(scope="module", params=[(500, 7), (2000, 23)], ids=str)
 def case(request):
-    """Scores [N, K] that know something of the labels [N]; one class does not occur."""
+    """Scores [N, K] that correlate with the labels [N]; one class does not occur."""
     count, classes = request.param
     rng = np.random.default_rng(count)
     labels = rng.integers(0, classes - 1, count).astype(np.int32)
     scores = rng.normal(size=(count, classes)).astype(np.float32)
     scores[np.arange(count), labels] += 1.5
-    return scores, labels, answers_of(scores, labels), classes
+    return scores, labels, predictions_of(scores, labels), classes
 
 
-def test_of_a_line(case):
-    scores, labels, answers, classes = case
-    found = metrics.summary(answers, classes)
+def test_summary(case):
+    scores, labels, predictions, classes = case
+    found = metrics.summary(predictions, classes)
     p = scipy.special.softmax(scores.astype(np.float64), axis=1)
     prediction, every = scores.argmax(axis=1), np.arange(classes)
     assert found["correct"] == sk.accuracy_score(labels, prediction, normalize=False)
@@ -50,10 +50,10 @@ def test_of_a_line(case):
 
 
 def test_confusion_matrix_and_accuracy_of_each_class(case):
-    scores, labels, answers, classes = case
+    scores, labels, predictions, classes = case
     expected = sk.confusion_matrix(labels, scores.argmax(axis=1), labels=np.arange(classes))
-    np.testing.assert_array_equal(metrics.confusion_matrix(answers, classes), expected)
-    rows = metrics.per_class(answers, classes)
+    np.testing.assert_array_equal(metrics.confusion_matrix(predictions, classes), expected)
+    rows = metrics.per_class(predictions, classes)
     report = sk.classification_report(
         labels, scores.argmax(axis=1), labels=np.arange(classes), output_dict=True, zero_division=0
     )
@@ -66,14 +66,14 @@ def test_confusion_matrix_and_accuracy_of_each_class(case):
 
 
 def test_calibration(case):
-    """Bins drawn up one example at a time."""
-    scores, labels, answers, classes = case
+    """Against bins that are filled one example at a time."""
+    scores, labels, predictions, classes = case
     p = scipy.special.softmax(scores.astype(np.float64), axis=1)
     bins = {}
     for row, label in zip(p, labels, strict=True):
         place = next(m for m in range(15) if row.max() <= (m + 1) / 15)
         bins.setdefault(place, []).append((row.argmax() == label, row.max()))
-    rows = metrics.reliability(answers)
+    rows = metrics.reliability(predictions)
     assert [row["count"] for row in rows] == [len(bins.get(m, [])) for m in range(15)]
     error = 0
     for m, members in bins.items():
@@ -82,39 +82,39 @@ def test_calibration(case):
         assert rows[m]["confidence"] == pytest.approx(confidence, rel=1e-6)
         assert m / 15 <= confidence <= (m + 1) / 15
         error += abs(right - confidence) * len(members) / len(labels)
-    assert metrics.summary(answers, classes)["ece"] == pytest.approx(error, rel=1e-5)
+    assert metrics.summary(predictions, classes)["ece"] == pytest.approx(error, rel=1e-5)
     empty = [row for row in rows if not row["count"]]
     assert all(row["accuracy"] is row["confidence"] is None for row in empty)
 
 
-def test_a_net_that_knows_when_it_is_right_is_calibrated():
-    """Labels drawn from the stated probabilities: the error is that of sampling."""
+def test_a_calibrated_model_has_a_small_calibration_error():
+    """Labels are drawn from the predicted probabilities: the error is sampling noise."""
     rng = np.random.default_rng(0)
     scores = rng.normal(scale=2, size=(100_000, 4)).astype(np.float32)
     labels = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1).astype(np.int32)
-    assert metrics.summary(answers_of(scores, labels), 4)["ece"] < 0.01
-    assert metrics.summary(answers_of(scores * 3, labels), 4)["ece"] > 0.1
+    assert metrics.summary(predictions_of(scores, labels), 4)["ece"] < 0.01
+    assert metrics.summary(predictions_of(scores * 3, labels), 4)["ece"] > 0.1
 
 
-def test_ranks_of_equal_scores_and_of_no_numbers():
+def test_ranks_of_equal_scores_and_of_nan():
     nan = np.nan
     scores = np.array([[1, 1, 1], [1, 1, 1], [0, 2, 2], [nan, 0, 1], [nan, 0, 1], [0, 1, nan]])
     labels = np.array([0, 2, 2, 0, 2, 1], np.int32)
-    answers = answers_of(scores.astype(np.float32), labels)
-    # The first of equal scores is the answer; what is no number is never right.
-    np.testing.assert_array_equal(answers["rank"][:3], [0, 2, 1])
-    np.testing.assert_array_equal(answers["prediction"][:3], [0, 0, 1])
-    assert (answers["rank"][3:] > 0).all()
+    predictions = predictions_of(scores.astype(np.float32), labels)
+    # The first of equal scores is predicted; with a `nan` score, no prediction is correct.
+    np.testing.assert_array_equal(predictions["rank"][:3], [0, 2, 1])
+    np.testing.assert_array_equal(predictions["prediction"][:3], [0, 0, 1])
+    assert (predictions["rank"][3:] > 0).all()
 
 
-def test_a_sigmoid_gives_each_class_a_probability_of_its_own():
+def test_a_sigmoid_gives_independent_probabilities():
     rng = np.random.default_rng(3)
     scores, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, 50)
-    answers = answers_of(scores, labels.astype(np.int32), "sigmoid")
+    predictions = predictions_of(scores, labels.astype(np.int32), "sigmoid")
     p, truth = scipy.special.expit(scores.astype(np.float64)), np.eye(4)[labels]
     nll = -(truth * np.log(p) + (1 - truth) * np.log1p(-p)).sum(axis=1)
-    np.testing.assert_allclose(answers["nll"], nll, rtol=1e-5)
-    np.testing.assert_allclose(answers["confidence"], p.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(predictions["nll"], nll, rtol=1e-5)
+    np.testing.assert_allclose(predictions["confidence"], p.max(axis=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

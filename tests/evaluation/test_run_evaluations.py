@@ -11,6 +11,8 @@ from cv_jax import augment
 from cv_jax.augment.views import apply_views
 from cv_jax.errors import RunError
 from cv_jax.evaluation import metrics, run
+from cv_jax.evaluation.kinds import make_evaluator
+from cv_jax.evaluation.step import make_eval_step
 from cv_jax.training import experiment
 
 LAYOUTS = [(1, 359), (1, 50), (3, 48), (8, 64), (8, 400)]
@@ -22,7 +24,7 @@ def build(load_config, devices, batch_size, **overrides):
 
 
 def scores_of(parts, variables):
-    return run.make_evaluator(parts, parts.evaluations[0])(variables)
+    return make_evaluator(parts, parts.evaluations[0])(variables)
 
 
 def pixels(images):
@@ -31,7 +33,7 @@ def pixels(images):
 
 @pytest.fixture(scope="module")
 def expected(load_config):
-    """Variables of one net, and its accuracy and loss by scikit-learn."""
+    """Variables of a model, and its accuracy and loss by scikit-learn."""
     parts = build(load_config, 1, 100)
     variables = jax.device_get(parts.init()().eval_variables)
     images, labels = parts.evaluations[0].images.cached
@@ -51,8 +53,8 @@ def test_counts_are_the_same_on_any_number_of_devices(load_config, expected, dev
     np.testing.assert_allclose(got["nll"], loss, rtol=1e-5)
 
 
-def test_equal_answers_give_equal_metrics_whatever_the_layout(load_config):
-    """Answers that are looked up by position leave only padding, order and sums to go wrong."""
+def test_equal_predictions_give_equal_metrics_in_every_layout(load_config):
+    """Predictions are looked up by position: only padding, order and sums can be wrong."""
     rng = np.random.default_rng(0)
     known = {
         "loss": rng.gamma(1, size=359).astype(np.float32),
@@ -65,7 +67,7 @@ def test_equal_answers_give_equal_metrics_whatever_the_layout(load_config):
 
     def look_up(variables, batch):
         found = {name: jnp.asarray(x)[batch["position"] % 359] for name, x in known.items()}
-        # What padding says is ruinous, if anybody listens.
+        # A prediction for padding would make the mean loss `nan`.
         found["loss"] = jnp.where(batch["position"] < 359, found["loss"], jnp.nan)
         return {**found, "label": batch["label"], "position": batch["position"]}
 
@@ -73,14 +75,14 @@ def test_equal_answers_give_equal_metrics_whatever_the_layout(load_config):
     for devices, batch_size in LAYOUTS:
         parts = build(load_config, devices, batch_size)
         images = parts.evaluations[0].images
-        answers = run.gather(jax.jit(look_up), {}, parts.eval_batches(images), 359)
-        np.testing.assert_array_equal(answers["label"], images.cached[1])
-        got.append((metrics.summary(answers, 10), metrics.details(answers, 10)))
+        predictions = run.gather(jax.jit(look_up), {}, parts.eval_batches(images), 359)
+        np.testing.assert_array_equal(predictions["label"], images.cached[1])
+        got.append((metrics.summary(predictions, 10), metrics.details(predictions, 10)))
     assert all(found == got[0] for found in got)
     np.testing.assert_allclose(got[0][0]["loss"], np.mean(known["loss"], dtype=np.float64))
 
 
-def test_an_example_that_is_missing_or_doubled_is_noticed():
+def test_a_missing_or_repeated_example_is_an_error():
     def batches(positions):
         return [{"position": np.array(part)} for part in positions]
 
@@ -89,7 +91,7 @@ def test_an_example_that_is_missing_or_doubled_is_noticed():
 
     assert len(run.gather(same, {}, batches([[0, 1], [2, 3]]), 3)["position"]) == 3
     for wrong in ([[0, 1], [3, 4]], [[0, 1], [1, 2]], [[1, 0], [2, 3]]):
-        with pytest.raises(RunError, match="did not see each of 3 examples once"):
+        with pytest.raises(RunError, match="did not process each of 3 examples once"):
             run.gather(same, {}, batches(wrong), 3)
 
 
@@ -103,12 +105,9 @@ def test_views_against_a_loop_over_them(load_config, expected, average):
     variables = expected[0]
     overrides = {"eval_preprocess": VIEWS, "eval.average": average}
     parts = build(load_config, 8, 64, **overrides)
-    found = run.gather(
-        parts.eval_step(average),
-        variables,
-        parts.eval_batches(parts.evaluations[0].images, parts.evaluations[0].views),
-        359,
-    )
+    step = parts.evaluation_step(make_eval_step, average)
+    images, views = parts.evaluations[0].images, parts.evaluations[0].views
+    found = run.predict(parts, step, variables, images, views)
     source, operations = parts.evaluations[0].images.source, augment.parse(VIEWS)
     apply = jax.jit(lambda images: parts.model.apply(variables, images)[0])
     for i in (0, 7, 358):
@@ -135,18 +134,18 @@ def test_views_on_any_number_of_devices(load_config, expected, devices):
     np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-6)
 
 
-SMALL_NET = {"model.widths": "4,4,4", "model.stem_width": 4, "model.stage_sizes": "1,1,1"}
+SMALL_RESNET = {"model.widths": "4,4,4", "model.stem_width": 4, "model.stage_sizes": "1,1,1"}
 
 
-def test_several_sizes_for_a_net_that_takes_them(load_config):
-    """Views of two sizes, each twice: the mean of four answers."""
+def test_views_of_several_sizes(load_config):
+    """Two views of each of two sizes: the mean of four predictions."""
     text = "multi_scale((16, 24))|flips"
-    overrides = {**SMALL_NET, "image_size": 16, "eval_preprocess": text, "mesh.devices": 1}
+    overrides = {**SMALL_RESNET, "image_size": 16, "eval_preprocess": text, "mesh.devices": 1}
     parts = experiment.build(load_config("resnet", {**overrides, "eval.batch_size": 200}))
     variables = parts.init()().eval_variables
     evaluation, operations = parts.evaluations[0], augment.parse(text)
     batches = parts.eval_batches(evaluation.images, evaluation.views)
-    found = run.gather(parts.eval_step(), variables, batches, 359)
+    found = run.gather(parts.evaluation_step(make_eval_step), variables, batches, 359)
     image, label = evaluation.images.source.example(5)
     groups = apply_views(operations.test, image)
     assert [views.shape for views in groups] == [(2, 16, 16, 1), (2, 24, 24, 1)]

@@ -48,7 +48,7 @@ def vit(reference: str, model: str, size: tuple[int, int], arguments=None, field
 
 
 def swin(reference: str, model: str, window: int = 0, arguments=None, fields=None, **more):
-    """A case of timm's Swin on images that its windows do not divide; `window` sets other windows."""
+    """A case of timm's Swin on images its windows do not divide; `window` sets another size."""
     size = (72, 88)
     changed = dict(window_size=window) if window else {}
     return Case(

@@ -184,7 +184,7 @@ def test_a_run_is_read_as_it_was_evaluated(name, small_runs, load_config):
     found = pretrained.read_run(workdir)
     parts = experiment.build(load_config(name, {**FEW, **SMALL_RUNS[name]}))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    state, step = checkpoints.restore(parts.abstract_state())
+    state, step = checkpoints.restore(parts.abstract_state)
     assert found.step == step == 2
     assert found.config["model.name"] == parts.config.model.name
     jax.tree.map(np.testing.assert_array_equal, found.weights.variables, dict(state.eval_variables))

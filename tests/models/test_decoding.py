@@ -12,8 +12,8 @@ from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
+from cv_jax.models.decoder import BOS, EOS, PAD
 from cv_jax.models.decoding import beam_search, greedy, length_penalty
-from cv_jax.models.transformer import BOS, EOS, PAD
 
 VOCAB, LENGTH = 4, 4
 SOURCE = np.array([[3, 3, PAD], [2, 1, 3], [3, 0, 2]])

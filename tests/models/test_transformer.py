@@ -8,7 +8,7 @@ from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
-from cv_jax.models.transformer import BOS, PAD
+from cv_jax.models.decoder import BOS, PAD
 
 SMALL = dict(vocab_size=11, width=16, depth=2, num_heads=4, hidden_dim=24)
 RNG = np.random.default_rng(0)

@@ -152,7 +152,7 @@ def test_resize_to_itself_is_exact():
         (dict(pool="max"), "unknown pool 'max'; allowed: cls, mean, map"),
         (dict(pos_embed="rope"), "unknown pos_embed 'rope'; allowed: learned, sincos"),
         (dict(distilled=True, pool="mean"), "distilled needs pool 'cls'"),
-        (dict(distilled=True, head_norm=True), "head_norm is for a net with one head"),
+        (dict(distilled=True, head_norm=True), "head_norm needs a model with one head"),
         (dict(registers=-1), "registers must not be negative"),
         (dict(depth=0), "depth must be at least 1"),
         (dict(drop_path_rate=1.0), "drop_path_rate must lie in"),
@@ -173,7 +173,7 @@ def test_mistakes_are_one_line(fields, message):
 
 def test_image_of_another_size_is_refused():
     model = models.create("vit_ti16", **SMALL)
-    with pytest.raises(ValueError, match="image is 24x16, the model was made for 16x24"):
+    with pytest.raises(ValueError, match="image is 24x16, the model expects 16x24"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 24, 16, 3)))
 
 

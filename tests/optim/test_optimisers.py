@@ -43,7 +43,7 @@ def rate(count):
 
 
 def optimiser_of(params, texts=(), layer_decay=None, **fields):
-    c = config.default(model="mlp")
+    c = config.default(model="vit_ti16")
     c.optim.rules = texts
     for name, value in {"learning_rate": RATE, "weight_decay": DECAY, **fields}.items():
         c.optim[name] = value

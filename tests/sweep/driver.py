@@ -1,4 +1,4 @@
-"""Runs stand-in trials: `driver.py FOLDER SLOTS STEPS KIND KIND …`, one trial for each kind."""
+"""Run one fake trial for each kind: `driver.py FOLDER SLOTS STEPS KIND KIND …`."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
 def trials_of(folder, steps, kinds):
-    """One trial for each kind."""
+    """Yield one trial for each kind."""
     for i, kind in enumerate(kinds):
         workdir = folder / f"trial={i}"
         words = [sys.executable, "-I", "-S", str(STAND_IN), str(workdir), str(steps), kind]

@@ -1,8 +1,8 @@
-"""A trial that starts in no time: `stand_in.py WORKDIR STEPS KIND`.
+"""A fake trial without jax, which starts fast: `stand_in.py WORKDIR STEPS KIND`.
 
-It keeps the promises of a real one that a scheduler relies on: it holds its directory's lock, saves
-every fifth step, goes on from there with the numbers it would have had anyway, saves and leaves
-with 75 at SIGTERM, and writes its summary last. `KIND` says what goes wrong.
+It behaves like a real trial: it locks its run directory, saves every fifth step, continues from
+there with equal results, saves and ends with 75 at SIGTERM, and writes its summary last. `KIND`
+selects a failure.
 """
 
 import fcntl

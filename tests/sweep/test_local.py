@@ -1,4 +1,4 @@
-"""The scheduler, with trials that start in no time: nothing is lost, nothing is done twice."""
+"""The scheduler of slots, with fake trials: kills, failures, signals, locks and the display."""
 
 import contextlib
 import fcntl
@@ -18,11 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import trials_of  # noqa: E402
 
+from cv_jax.errors import ExitCode  # noqa: E402
 from cv_jax.run import json_files  # noqa: E402
-from cv_jax.sweep import (
-    local,
-    main,  # noqa: E402
-)
+from cv_jax.sweep import local, main  # noqa: E402
 from cv_jax.sweep.display import Board  # noqa: E402
 from cv_jax.sweep.folder import Trial  # noqa: E402
 from cv_jax.sweep.slots import Slot  # noqa: E402
@@ -43,13 +41,14 @@ def start(folder, kinds, steps=60, slots=2):
     )
 
 
-def run_here(folder, kinds, steps=20, slots=TWO, **options):
+def run_here(folder, kinds, steps=20, slots=TWO, board=None, **options):
     folder.mkdir(exist_ok=True)
     trials = list(trials_of(folder, steps, kinds))
-    return local.run(iter(trials), slots, folder, Board(len(trials), len(slots)), **options)
+    board = board or Board(len(trials), len(slots))
+    return local.run(iter(trials), slots, folder, board, **options)
 
 
-def ended(process, code):
+def finish(process, code):
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     return out, err
@@ -63,7 +62,7 @@ def expected(name, steps):
 
 
 def assert_trained_once(folder, count, steps):
-    """Every trial ended once, with the numbers of an undisturbed one and every line once."""
+    """Check that every trial finished once, with the results and lines of an undisturbed one."""
     for i in range(count):
         path = folder / f"trial={i}"
         assert json.loads((path / "summary.json").read_text())["value"] == expected(
@@ -85,13 +84,13 @@ def count_done(folder):
     return len(list(folder.glob("*/summary.json")))
 
 
-def test_kill_9_of_the_scheduler_and_then_of_its_trials_too_loses_nothing(tmp_path):
+def test_kill_9_of_the_scheduler_and_of_its_trials_loses_nothing(tmp_path):
     kinds = ["plain"] * 12
     process = start(tmp_path, kinds)
     wait_until(lambda: count_done(tmp_path) >= 2)
     wait_until(lambda: len(psutil.Process(process.pid).children()) == 2)
     children = psutil.Process(process.pid).children()
-    process.kill()  # alone: its trials are told by the kernel, and save
+    process.kill()  # the kernel then sends SIGTERM to its trials
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children)
     assert 2 <= count_done(tmp_path) < 12
@@ -107,7 +106,7 @@ def test_kill_9_of_the_scheduler_and_then_of_its_trials_too_loses_nothing(tmp_pa
     process.communicate()
     assert count_done(tmp_path) < 12
 
-    out, _ = ended(start(tmp_path, kinds), 0)
+    out, _ = finish(start(tmp_path, kinds), 0)
     assert "12 of 12 trials done" in out
     assert_trained_once(tmp_path, 12, 60)
     starts = [len(p.read_text().splitlines()) for p in tmp_path.glob("*/starts.jsonl")]
@@ -117,10 +116,10 @@ def test_kill_9_of_the_scheduler_and_then_of_its_trials_too_loses_nothing(tmp_pa
     assert starts == [len(p.read_text().splitlines()) for p in tmp_path.glob("*/starts.jsonl")]
 
 
-def test_one_that_fails_is_retried_and_reported_and_stops_nobody(tmp_path):
+def test_a_failing_trial_is_retried_and_reported_and_the_others_finish(tmp_path):
     kinds = ["plain"] * 12
     kinds[3] = "broken"
-    out, err = ended(start(tmp_path, kinds, steps=5), main.FAILED)
+    out, err = finish(start(tmp_path, kinds, steps=5), ExitCode.FAILED)
     assert count_done(tmp_path) == 11
     assert "11 of 12 trials done, 1 failed" in out
     assert "trial=3 failed, exit code 1:\n  a first line\n  something broke\n" in err
@@ -133,14 +132,14 @@ def test_one_that_fails_is_retried_and_reported_and_stops_nobody(tmp_path):
     assert sum(line["code"] == 0 for line in lines) == 11
 
 
-def test_what_will_not_change_is_not_retried(tmp_path):
+def test_final_exit_codes_are_not_retried(tmp_path):
     outcomes = run_here(tmp_path, ["nan", "plain"], steps=5)
     states = {outcome.trial.name: (outcome.state, outcome.code) for outcome in outcomes}
     assert states == {"trial=0": ("failed", 3), "trial=1": ("done", 0)}
     assert len((tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()) == 1
 
 
-def test_one_that_gets_further_each_time_comes_to_its_end(tmp_path):
+def test_a_trial_that_fails_with_progress_finishes(tmp_path):
     (outcome,) = run_here(tmp_path, ["shaky"], steps=50)
     assert outcome.state == "done"
     starts = (tmp_path / "trial=0" / "starts.jsonl").read_text().splitlines()
@@ -149,23 +148,23 @@ def test_one_that_gets_further_each_time_comes_to_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_cleanly_and_the_next_start_continues(tmp_path, number):
+def test_a_signal_stops_all_trials_and_the_next_start_continues(tmp_path, number):
     kinds = ["plain"] * 4
     process = start(tmp_path, kinds, steps=100)
     wait_until(lambda: len(list(tmp_path.glob("*/saved"))) == 2)
     process.send_signal(number)
-    out, _ = ended(process, 75)
+    out, _ = finish(process, 75)
     assert "0 of 4 trials done, 4 not finished" in out
     lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
     assert [line["code"] for line in lines] == [75, 75]
     run_here(tmp_path, kinds, steps=100)
     assert_trained_once(tmp_path, 4, 100)
-    for line in lines:  # not one step was done again
+    for line in lines:  # no step was repeated
         starts = (tmp_path / line["trial"] / "starts.jsonl").read_text().splitlines()
         assert json.loads(starts[1])["step"] == line["step"]
 
 
-def test_a_second_ctrl_c_kills_those_that_do_not_answer(tmp_path):
+def test_a_second_ctrl_c_kills_the_trials(tmp_path):
     process = start(tmp_path, ["deaf", "deaf"], steps=5000)
     wait_until(lambda: len(list(tmp_path.glob("*/saved"))) == 2)
     children = psutil.Process(process.pid).children()
@@ -173,48 +172,50 @@ def test_a_second_ctrl_c_kills_those_that_do_not_answer(tmp_path):
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    ended(process, main.KILLED)
+    finish(process, main.KILLED)
     assert not any(child.is_running() for child in children)
 
 
-def test_a_run_that_somebody_else_trains_is_waited_for(tmp_path, capsys):
-    """And is not trained again if that one finishes it."""
+def test_a_locked_run_directory_is_waited_for(tmp_path, capsys):
+    """A trial that the other process finishes is not trained again."""
     for path in (tmp_path / "trial=0", tmp_path / "trial=1"):
         path.mkdir()
     locks = [(tmp_path / f"trial={i}" / "lock").open("a+") for i in (0, 1)]
     for lock in locks:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
-    def release(outcome):  # when the third one has ended
-        if outcome.trial.name == "trial=2":
-            summary = {"step": 20, "test_loss": 1.0}
-            json_files.write_record(tmp_path / "trial=0" / "summary.json", summary)
-            for lock in locks:
-                lock.close()
+    class ReleasingBoard(Board):
+        def ended(self, outcome):
+            super().ended(outcome)
+            if outcome.trial.name == "trial=2":
+                summary = {"step": 20, "test_loss": 1.0}
+                json_files.write_record(tmp_path / "trial=0" / "summary.json", summary)
+                for lock in locks:
+                    lock.close()
 
-    outcomes = run_here(tmp_path, ["plain"] * 3, ended=release)
+    outcomes = run_here(tmp_path, ["plain"] * 3, board=ReleasingBoard(3, 2))
     assert [outcome.state for outcome in outcomes] == ["done"] * 3
     assert not (tmp_path / "trial=0" / "starts.jsonl").exists()
     assert (tmp_path / "trial=1" / "ends").is_file()
-    assert capsys.readouterr().err.count("another process is training it") == 2
+    assert capsys.readouterr().err.count("waiting for another process that trains it") == 2
 
 
-def test_a_hopeless_one_is_stopped_and_stays_so(tmp_path, monkeypatch):
+def test_a_pruned_trial_is_stopped_and_not_started_again(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)
 
-    def hopeless(trial):
+    def prune(trial):
         begun = (trial.workdir / "metrics.jsonl").is_file()
-        return {"because": "it is"} if begun and trial.name == "trial=1" else None
+        return {"reason": "bad"} if begun and trial.name == "trial=1" else None
 
     for again in (False, True):
-        outcomes = run_here(tmp_path, ["plain"] * 3, steps=40, hopeless=hopeless)
+        outcomes = run_here(tmp_path, ["plain"] * 3, steps=40, prune=prune)
         states = {outcome.trial.name: outcome.state for outcome in outcomes}
         assert states == {"trial=0": "done", "trial=1": "pruned", "trial=2": "done"}
         assert all((outcome.code is None) == again for outcome in outcomes)
-    assert json.loads((tmp_path / "trial=1" / "pruned.json").read_text()) == {"because": "it is"}
+    assert json.loads((tmp_path / "trial=1" / "pruned.json").read_text()) == {"reason": "bad"}
 
 
-def test_each_trial_keeps_to_its_slot(tmp_path):
+def test_each_trial_uses_the_cores_and_variables_of_its_slot(tmp_path):
     cores = sorted(os.sched_getaffinity(0))
     slots = [Slot("first", {"SHARE": "1"}, (cores[0],)), Slot("last", {"SHARE": "2"}, (cores[-1],))]
     run_here(tmp_path, ["plain"] * 4, slots=slots)
@@ -227,7 +228,7 @@ def test_each_trial_keeps_to_its_slot(tmp_path):
 
 
 class Terminal:
-    """What stands on a screen that knows two escape sequences."""
+    """A terminal screen with two escape sequences: cursor up, and erase below."""
 
     def __init__(self):
         self.lines, self.seen = [""], []
@@ -252,7 +253,7 @@ class Terminal:
         return True
 
 
-def test_a_narrow_terminal_costs_names_and_nothing_else(tmp_path, monkeypatch):
+def test_a_narrow_terminal_shortens_only_names(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     monkeypatch.setenv("COLUMNS", "40")
     name = "optim.learning_rate=0.001,model.dropout_rate=0.1,seed=3"
@@ -270,7 +271,7 @@ def test_a_narrow_terminal_costs_names_and_nothing_else(tmp_path, monkeypatch):
     assert len(end) > 2
 
 
-def test_on_a_terminal_running_trials_are_a_table_that_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_the_table_of_running_trials_is_removed_at_the_end(tmp_path, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setattr(local, "LOOK_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""`launch.py --sweep`: mistakes, the list of points, and a small sweep of real trials."""
+"""`launch.py --sweep`: input errors, the list of points, and a small sweep of real trials."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def sweep_size():
 
 @pytest.fixture
 def call(tmp_path, data_dir):
-    """`call("--sweep=rate", …)`: the exit code, in this process."""
+    """`call("--sweep=rate", …)` runs the command in this process and returns its exit code."""
     (tmp_path / "small.py").write_text(CONFIG)
 
     def run(*arguments, folder="sweep"):
@@ -71,7 +71,7 @@ def call(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--sweep"], "choose with --sweep=NAME"),
         (["--sweep=depth"], "has no sweep 'depth'"),
@@ -82,7 +82,7 @@ def call(tmp_path, data_dir):
         (["--sweep=compiler"], "point xla_flags=.*xla_no_such_flag"),
         (["--sweep=weights"], "point init_from=nowhere: .*nowhere"),
         (["--sweep=rate", "--config.batch_sise=8"], "did you mean config.batch_size"),
-        (["--sweep=rate", "--config.optim.learning_rate=1"], "is swept"),
+        (["--sweep=rate", "--config.optim.learning_rate=1"], "the sweep sets optim.learning_rate"),
         (["--sweep=rate", "--slots=3000"], "a trial needs one"),
         (["--sweep=rate", "--slots=-1"], "at least 1"),
         (["--sweep=rate", "--seeds=0"], "at least 1"),
@@ -96,16 +96,16 @@ def call(tmp_path, data_dir):
         (["--search"], "defines no search"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(call, tmp_path, arguments, said):
+def test_an_input_error_is_raised_before_any_write(call, tmp_path, arguments, message):
     environment = dict(os.environ)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
     assert dict(os.environ) == environment
 
 
-def test_the_list_has_sizes_and_how_far_each_point_is(call, tmp_path, capsys):
+def test_the_list_has_the_sizes_and_steps_of_each_point(call, tmp_path, capsys):
     path = tmp_path / "sweep" / "image_size=32"
     path.mkdir(parents=True)
     (tmp_path / "sweep" / "sweep.json").write_text("{")
@@ -123,7 +123,9 @@ def test_the_list_has_sizes_and_how_far_each_point_is(call, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
 
 
-def test_real_trials_train_once_and_equal_the_plain_command(call, tmp_path, capsys, data_dir):
+def test_real_trials_train_once_and_are_equal_to_the_plain_command(
+    call, tmp_path, capsys, data_dir
+):
     folder = tmp_path / "sweep"
     assert call("--sweep=rate", "--slots=2") == 0
     assert "2 of 2 trials done" in capsys.readouterr().out
@@ -134,10 +136,10 @@ def test_real_trials_train_once_and_equal_the_plain_command(call, tmp_path, caps
     assert summaries[0]["test_loss"] != summaries[1]["test_loss"]
     assert all((folder / f"{name}.log").read_text().count("done in") == 1 for name in names)
 
-    # The same again, with another value of a run field: nothing is left to do.
+    # The same sweep with another value of a run field has no trial left.
     capsys.readouterr()
     assert call("--sweep=rate", "--slots=2", "--config.log.every_steps=1") == 0
-    assert capsys.readouterr().err.count("as it was before") == 2
+    assert capsys.readouterr().err.count("finished before") == 2
     for name in names:
         assert len(json.loads((folder / name / "run.json").read_text())) == 1
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 2
@@ -145,11 +147,11 @@ def test_real_trials_train_once_and_equal_the_plain_command(call, tmp_path, caps
     plain = tmp_path / "plain"
     assert call("--config.optim.learning_rate=0.01", f"--workdir={plain}", folder=None) == 0
     alone = json.loads((plain / "summary.json").read_text())
-    for name in ("test_loss", "train_loss"):  # here with another number of threads
+    for name in ("test_loss", "train_loss"):  # the number of threads differs
         np.testing.assert_allclose(summaries[1][name], alone[name], rtol=1e-5)
     assert summaries[1]["digest"] == alone["digest"]
 
-    with pytest.raises(InputError, match="holds another sweep.*no point optim.learning_rate=0.001"):
+    with pytest.raises(InputError, match="holds another sweep.*point .*=0.001 is missing"):
         call("--sweep=size")
     values = json_files.read_record(folder / names[0] / "config.json")
     json_files.write_record(folder / names[0] / "config.json", {**values, "seed": 5})

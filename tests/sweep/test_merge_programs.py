@@ -1,4 +1,4 @@
-"""One program for several: what each of them computes by itself, or a reason why there is none."""
+"""Merged programs: equal results to each single program, or an error with the difference."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ from cv_jax.sweep.merge_programs import Different, unify
 VALUES = (0.5, 2.0, -3.0)
 
 
-def loop(c):
-    def turn(carry, x):
+def scan(c):
+    def body(carry, x):
         return carry * c + x, jnp.sin(carry * x + c)
 
-    return lambda x: jax.lax.scan(turn, x[0], x)
+    return lambda x: jax.lax.scan(body, x[0], x)
 
 
-def both_loops(c):
-    """A loop whose condition and body hold the number, within a jitted call."""
+def while_loop(c):
+    """A loop with numbers in its condition and in its body, inside a jitted call."""
 
     @jax.jit
     def function(x):
@@ -37,7 +37,7 @@ def branches(c):
 
 
 def gradient(c):
-    """Rules of differentiation, rematerialisation and an optimiser."""
+    """Differentiation rules, rematerialisation and an optimiser."""
 
     def loss(x):
         return jax.checkpoint(lambda y: jax.nn.relu(y * c).sum() + optax.safe_norm(y, c))(x)
@@ -49,7 +49,7 @@ def gradient(c):
     return function
 
 
-def drawn(c):
+def random(c):
     def function(x):
         key = jax.random.fold_in(jax.random.key(int(abs(c) * 10)), 3)
         return x + jax.random.beta(key, abs(c), abs(c), x.shape) + jax.random.bernoulli(key, 0.1)
@@ -57,13 +57,13 @@ def drawn(c):
     return function
 
 
-def table(c):
-    """An array of numbers, and a number twice, of which one is the same in all."""
+def constants(c):
+    """An array constant and a scalar constant."""
     return lambda x: x * np.array([1.0, c, 2.0], np.float32) + 0.5 * c
 
 
-def leaf(c):
-    """Numbers that are returned as they are."""
+def outputs(c):
+    """Numbers that are outputs of the program."""
     return lambda x: {"x": x, "c": jnp.float32(c), "same": jnp.float32(7)}
 
 
@@ -72,9 +72,11 @@ def assert_close(got, expected):
 
 
 @pytest.mark.parametrize(
-    "make", [loop, both_loops, branches, gradient, drawn, table, leaf], ids=lambda f: f.__name__
+    "make",
+    [scan, while_loop, branches, gradient, random, constants, outputs],
+    ids=lambda f: f.__name__,
 )
-def test_it_is_what_each_computes(make):
+def test_the_merged_program_computes_what_each_program_computes(make):
     x = jnp.array([0.3, -1.2, 0.7])
     functions = [make(c) for c in VALUES]
     program, numbers = unify(functions, jax.ShapeDtypeStruct(x.shape, x.dtype))
@@ -89,27 +91,27 @@ def test_it_is_what_each_computes(make):
 
 
 def test_equal_programs_have_no_numbers():
-    assert unify([loop(2.0), loop(2.0)], jnp.ones(3))[1] == {}
+    assert unify([scan(2.0), scan(2.0)], jnp.ones(3))[1] == {}
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "said"),
+    ("a", "b", "message"),
     [
-        (lambda x: x + 1, lambda x: x * 1, "add in one, mul in another"),
-        (lambda x: x, lambda x: (x, x), "they return different things"),
+        (lambda x: x + 1, lambda x: x * 1, "add in one program, mul in another"),
+        (lambda x: x, lambda x: (x, x), "return different structures"),
         (lambda x: x @ x, lambda x: x @ (x + 1), "in one"),
-        (lambda x: x.sum(0), lambda x: x.sum(1), "axes: (0,) in one, (1,) in another"),
+        (lambda x: x.sum(0), lambda x: x.sum(1), "axes: (0,) in one program, (1,) in another"),
         (lambda x: x + jnp.ones(3), lambda x: x + jnp.ones((3, 1)), "in one"),
         (lambda x: x * np.float32(2), lambda x: x * np.ones((3, 3), np.float32), "in one"),
         (lambda x: x + x.T, lambda x: x.T + x, "in one"),
         (
             lambda x: jax.lax.scan(lambda c, _: (c + 1, None), x, length=2)[0],
             lambda x: jax.lax.scan(lambda c, _: (c + 1, None), x, length=3)[0],
-            "length: 2 in one, 3 in another",
+            "length: 2 in one program, 3 in another",
         ),
     ],
 )
-def test_other_differences_are_told(a, b, said):
+def test_other_differences_are_errors(a, b, message):
     with pytest.raises(Different) as caught:
         unify([a, b], jnp.ones((3, 3)))
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a sweep is made of: generators, products, names, conflicts."""
+"""Points of a sweep: generators, products, names, conflicts."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ def get_config(arg=""):
 
 @pytest.fixture
 def written(tmp_path):
-    """`written(text)`: a config file with these generators; its path."""
+    """`written(text)` writes a config file with these generators and returns its path."""
 
     def write(text):
         path = tmp_path / "small.py"
@@ -40,7 +40,7 @@ WIDTHS = "def sweep_width():\n    for w in (8, 16, 32):\n        yield {'width':
 BASE = "def sweep():\n    yield {}\n    yield {'batch_size': 64}\n"
 
 
-def test_a_product_has_every_combination_once_the_last_changing_fastest(written):
+def test_a_product_has_every_combination_once_and_the_last_varies_fastest(written):
     sweep = points.read(written(RATES + WIDTHS), {}, "width,rate", seeds=2)
     expected = [
         ({"width": w}, {"optim.learning_rate": r, "seed": s})
@@ -51,7 +51,7 @@ def test_a_product_has_every_combination_once_the_last_changing_fastest(written)
     assert sweep.points[0].name == "width=8,optim.learning_rate=0.1,seed=0"
 
 
-def test_without_a_name_sweep_is_taken_or_the_only_one(written):
+def test_the_default_is_sweep_or_the_only_generator(written):
     names = [p.name for p in points.read(written(BASE + RATES), {}).points]
     assert names == ["default", "batch_size=64"]
     assert len(points.read(written(WIDTHS), {}).points) == 3
@@ -65,7 +65,7 @@ def test_a_generator_may_take_the_argument(written):
     assert point.arguments == {"width": 6}
 
 
-def test_the_plain_command_of_a_point_gives_its_values(written):
+def test_the_plain_command_of_a_point_sets_its_values(written):
     text = (
         "def sweep():\n    yield {'dataset': 'digits', 'width': 24, 'seed': 7,"
         " 'optim.rules': ['a,b: decay=0', 'c: lr=2'], 'ema.warmup': True, 'ema.decay': None,"
@@ -87,39 +87,44 @@ def test_the_plain_command_of_a_point_gives_its_values(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "names", "overrides", "said"),
+    ("text", "names", "overrides", "message"),
     [
         ("", "", {}, "defines no sweep"),
         (RATES, "depth", {}, "has no sweep 'depth'; allowed: rate"),
         (BASE, "depth", {}, "it defines no sweep_<name>"),
         (RATES, "rate,rate", {}, "combined with itself"),
         (RATES, "rate,", {}, "has no sweep ''"),
-        (RATES, "", {"optim.learning_rate": "1"}, "--config.optim.learning_rate: .* is swept"),
-        ("def sweep():\n    yield {'total_steps': 3}\n", "", {"total_epochs": "2"}, "is swept"),
-        (RATES + RATES.replace("rate(", "again("), "rate,again", {}, "two of the sweeps"),
-        ("def sweep():\n    yield {'seed': 1}\n    yield {'seed': 1}\n", "", {}, "comes twice"),
+        (RATES, "", {"optim.learning_rate": "1"}, "learning_rate: the sweep sets optim"),
+        ("def sweep():\n    yield {'total_steps': 3}\n", "", {"total_epochs": "2"}, "set it once"),
+        (RATES + RATES.replace("rate(", "again("), "rate,again", {}, "two of the combined"),
+        ("def sweep():\n    yield {'seed': 1}\n    yield {'seed': 1}\n", "", {}, "seed=1 twice"),
         ("def sweep():\n    return ()\n", "", {}, "has no points"),
-        ("def sweep():\n    yield 3\n", "", {}, "3 is no dict"),
+        ("def sweep():\n    yield 3\n", "", {}, "3 is not a dict"),
         ("def sweep():\n    yield {3: 1}\n", "", {}, "3 is neither a field"),
-        ("def sweep():\n    yield {'seed': object()}\n", "", {}, "seed is a object"),
-        ("def sweep():\n    yield {'width': (1, 2)}\n", "", {}, "must not hold a comma"),
+        (
+            "def sweep():\n    yield {'seed': object()}\n",
+            "",
+            {},
+            "seed has a type of no field, object",
+        ),
+        ("def sweep():\n    yield {'width': (1, 2)}\n", "", {}, "contains a comma"),
         ("def sweep():\n    yield {'augment': 'a\\nb'}\n", "", {}, "line break"),
         ("def sweep():\n    yield {'seed': 1 // 0}\n", "", {}, r"small.py:\d+: ZeroDivisionError"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(written, text, names, overrides, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_a_mistake_gives_a_one_line_error(written, text, names, overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
         points.read(written(text), overrides, names)
     assert "\n" not in str(caught.value)
 
 
-def test_seeds_and_arguments_are_given_once(written):
+def test_seeds_and_arguments_are_set_once(written):
     path = written("def sweep():\n    yield {'seed': 4}\n" + WIDTHS)
-    with pytest.raises(InputError, match="seed is set by two"):
+    with pytest.raises(InputError, match="two of the combined sweeps set seed"):
         points.read(path, {}, seeds=2)
     with pytest.raises(InputError, match="at least 1"):
         points.read(path, {}, "width", seeds=0)
-    with pytest.raises(InputError, match="the argument width is swept"):
+    with pytest.raises(InputError, match="the sweep sets the argument width"):
         points.read(path + ":digits,width=3", {}, "width")
     assert len(points.read(path + ":digits,model=mlp", {}, "width").points) == 3
 
@@ -133,7 +138,7 @@ POINTS = st.dictionaries(st.from_regex(r"[a-z]{1,9}(\.[a-z]{1,9})?", fullmatch=T
 @given(POINTS, POINTS)
 @example({"a": "1,b=2"}, {"a": 1, "b": 2})
 @example({"a": (3, 4)}, {"a": "3x4"})
-def test_names_are_safe_short_and_tell_points_apart(first, second):
+def test_names_are_safe_short_and_unique(first, second):
     for values in (first, second):
         name = points.name_of(values)
         assert 0 < len(name.encode()) <= points.LONGEST_NAME
@@ -149,13 +154,13 @@ def test_names_are_safe_short_and_tell_points_apart(first, second):
         assert points.name_of(first) != points.name_of(second)
 
 
-def test_numpy_values_count_as_python_ones(written):
+def test_numpy_values_become_python_values(written):
     text = "import numpy as np\ndef sweep():\n    yield {'seed': np.int64(3), 'ema.decay': 0.5}\n"
     (point,) = points.read(written(text), {}).points
     assert not isinstance(point.overrides["seed"], np.generic)
     assert point.name == "seed=3,ema.decay=0.5"
 
 
-def test_distinct_keys_are_those_that_vary(written):
+def test_distinct_keys_are_the_keys_with_several_values(written):
     text = "def sweep():\n    for s in (0, 1):\n        yield {'width': 4, 'seed': s}\n"
     assert points.distinct(points.read(written(text), {}).points) == ["seed"]

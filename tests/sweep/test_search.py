@@ -1,4 +1,4 @@
-"""Searches: what is drawn, what is proposed, what is given up."""
+"""Searches: ranges, random points, proposals of Optuna, pruning, and the command."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ RANGES = {
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(-9, 9), st.integers(1, 50))
-def test_values_are_inside_and_grow_with_the_share(share, low, span):
+def test_values_are_in_the_range_and_increase_with_the_share(share, low, span):
     for range in (integer(low, low + span), uniform(low, low + span), log_uniform(0.1, 0.1 + span)):
         value = range.at(share)
         assert range.low <= value <= range.high
@@ -51,7 +51,7 @@ def test_each_value_of_a_discrete_range_is_equally_likely():
         np.testing.assert_array_equal(counts, [250] * 4)
 
 
-def test_a_logarithmic_range_gives_each_decade_its_share():
+def test_a_logarithmic_range_gives_each_decade_the_same_probability():
     values = np.array([log_uniform(1e-4, 1.0).at(share) for share in np.arange(0.0005, 1, 0.001)])
     counts, _ = np.histogram(np.log10(values), bins=4)
     np.testing.assert_array_equal(counts, [250] * 4)
@@ -68,7 +68,7 @@ def test_a_logarithmic_range_gives_each_decade_its_share():
         lambda: uniform(0, float("inf")),
     ],
 )
-def test_a_range_that_is_none_is_refused(make):
+def test_an_invalid_range_is_an_error(make):
     with pytest.raises(ValueError, match=r"needs|must"):
         make()
 
@@ -76,7 +76,7 @@ def test_a_range_that_is_none_is_refused(make):
 # ---- Points
 
 
-def test_random_points_depend_on_their_number_and_their_names_alone():
+def test_random_values_depend_on_their_index_and_key_only():
     first = [search.draw(RANGES, i, 0) for i in range(50)]
     assert first == [search.draw(RANGES, i, 0) for i in range(50)]
     assert len({json.dumps(values) for values in first}) == 50
@@ -84,13 +84,13 @@ def test_random_points_depend_on_their_number_and_their_names_alone():
     for i, values in enumerate(first):
         assert search.draw(fewer, i, 0) == {key: values[key] for key in fewer}
     assert {values["depth"] for values in first} == {2, 3, 4, 5}
-    # Two ranges are independent: they would correlate fully if they shared their draws.
+    # Two ranges are independent; with shared draws their correlation would be 1.
     rates = np.log([values["optim.learning_rate"] for values in first])
     drops = [values["model.dropout_rate"] for values in first]
     assert abs(np.corrcoef(rates, drops)[0, 1]) < 0.4
 
 
-def test_optuna_finds_what_is_best_and_takes_all_kinds_of_ranges():
+def test_optuna_approaches_the_optimum_with_all_kinds_of_ranges():
     pytest.importorskip("optuna")
     ranges = {**RANGES, "model.widths": choice((8,), (8, 8), None)}
     past = []
@@ -103,7 +103,7 @@ def test_optuna_finds_what_is_best_and_takes_all_kinds_of_ranges():
         past.append(search.Past(values, state, {1: -off - 1, 2: -off} if state != "open" else {}))
     late = past[20:]
     rates = np.log10([trial.values["optim.learning_rate"] for trial in late])
-    assert np.median(np.abs(rates + 2)) < 0.5  # at random the median would be 1
+    assert np.median(np.abs(rates + 2)) < 0.5  # the median of random points would be 1
     assert np.mean([trial.values["optim.name"] == "adamw" for trial in late]) > 0.7
 
 
@@ -115,36 +115,33 @@ def trial_of(sweep):
     return [Trial(point.name, [], Path(), Path(), 1, 1) for point in sweep.points]
 
 
-def test_a_point_that_cannot_be_or_is_there_is_drawn_anew():
-    ranges = {"depth": integer(1, 4)}
-
+def test_invalid_and_repeated_points_are_replaced(tmp_path):
     def prepare(sweep):
         if sweep.points[0].arguments["depth"] == 3:
             raise InputError("not three")
         return trial_of(sweep)
 
-    sweep = swept()
+    sweep, draws = swept(), search.Search({"depth": integer(1, 4)}, tmp_path, prepare)
     for _ in range(3):
-        sweep, trial = search.next_point(sweep, ranges, [], prepare)
+        sweep, trial = draws.next_point(sweep, [])
         assert trial.name == sweep.points[-1].name
     assert sorted(point.arguments["depth"] for point in sweep.points) == [1, 2, 4]
-    with pytest.raises(InputError, match="no new point that can be: (not three|all are there)"):
-        search.next_point(sweep, ranges, [], prepare)
+    with pytest.raises(InputError, match="no valid new point: (not three|all points are in)"):
+        draws.next_point(sweep, [])
 
 
-def test_proposals_end_where_nothing_is_left_and_are_kept_before_they_start(tmp_path):
+def test_proposals_are_stored_before_they_start_and_end_without_new_points(tmp_path):
     pytest.importorskip("optuna")
-    said, sweep = [], swept({"depth": 1}, method="optuna")
-    ranges = {"depth": integer(1, 3)}
-    drawn = search.proposals(sweep, ranges, 10, tmp_path, trial_of, said.append)
-    for count, trial in enumerate(drawn, 2):
+    messages, sweep = [], swept({"depth": 1}, method="optuna")
+    draws = search.Search({"depth": integer(1, 3)}, tmp_path, trial_of)
+    for count, trial in enumerate(draws.proposals(sweep, 10, messages.append), 2):
         assert folders.read(tmp_path).points[-1].name == trial.name
         assert len(folders.read(tmp_path).points) == count
     assert count == 3
-    assert "the search ends with 3 trials" in said[0]
+    assert "the search ends with 3 trials" in messages[0]
 
 
-# ---- Giving up
+# ---- Pruning
 
 
 def write_run(path, accuracies, finished=True):
@@ -157,26 +154,26 @@ def write_run(path, accuracies, finished=True):
         json_files.write_record(path / "summary.json", summary)
 
 
-def test_a_trial_is_given_up_below_the_median_of_what_others_had_by_then(tmp_path):
+def test_a_trial_below_the_median_of_the_others_is_pruned(tmp_path):
     for i, end in enumerate((0.5, 0.6, 0.7, 0.8)):
         write_run(tmp_path / f"done{i}", [0.2, end, 0.1])
     trial = Trial("one", [], tmp_path / "one", tmp_path / "one.log", 30, 8)
-    judge = search.hopeless(tmp_path)
-    assert judge(trial) is None  # nothing to be seen of it yet
+    prune = search.Pruner(tmp_path)
+    assert prune(trial) is None  # no evaluation yet
     write_run(trial.workdir, [0.1], finished=False)
-    assert judge(trial) is None  # four are too few
+    assert prune(trial) is None  # four finished trials are too few
     write_run(tmp_path / "done4", [0.3, 0.9, 0.1])
-    judge = search.hopeless(tmp_path)
-    assert judge(trial) == {"step": 10, "best": 0.1, "median": 0.2}
-    for accuracies, hopeless in (([0.2], False), ([0.3, 0.6], True), ([0.7, 0.1], False)):
+    prune = search.Pruner(tmp_path)
+    assert prune(trial) == {"step": 10, "best": 0.1, "median": 0.2}
+    for accuracies, pruned in (([0.2], False), ([0.3, 0.6], True), ([0.7, 0.1], False)):
         trial = trial._replace(name=f"{accuracies}", workdir=tmp_path / f"{accuracies}")
         write_run(trial.workdir, accuracies, finished=False)
-        assert bool(search.hopeless(tmp_path)(trial)) == hopeless, accuracies
+        assert bool(search.Pruner(tmp_path)(trial)) == pruned, accuracies
     write_run(tmp_path / "end", [0.0, 0.0, 0.0], finished=False)
-    assert judge(trial._replace(name="end", workdir=tmp_path / "end")) is None  # it is over
+    assert prune(trial._replace(name="end", workdir=tmp_path / "end")) is None  # at its last step
 
 
-def test_what_became_of_a_point_is_read_from_its_folder(tmp_path):
+def test_the_state_of_a_point_is_read_from_its_run_directory(tmp_path):
     point = make_point({"depth": 3, "seed": 1})
     assert search.remember(tmp_path / "none", point) == ({"depth": 3, "seed": 1}, "open", {})
     write_run(tmp_path / "run", [0.4, 0.5], finished=False)
@@ -187,7 +184,7 @@ def test_what_became_of_a_point_is_read_from_its_folder(tmp_path):
     assert search.remember(tmp_path / "run", point).state == "finished"
 
 
-def test_the_report_tells_of_what_was_given_up(tmp_path):
+def test_the_report_lists_pruned_trials(tmp_path):
     sweep = swept({"depth": 1})
     folder = tmp_path / "search"
     with folders.claimed(folder, sweep):
@@ -212,7 +209,7 @@ def search():
 
 @pytest.fixture
 def call(tmp_path, data_dir):
-    """`call(text, "--search", …)`: the exit code, in this process."""
+    """`call(text, "--search", …)` runs the command in this process and returns its exit code."""
 
     def run(text, *arguments):
         (tmp_path / "small.py").write_text(text)
@@ -224,23 +221,23 @@ def call(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize(
-    ("body", "arguments", "said"),
+    ("body", "arguments", "message"),
     [
         ("return {}", [], "must return a dict of ranges"),
-        ("return {'seed': 3}", [], "seed is no range"),
-        ("return {'seed': integer(3, 1)}", [], r"small.py:\d+: ValueError: a range must go up"),
+        ("return {'seed': 3}", [], "seed is not a range"),
+        ("return {'seed': integer(3, 1)}", [], r"small.py:\d+: ValueError: a range must have low"),
         ("return {'se ed': integer(1, 3)}", [], "neither a field nor"),
         ("return {'optim.learning_rat': integer(1, 3)}", [], "did you mean .*learning_rate"),
-        ("return {'depth': integer(1, 3)}", [], "no new point that can be: point depth="),
-        ("return {'batch_size': integer(8, 9)}", ["--config.batch_size=8"], "is swept"),
-        ("return {'seed': integer(1, 3)}", ["--trials=4"], "no new point .*: all are there"),
+        ("return {'depth': integer(1, 3)}", [], "no valid new point: point depth="),
+        ("return {'batch_size': integer(8, 9)}", ["--config.batch_size=8"], "set it once"),
+        ("return {'seed': integer(1, 3)}", ["--trials=4"], "no valid new point: all points are"),
         ("return {'seed': integer(1, 3)}", ["--trials=0"], "at least 1"),
         ("return {'seed': integer(1, 3)}", ["--search=grid"], "allowed are random, optuna"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(call, tmp_path, body, arguments, said):
+def test_an_input_error_is_raised_before_any_write(call, tmp_path, body, arguments, message):
     text = f"{CONFIG}\nfrom cv_jax.sweep.ranges import integer\ndef search():\n    {body}\n"
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         call(text, *(arguments if "--search=grid" in arguments else ["--search", *arguments]))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
@@ -254,16 +251,16 @@ def test_the_points_of_a_random_search_are_listed(call, capsys):
     assert lines[-1].startswith("4 trials on 1 slots")
 
 
-def test_a_search_goes_on_where_it_was(call, tmp_path, capsys):
+def test_a_search_continues(call, tmp_path, capsys):
     pytest.importorskip("optuna")
     assert call(CONFIG, "--search=optuna", "--trials=1") == 0
     assert call(CONFIG, "--search=optuna", "--trials=2") == 0
     captured = capsys.readouterr()
-    assert captured.err.count("as it was before") == 1
+    assert captured.err.count("finished before") == 1
     stored = folders.read(tmp_path / "search")
     assert len(stored.points) == 2
     assert f"best: {stored.points[0].name}" in captured.out
-    with pytest.raises(InputError, match="search: .*optuna.* there, .*random.* now"):
+    with pytest.raises(InputError, match="search: was .*optuna.*, is now .*random"):
         call(CONFIG, "--search")
     with pytest.raises(InputError, match="holds another sweep"):
         call(CONFIG.replace("1e-1", "2e-1"), "--search=optuna")

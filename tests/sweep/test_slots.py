@@ -1,4 +1,4 @@
-"""How a machine is divided, on machines that are described by their environment."""
+"""Division of a machine into slots, on simulated machines."""
 
 import importlib.metadata
 import math
@@ -14,7 +14,7 @@ from cv_jax.sweep import slots
 
 @pytest.fixture
 def machine(monkeypatch):
-    """`machine(gpus=8, cores=16)`: what the functions under test see."""
+    """`machine(gpus=8, cores=16)` simulates a machine."""
 
     def make(gpus=0, chips=0, cores=16, **environment):
         for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_DEVICES"):
@@ -36,7 +36,7 @@ def machine(monkeypatch):
     return make
 
 
-def test_gpus_one_each_several_each_or_shared(machine):
+def test_slots_have_one_gpu_several_gpus_or_a_share(machine):
     machine(gpus=8)
     plan = slots.plan()
     assert (plan.platform, plan.devices, len(plan.slots)) == ("gpu", 1, 8)
@@ -64,7 +64,7 @@ def test_gpus_one_each_several_each_or_shared(machine):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16, 40])
-def test_every_device_is_in_equal_use_and_every_core_in_one_slot(machine, count):
+def test_every_device_has_equally_many_slots_and_every_core_at_most_one(machine, count):
     machine(gpus=4, cores=61, XLA_PYTHON_CLIENT_MEM_FRACTION="0.9")
     plan = slots.plan(count)
     seen = [slot.environment["CUDA_VISIBLE_DEVICES"].split(",") for slot in plan.slots]
@@ -79,7 +79,7 @@ def test_every_device_is_in_equal_use_and_every_core_in_one_slot(machine, count)
         assert math.isclose(share * count / 4, 0.9, abs_tol=0.01)
 
 
-def test_only_what_the_environment_shows_is_used(machine):
+def test_only_visible_devices_are_used(machine):
     machine(gpus=8, CUDA_VISIBLE_DEVICES="5,GPU-abc")
     shown = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots.plan().slots]
     assert shown == ["5", "GPU-abc"]
@@ -88,7 +88,7 @@ def test_only_what_the_environment_shows_is_used(machine):
     machine(gpus=8, JAX_PLATFORMS="cpu")
     assert slots.plan().platform == "cpu"
     machine(JAX_PLATFORMS="cuda")
-    with pytest.raises(InputError, match="there is no such device here"):
+    with pytest.raises(InputError, match="this machine has no such device"):
         slots.plan()
     machine(JAX_PLATFORMS="metal")
     with pytest.raises(InputError, match="sweeps run on cpu, cuda or tpu"):
@@ -118,14 +118,14 @@ def test_cores_are_divided_equally(machine):
         slots.plan(8)
 
 
-def test_a_system_that_cannot_pin_takes_the_number_as_it_is(machine, monkeypatch):
+def test_a_system_without_core_affinity_accepts_any_number(machine, monkeypatch):
     machine()
     monkeypatch.delattr(os, "sched_getaffinity")
     assert [(slot.name, slot.cores) for slot in slots.plan(3).slots] == [("cpu", ())] * 3
 
 
 def test_the_thread_pool_of_xla_follows_the_cores():
-    """What slots rely on: one thread of it for each core that the process may use."""
+    """Slots rely on one XLA thread for each core of the process."""
     code = """
 import os, sys
 os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})

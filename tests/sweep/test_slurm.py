@@ -1,4 +1,4 @@
-"""Sweeps through Slurm, against a real one; `.ci/slurm start` starts it."""
+"""Sweeps on Slurm. Some tests need a real Slurm, which `.ci/slurm start` starts."""
 
 import hashlib
 import importlib.util
@@ -28,7 +28,7 @@ from cv_jax.sweep.points import Sweep, make_point  # noqa: E402
 
 
 def nodes():
-    """Names of the idle nodes of Slurm; none where it does not answer."""
+    """Return the names of Slurm's idle nodes; empty if Slurm does not answer."""
     if shutil.which("sinfo") is None or importlib.util.find_spec("submitit") is None:
         return []
     command = ["sinfo", "--Node", "--noheader", "--states=idle,mixed", "--format=%n"]
@@ -58,17 +58,17 @@ def end(code, before, step, signal=None):
         ([end(1, 0, 0)] * 3, False),
         ([end(1, 0, 0), end(1, 0, 5), end(1, 5, 5), end(-9, 5, 5)], True),
         ([end(1, 0, 0), end(1, 0, 5), end(1, 5, 5), end(-9, 5, 5), end(1, 5, 5)], False),
-        # Preempted early, again and again: no failure, but not without end.
+        # Repeated early preemptions are not failures, but their number is limited.
         ([end(75, 0, 0, "SIGTERM")] * 9, True),
         ([end(75, 0, 0, "SIGUSR2")] * 10, False),
         ([end(1, 0, 0), *[end(75, 0, 0, "SIGTERM")] * 3, end(1, 0, 0)], True),
     ],
 )
-def test_a_job_starts_again_while_that_helps(ends, again):
+def test_the_rule_for_starting_a_job_again(ends, again):
     assert slurm_task.starts_again(ends) is again
 
 
-def test_what_is_saved_counts_as_reached(tmp_path):
+def test_reached_includes_checkpoints(tmp_path):
     assert slurm_task.reached(tmp_path) == 0
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "split": "train"}\n')
     assert slurm_task.reached(tmp_path) == 3
@@ -78,7 +78,7 @@ def test_what_is_saved_counts_as_reached(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--sweep", "--slurm.nodes=2"], "--slurm.nodes needs --sweep_executor=slurm"),
         (["--slurm.nodes=2"], "--slurm.nodes needs --sweep_executor=slurm"),
@@ -87,19 +87,19 @@ def test_what_is_saved_counts_as_reached(tmp_path):
         (["--sweep", "--sweep_executor=slurm", "--slurm.nodes=0"], "nodes=0 must be at least 1"),
         (["--sweep", "--sweep_executor=slurm", "--slurm.time=1h"], "invalid int value: '1h'"),
         (["--sweep", "--sweep_executor=slurm", "--slurm.node=1"], "unrecognized arguments"),
-        (["--sweep", "--sweep_executor=slurm"], "there is no sbatch here"),
+        (["--sweep", "--sweep_executor=slurm"], "sbatch is not installed on this machine"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, said, monkeypatch, tmp_path):
+def test_an_input_error_is_raised_before_any_write(arguments, message, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         launch.main(["--config", f"{ROOT}/configs/experiments/depth.py", *arguments])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_slurm_that_does_not_answer_is_no_empty_queue(monkeypatch, tmp_path):
-    assert slurm.queue(tmp_path) == {}  # nothing was ever submitted: nobody is asked
+def test_without_an_answer_of_slurm_the_queue_is_an_error(monkeypatch, tmp_path):
+    assert slurm.queue(tmp_path) == {}  # without submissions Slurm is not asked
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "0a.json").write_text('["a", "b", "c"]')
     (tmp_path / "bin").mkdir()
@@ -111,12 +111,12 @@ def test_a_slurm_that_does_not_answer_is_no_empty_queue(monkeypatch, tmp_path):
     squeue.chmod(0o755)
     with pytest.raises(RunError, match="squeue does not answer: error: no contact"):
         slurm.queue(tmp_path)
-    said = "7|1|RUNNING|my-sweep-0a\n8|N/A|PENDING|0a\n9|0|RUNNING|another-0b\n3|0|RUNNING|x|0a"
-    squeue.write_text(f"#!/bin/sh\necho '{said}'\n")
+    rows = "7|1|RUNNING|my-sweep-0a\n8|N/A|PENDING|0a\n9|0|RUNNING|another-0b\n3|0|RUNNING|x|0a"
+    squeue.write_text(f"#!/bin/sh\necho '{rows}'\n")
     assert slurm.queue(tmp_path) == {"b": ("7_1", "RUNNING"), "a": ("8", "PENDING")}
 
 
-def test_a_report_tells_how_the_last_job_of_a_trial_ended(tmp_path):
+def test_a_report_describes_the_end_of_the_last_job(tmp_path):
     points = (make_point({"seed": 0}), make_point({"seed": 1}))
     folders.write(tmp_path, Sweep("linear.py", "", {}, points))
     (tmp_path / "slurm").mkdir()
@@ -131,7 +131,7 @@ def test_a_report_tells_how_the_last_job_of_a_trial_ended(tmp_path):
 
 @pytest.fixture
 def jobs():
-    """Ends all jobs of this user that begin in a test."""
+    """Cancel all jobs of this user that were submitted in the test."""
     command = ["squeue", "--me", "--noheader", "--format=%A"]
     before = set(subprocess.check_output(command, text=True).split())
     yield
@@ -152,14 +152,13 @@ def lines(path):
 
 
 @needs_slurm
-def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs, capfd):
-    """Stand-ins for trials: two stopped in the middle, one cancelled, one whose loss is lost."""
+def test_stopped_jobs_continue_and_other_jobs_are_not_requeued(tmp_path, jobs, capfd):
+    """Fake trials: two are stopped, one is cancelled, and the loss of one is not finite."""
     folder, steps = tmp_path / "sweep", 400
     folder.mkdir()
     trials = list(trials_of(folder, steps, ["fine", "fine", "fine", "nan"]))
     slurm.run(trials, {}, folder)
-    said = capfd.readouterr().out
-    assert "4 submitted now; 4 trials" in said
+    assert "4 submitted now; 4 trials" in capfd.readouterr().out
     active = slurm.queue(folder)
     assert sorted(active) == [trial.name for trial in trials]
     names = [active[trial.name][0] for trial in trials]
@@ -170,12 +169,12 @@ def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs
     subprocess.check_call(["scancel", names[2]])
     wait(lambda: len(slurm.queue(folder)) == 2, "the end of two jobs")
     capfd.readouterr()
-    slurm.run(trials, {}, folder)  # at once: those two are submitted, the others left alone
-    said = capfd.readouterr().out
-    assert "2 queued or running, 2 submitted now" in said
-    rows = {line.split()[0]: line for line in said.splitlines()[:4]}
-    assert "(the last one ended with" in rows[trials[2].name]
-    assert "(the last one ended with exit code 3)" in rows[trials[3].name]
+    slurm.run(trials, {}, folder)  # submits the two trials whose jobs have ended
+    out = capfd.readouterr().out
+    assert "2 queued or running, 2 submitted now" in out
+    rows = {line.split()[0]: line for line in out.splitlines()[:4]}
+    assert "(the last job ended with" in rows[trials[2].name]
+    assert "(the last job ended with exit code 3)" in rows[trials[3].name]
 
     wait(lambda: not slurm.queue(folder), "the end of all")
     slurm.run(trials[:3], {}, folder)
@@ -190,8 +189,8 @@ def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs
         assert starts[1] > 10
         assert lines(trial.workdir / "ends") == ["2"]
         ends = [json.loads(line) for line in lines(folder / "slurm" / f"{trial.name}.jsonl")]
-        # Slurm tells all processes of a job, and the task its own: the second signal may come when
-        # all is saved and Python has put its handlers away.
+        # Slurm signals all processes of a job, and the task also signals its process. The second
+        # signal may arrive after Python has removed its handlers.
         assert [end["code"] in (75, -15) for end in ends] == [True]
         assert ends[0]["signal"] == ("SIGUSR2" if i == 0 else "SIGTERM")
         assert ends[0]["slot"] == f"job {names[i]}"
@@ -201,9 +200,9 @@ def test_jobs_that_were_stopped_go_on_and_others_do_not_come_back(tmp_path, jobs
 
 
 @needs_slurm
-def test_sbatch_that_refuses_is_told_and_leaves_nothing(tmp_path):
+def test_a_refusal_of_sbatch_is_an_error_and_leaves_no_files(tmp_path):
     trials = list(trials_of(tmp_path, 5, ["fine"]))
-    with pytest.raises(InputError, match="sbatch refuses: .*invalid partition"):
+    with pytest.raises(InputError, match="sbatch refuses the jobs: .*invalid partition"):
         slurm.run(trials, {"partition": "nowhere"}, tmp_path)
     assert not list((tmp_path / "slurm").iterdir())
 
@@ -214,15 +213,15 @@ CONFIG = (
     + """
 
 def sweep():
-    for steps in (10**6, 10**6 + 1):  # never: trials that compute the same
+    for steps in (10**6, 10**6 + 1):  # no such step: both trials compute the same
         yield {"checkpoint.every_steps": steps}
 """
 )
 
 
 @needs_slurm
-def test_trials_on_two_nodes_go_on_exactly(tmp_path, jobs, data_dir):
-    """One of two equal trials is stopped: they end alike, and as a plain run on two devices."""
+def test_trials_on_two_nodes_continue_exactly(tmp_path, jobs, data_dir):
+    """One of two equal trials is stopped; both results equal a plain run on two devices."""
     config, folder = tmp_path / "small.py", tmp_path / "sweep"
     config.write_text(CONFIG)
     flags = ["--config", str(config), f"--config.data.dir={data_dir}", "--config.total_steps=1000"]
@@ -241,9 +240,9 @@ def test_trials_on_two_nodes_go_on_exactly(tmp_path, jobs, data_dir):
         )
 
     submitting = call(*sweep)
-    said, _ = submitting.communicate()
-    assert submitting.returncode == 0, said
-    assert "2 submitted now; 2 trials" in said
+    out, _ = submitting.communicate()
+    assert submitting.returncode == 0, out
+    assert "2 submitted now; 2 trials" in out
     names = [f"checkpoint.every_steps={steps}" for steps in (10**6, 10**6 + 1)]
     stopped, calm = (folder / name for name in names)
     job = slurm.queue(folder)[names[0]][0]
@@ -252,12 +251,12 @@ def test_trials_on_two_nodes_go_on_exactly(tmp_path, jobs, data_dir):
     wait(lambda: lines(folder / "slurm" / f"{names[0]}.jsonl"), "the end of its job")
     again = call(*sweep)  # submits nothing: both are finished, queued or running
     plain = call("--workdir", str(tmp_path / "plain"), XLA_FLAGS=SIMULATED)
-    said, _ = plain.communicate()
-    assert plain.returncode == 0, said
-    said, _ = again.communicate()
-    assert again.returncode == 0, said
-    assert "2 trials in" in said
-    assert "submitted now" not in said
+    out, _ = plain.communicate()
+    assert plain.returncode == 0, out
+    out, _ = again.communicate()
+    assert again.returncode == 0, out
+    assert "2 trials in" in out
+    assert "submitted now" not in out
     wait(lambda: not slurm.queue(folder), "the end of all")
 
     assert (tmp_path / "set up").exists()

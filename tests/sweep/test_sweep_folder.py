@@ -1,4 +1,4 @@
-"""A folder belongs to its sweep."""
+"""The sweep directory: its sweep, its lock, and the state of its trials."""
 
 import json
 
@@ -17,7 +17,7 @@ def sweep_of(*values, overrides=None, argument="digits", config="configs/mlp.py"
 TWO = ({"seed": 0, "model.widths": (8, 8)}, {"seed": 1, "model.widths": (8, 8)})
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_sweep_survives_a_round_trip(tmp_path):
     sweep = sweep_of(*TWO, overrides={"batch_size": "32"})
     with folders.claimed(tmp_path / "s", sweep):
         assert folders.read(tmp_path / "s") == sweep
@@ -46,26 +46,29 @@ def test_more_points_and_other_run_fields_are_the_same_sweep(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
-        (sweep_of(*TWO, overrides={"batch_size": "8"}), "overrides: {} there"),
-        (sweep_of(*TWO, argument="cifar10"), "argument: 'digits' there, 'cifar10' now"),
-        (sweep_of(*TWO, config="configs/linear.py"), "config: 'mlp.py' there, 'linear.py' now"),
-        (sweep_of(TWO[0]), "no point seed=1,model.widths=8x8 now"),
+        (
+            sweep_of(*TWO, overrides={"batch_size": "8"}),
+            "overrides: was {}, is now {'batch_size': '8'}",
+        ),
+        (sweep_of(*TWO, argument="cifar10"), "argument: was 'digits', is now 'cifar10'"),
+        (sweep_of(*TWO, config="configs/linear.py"), "config: was 'mlp.py', is now 'linear.py'"),
+        (sweep_of(TWO[0]), "point seed=1,model.widths=8x8 is missing"),
     ],
 )
-def test_another_sweep_is_refused_with_the_difference(tmp_path, other, said):
+def test_another_sweep_is_refused_with_the_difference(tmp_path, other, message):
     folder = tmp_path / "s"
     with folders.claimed(folder, sweep_of(*TWO)):
         pass
     before = (folder / "sweep.json").read_bytes()
     with pytest.raises(InputError, match="holds another sweep") as caught:
         folders.check(folder, other)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert (folder / "sweep.json").read_bytes() == before
 
 
-def test_files_of_something_else_are_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="holds files but no sweep"):
         folders.check(tmp_path, sweep_of(*TWO))
@@ -75,7 +78,7 @@ def test_files_of_something_else_are_left_alone(tmp_path):
         folders.read(tmp_path)
 
 
-def test_the_newest_line_is_whole_and_of_its_split(tmp_path):
+def test_the_newest_line_is_complete_and_of_the_split(tmp_path):
     file = tmp_path / "metrics.jsonl"
     assert folders.newest(file) is None
     lines = [{"step": i, "split": "test" if i == 3 else "train"} for i in range(20000)]
@@ -86,7 +89,7 @@ def test_the_newest_line_is_whole_and_of_its_split(tmp_path):
     assert folders.newest(file, "test") == lines[3]
 
 
-def test_finished_is_what_the_summary_says(tmp_path):
+def test_a_trial_with_a_summary_of_its_last_step_has_finished(tmp_path):
     trial = folders.Trial("one", [], tmp_path, tmp_path / "log", total_steps=5, batch_size=1)
     assert not trial.finished()
     json_files.write_record(tmp_path / "summary.json", {"step": 5})
@@ -97,7 +100,7 @@ def test_finished_is_what_the_summary_says(tmp_path):
         assert not trial.finished()
 
 
-def test_the_default_folder_is_one_for_each_base(tmp_path):
+def test_the_default_folder_depends_on_the_common_values_only(tmp_path):
     one = folders.default_folder(sweep_of(*TWO), "depth,rate")
     assert one.parent.name == "runs"
     assert one.name.startswith("mlp-sweep-depth-rate-")

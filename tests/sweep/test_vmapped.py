@@ -1,4 +1,4 @@
-"""Trials trained together leave what their separate runs leave, through kills and failures."""
+"""Trials trained in one program equal their separate runs, also after kills and failures."""
 
 import copy
 import json
@@ -16,13 +16,14 @@ from cv_jax.progress import Progress
 from cv_jax.run.checkpoint import Checkpoints, finished, read_newest
 from cv_jax.sweep import vmapped
 from cv_jax.training import experiment, loop
+from cv_jax.training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
 
-# Shuffling, host and device augmentation, mixing, dropout, averages and a probe.
+# With shuffling, host and device augmentation, mixing, dropout, averages and a probe.
 MLP = {
     "model.widths": 16,
     "model.dropout_rate": 0.1,
@@ -74,13 +75,13 @@ def separate(folder, configs):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, load_config):
-    """The points' separate runs."""
+    """Folder with a separate run of each point."""
     compile_cache.use("auto")
     return separate(tmp_path_factory.mktemp("separate"), configs_of(load_config, POINTS))
 
 
 def assert_equal_runs(got, expected, tolerance=1e-4):
-    """To rounding; what holds no rounded number, exactly."""
+    """Numbers are equal up to rounding, all other content exactly."""
     ours, theirs = lines(got), lines(expected)
     assert [(x["step"], x["split"], [*x]) for x in ours] == [
         (x["step"], x["split"], [*x]) for x in theirs
@@ -88,11 +89,8 @@ def assert_equal_runs(got, expected, tolerance=1e-4):
     for a, b in zip(ours, theirs, strict=True):
         values = [[x[k] for k in x if k != "split"] for x in (a, b)]
         np.testing.assert_allclose(*values, rtol=tolerance, atol=tolerance, err_msg=str((a, b)))
-    assert (
-        json.loads((got / "config.json").read_text())["seed"]
-        == (json.loads((expected / "config.json").read_text())["seed"])
-    )
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (got, expected)]
+    assert read(got / "config.json")["seed"] == read(expected / "config.json")["seed"]
+    summaries = [read(folder / "summary.json") for folder in (got, expected)]
     assert summaries[0].keys() == summaries[1].keys()
     assert summaries[0]["digest"] == summaries[1]["digest"]
     (a, step), (b, last) = (read_newest(w / "checkpoints", lambda n: True) for w in (got, expected))
@@ -104,15 +102,15 @@ def assert_equal_runs(got, expected, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_each_is_its_separate_run(tmp_path, load_config, reference, devices):
-    """On two devices the third trial has a copy beside it, which is dropped."""
+def test_each_trial_equals_its_separate_run(tmp_path, load_config, reference, devices):
+    """On two devices a copy of the third trial is padding."""
     configs = configs_of(load_config, POINTS, **{"mesh.devices": devices})
     assert run(tmp_path, configs) == [0, 0, 0]
     for i in range(3):
         assert_equal_runs(tmp_path / f"trial{i}", reference / f"trial{i}")
 
 
-def bits(workdir):
+def exact_content(workdir):
     state, step = read_newest(workdir / "checkpoints", lambda name: True)
     texts = [(workdir / file).read_text() for file in ("metrics.jsonl", "summary.json")]
     return step, {name: value.tobytes() for name, value in state.items()}, texts
@@ -120,21 +118,21 @@ def bits(workdir):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, load_config):
-    """The points trained together, undisturbed."""
+    """Folder with the points trained in one program, without interruption."""
     folder = tmp_path_factory.mktemp("together")
     assert run(folder, configs_of(load_config, POINTS)) == [0, 0, 0]
     return folder
 
 
-def test_a_kill_among_the_saves_of_a_step_changes_nothing(
+def test_a_kill_between_the_saves_of_a_step_changes_nothing(
     tmp_path, load_config, together, monkeypatch
 ):
     save = Checkpoints.save
 
-    def killed(self, step, *what):
+    def killed(self, step, *arguments):
         if step == 8 and "trial1" in str(self.folder):
             raise KeyboardInterrupt
-        save(self, step, *what)
+        save(self, step, *arguments)
         self.wait()
 
     monkeypatch.setattr(Checkpoints, "save", killed)
@@ -148,10 +146,10 @@ def test_a_kill_among_the_saves_of_a_step_changes_nothing(
     for i in range(3):
         name = f"trial{i}"
         assert [start["step"] for start in read(tmp_path / name / "run.json")] == [0, 4]
-        assert bits(tmp_path / name) == bits(together / name)
+        assert exact_content(tmp_path / name) == exact_content(together / name)
 
 
-def test_a_signal_saves_all_and_the_next_start_goes_on(
+def test_a_signal_saves_all_trials_and_the_next_start_continues(
     tmp_path, load_config, together, monkeypatch
 ):
     update = Progress.update
@@ -166,20 +164,20 @@ def test_a_signal_saves_all_and_the_next_start_goes_on(
     assert run(tmp_path, configs) == [75, 75, 75]
     assert not list(tmp_path.rglob("summary.json"))
     monkeypatch.undo()
-    # The first goes on by itself, as a plain run; the others together; then none is left.
+    # The first trial continues as a plain run, then the others in one program.
     separate(tmp_path, configs[:1])
     assert_equal_runs(tmp_path / "trial0", together / "trial0")
-    before = bits(tmp_path / "trial0")
+    before = exact_content(tmp_path / "trial0")
     assert run(tmp_path, configs) == [0, 0, 0]
-    assert bits(tmp_path / "trial0") == before
+    assert exact_content(tmp_path / "trial0") == before
     assert [start["step"] for start in read(tmp_path / "trial1" / "run.json")] == [0, 5]
-    for i in (1, 2):  # two together are another program than three
+    for i in (1, 2):  # two trials compile to another program than three
         assert_equal_runs(tmp_path / f"trial{i}", together / f"trial{i}")
     assert run(tmp_path, configs) == [0, 0, 0]
-    assert loop.score(experiment.build(configs[1]), tmp_path / "trial1") == 0
+    assert evaluate(experiment.build(configs[1]), tmp_path / "trial1") == 0
 
 
-def test_a_loss_that_is_not_finite_ends_its_trial_only(tmp_path, load_config, reference):
+def test_a_loss_that_is_not_finite_ends_only_its_trial(tmp_path, load_config, reference):
     points = [POINTS[0], {**POINTS[1], "optim.learning_rate": 1e38}, POINTS[2]]
     assert run(tmp_path, configs_of(load_config, points)) == [0, 3, 0]
     assert not (tmp_path / "trial1" / "summary.json").exists()
@@ -202,7 +200,7 @@ VIT = {
 
 
 def test_a_transformer(tmp_path, load_config):
-    """Each of eight devices has a trial of its own."""
+    """Eight trials on eight devices."""
     points = [{"seed": i, "optim.weight_decay": 0.1 * (i % 3 + 1)} for i in range(8)]
     points[5] = {"seed": 5, "model.drop_path_rate": 0.4, "optim.layer_decay": 0.7}
     configs = configs_of(load_config, points, VIT, "vit_ti16")
@@ -212,7 +210,7 @@ def test_a_transformer(tmp_path, load_config):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "said"),
+    ("a", "b", "message"),
     [
         (
             {"batch_size": 32},
@@ -236,13 +234,15 @@ def test_a_transformer(tmp_path, load_config):
         ({}, {"augment": "resize(16)|flip"}, "config.augment="),
         ({}, {"distill.teacher": "somewhere"}, "config.distill.teacher, which is None in"),
         ({"dropout_rng": "rbg"}, {"dropout_rng": "rbg"}, "config.dropout_rng=rbg draws other"),
-        ({"log.writers": "wandb"}, {"log.writers": "wandb"}, "wandb takes one run in a process"),
+        ({"log.writers": "wandb"}, {"log.writers": "wandb"}, "wandb supports one run per process"),
     ],
 )
-def test_other_trials_are_refused_with_the_field(tmp_path, load_config, a, b, said):
+def test_trials_of_different_programs_are_errors_with_the_field(
+    tmp_path, load_config, a, b, message
+):
     with pytest.raises(InputError) as caught:
         run(tmp_path, configs_of(load_config, [a, b]))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("config.json"))
 
@@ -256,14 +256,14 @@ def test_the_command_line(tmp_path, data_dir, capsys):
     assert "6 of 6 trials done" in capsys.readouterr().out
     folders = sorted(path.parent for path in (tmp_path / "sweep").rglob("summary.json"))
     assert len({read(folder / "config.json")["seed"] for folder in folders}) == 2
-    before = [bits(folder) for folder in folders]
+    before = [exact_content(folder) for folder in folders]
     assert launch.main(vmap) == 0
-    said = capsys.readouterr()
-    assert "0 of 6 trials to train, together" in said.err
-    assert "6 of 6 trials done" in said.out
-    assert [bits(folder) for folder in folders] == before
+    printed = capsys.readouterr()
+    assert "0 of 6 trials to train in one program" in printed.err
+    assert "6 of 6 trials done" in printed.out
+    assert [exact_content(folder) for folder in folders] == before
 
-    differing = ["--sweep=width", *[word for word in vmap if word != "--sweep=rate"]]
+    differing = ["--sweep=width", *[flag for flag in vmap if flag != "--sweep=rate"]]
     differing[differing.index(str(tmp_path / "sweep"))] = str(tmp_path / "other")
     differing.remove("--config.model.widths=8")
     with pytest.raises(InputError, match="config.model.widths=.* make different programs"):

@@ -18,8 +18,8 @@ from cv_jax.tasks.classification import classification
 from cv_jax.training import experiment
 from cv_jax.training.teacher import read_teacher
 
-DRAW = np.random.default_rng(0)
-STUDENT, OTHER, TEACHER = (DRAW.normal(size=(6, 4)) * 3 for _ in range(3))
+RNG = np.random.default_rng(0)
+STUDENT, OTHER, TEACHER = (RNG.normal(size=(6, 4)) * 3 for _ in range(3))
 LABELS = np.array([0, 3, 1, 1, 2, 0])
 
 
@@ -45,7 +45,7 @@ def score(config, logits, **batch):
     return classification(config, None).score((jax.tree.map(jnp.asarray, logits), {}), batch)
 
 
-def test_one_head_learns_from_both():
+def test_one_head_learns_from_labels_and_teacher():
     taught = {"teacher": jnp.asarray(TEACHER)}
     got, _ = score(settings(alpha=0.9, temperature=4.0), STUDENT, **taught)
     expected = 0.1 * cross_entropy(STUDENT, LABELS) + 0.9 * divergence(STUDENT, TEACHER, 4.0)
@@ -53,7 +53,7 @@ def test_one_head_learns_from_both():
     got, _ = score(settings(kind="hard", alpha=0.3), STUDENT, **taught)
     of_teacher = cross_entropy(STUDENT, TEACHER.argmax(axis=1))
     np.testing.assert_allclose(got, 0.7 * cross_entropy(STUDENT, LABELS) + 0.3 * of_teacher, 1e-5)
-    # Without a teacher in the batch, as in evaluation, the labels are all.
+    # Without teacher logits in the batch, as in evaluation, only the labels count.
     got, _ = score(settings(), STUDENT)
     np.testing.assert_allclose(got, cross_entropy(STUDENT, LABELS), rtol=1e-5)
 
@@ -76,7 +76,7 @@ FEW = {"total_steps": 2, "batch_size": 16, "schedule.warmup_epochs": "none", "au
 
 @pytest.fixture(scope="module")
 def teacher_run(tmp_path_factory, data_dir):
-    """The directory of an averaged net with statistics, of its own normalisation; its flags."""
+    """Run directory of a ResNet with batch norm, parameter averages and its own normalisation."""
     workdir = tmp_path_factory.mktemp("teacher") / "run"
     overrides = {**FEW, "data.dir": data_dir, "data.mean": 0.25, "data.std": 2.0, "ema.decay": 0.5}
     overrides |= {"model.stage_sizes": "1", "model.widths": "8", "model.stem_width": 8}
@@ -86,27 +86,28 @@ def teacher_run(tmp_path_factory, data_dir):
     return workdir
 
 
-def test_the_teacher_sees_the_students_images_in_its_own_scale(load_config, teacher_run):
+def test_the_teacher_gets_the_students_images_in_its_own_normalisation(load_config, teacher_run):
     overrides = {**FEW, "augment": "mixup(0.3)", "distill.teacher": teacher_run, "mesh.devices": 1}
     overrides |= {"optim.accumulate_steps": 2, "model.dropout_rate": 0.0, "model.widths": 32}
     parts = experiment.build(load_config("mlp", overrides))
     batch = next(parts.train_batches(0))
     state, metrics = parts.train_step()(parts.init()(), batch)
 
-    # The same by hand, in one piece.
+    # The expected loss of the whole batch.
     config = parts.config
-    seen = augment_batch(config, parts.augmentation, 10, jnp.int32(0), batch)
-    pixels = np.asarray(seen["image"]) * config.data.std[0] + config.data.mean[0]
+    augmented = augment_batch(config, parts.augmentation, 10, jnp.int32(0), batch)
+    pixels = np.asarray(augmented["image"]) * config.data.std[0] + config.data.mean[0]
     run = pretrained.read_run(teacher_run)
     teacher = models.create(run.weights.model, **run.weights.fields)
-    answers, _ = jax.jit(teacher.apply)(run.weights.variables, (pixels - 0.25) / 2.0)
+    teacher_scores, _ = jax.jit(teacher.apply)(run.weights.variables, (pixels - 0.25) / 2.0)
     params = parts.init()().params
-    scores, _ = parts.model.apply({"params": params}, seen["image"], train=False)
-    labels = np.asarray(seen["label"])
+    scores, _ = parts.model.apply({"params": params}, augmented["image"], train=False)
+    labels = np.asarray(augmented["label"])
     of_labels = -(labels * scipy.special.log_softmax(scores, axis=1)).sum(axis=1)
-    expected = 0.5 * of_labels + 0.5 * divergence(np.float64(scores), np.float64(answers), 3.0)
+    of_teacher = divergence(np.float64(scores), np.float64(teacher_scores), 3.0)
+    expected = 0.5 * of_labels + 0.5 * of_teacher
     np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-4)
-    # It is remembered by what it is, not kept.
+    # The fingerprint identifies the teacher; the train state does not contain it.
     assert set(parts.fingerprint["teacher"]) == {"model", "sha256", "mean", "std"}
     student = sum(x.size for x in jax.tree.leaves(params))
     assert sum(x.size for x in jax.tree.leaves(state)) < 3 * student + 100
@@ -126,26 +127,26 @@ def test_a_restart_with_another_teacher_is_refused(
     assert launch.run(flags) == 0
     start = json.loads((tmp_path / "student" / "run.json").read_text())[0]
     config = load_config("linear", {**FEW, "distill.teacher": teacher_run})
-    # The run and the file made of it are the same teacher.
+    # A run and the weight file exported from it are the same teacher.
     assert start["data"]["teacher"] == read_teacher(config, 10, (32, 32, 1)).fingerprint
 
     other = jax.tree.map(lambda x: x * np.float32(1.5), run.weights.variables)
     saved.write(file, run.weights._replace(variables=other))
     capsys.readouterr()
     assert launch.run(flags) == 2
-    said = capsys.readouterr().err
-    assert "teacher.sha256" in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "teacher.sha256" in message
+    assert len(message.splitlines()) == 1
 
 
 def test_a_teacher_must_be_a_classifier_of_these_classes(tmp_path, load_config, teacher_run):
-    def refused(said, name="linear", **overrides):
-        with pytest.raises(InputError, match=f"config.distill.teacher: .*{said}") as caught:
+    def refused(message, name="linear", **overrides):
+        with pytest.raises(InputError, match=f"config.distill.teacher: .*{message}") as caught:
             experiment.build(load_config(name, {**FEW, "mesh.devices": 1, **overrides}))
         assert "\n" not in str(caught.value)
 
     refused("nowhere", **{"distill.teacher": tmp_path / "nowhere.safetensors"})
-    refused("mae_vit_b16 is no classifier", "mae", **{"distill.teacher": teacher_run})
+    refused("mae_vit_b16 is not a classifier", "mae", **{"distill.teacher": teacher_run})
     weights = pretrained.read_run(teacher_run).weights
     other = {**weights.variables["params"], "head": {"kernel": np.zeros((8, 7), np.float32)}}
     other["head"]["bias"] = np.zeros(7, np.float32)
@@ -155,6 +156,6 @@ def test_a_teacher_must_be_a_classifier_of_these_classes(tmp_path, load_config, 
         tmp_path / "seven.safetensors", weights._replace(variables=variables, fields=fields)
     )
     refused(
-        "it tells 7 classes apart, the dataset has 10",
+        "the teacher has 7 classes, the dataset has 10",
         **{"distill.teacher": tmp_path / "seven.safetensors"},
     )

@@ -1,4 +1,4 @@
-"""The per-device view against the global one, and against an account of it in NumPy."""
+"""Gradients with `mesh.step=pmap`, compared with `mesh.step=jit` and with NumPy."""
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,8 @@ COMMON = {
 VIT = {"model.patch_size": 4, "model.width": 32, "model.depth": 1, "model.num_heads": 4}
 
 
-def run(load_config, net, **overrides):
-    parts = experiment.build(load_config(net, {**COMMON, **overrides}))
+def run(load_config, name, **overrides):
+    parts = experiment.build(load_config(name, {**COMMON, **overrides}))
     state, train_step, batches, found = parts.init()(), parts.train_step(), [], []
     stream = parts.train_batches(0)
     for _ in range(STEPS):
@@ -35,11 +35,11 @@ def run(load_config, net, **overrides):
     return state, found, batches
 
 
-def test_without_what_sees_the_batch_both_views_are_equal(load_config):
-    """Mixing and accumulation included; to the rounding of sums in another order."""
-    parts = {"optim.accumulate_steps": 2}
-    state, found, _ = run(load_config, "vit_ti16", **VIT, **parts)
-    local_state, local, _ = run(load_config, "vit_ti16", **VIT, **parts, **{"mesh.step": "pmap"})
+def test_pmap_equals_jit_without_batch_norm_and_dropout(load_config):
+    """With mixing and accumulation; up to the rounding of sums in another order."""
+    net = {**VIT, "optim.accumulate_steps": 2}
+    state, found, _ = run(load_config, "vit_ti16", **net)
+    local_state, local, _ = run(load_config, "vit_ti16", **net, **{"mesh.step": "pmap"})
     for a, b in zip(found, local, strict=True):
         np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-4)
         for name, total in a["sums"].items():
@@ -48,8 +48,7 @@ def test_without_what_sees_the_batch_both_views_are_equal(load_config):
         np.testing.assert_allclose(b, a, atol=1e-4)
 
 
-def test_dropout_is_drawn_on_each_device(load_config):
-    """Equal rows on all devices lose other units on each."""
+def test_dropout_masks_differ_per_device(load_config):
     config = load_config("mlp", {"batch_size": 16, "mesh.step": "pmap"})
     mesh = meshes.make_mesh(DEVICES)
 
@@ -58,7 +57,7 @@ def test_dropout_is_drawn_on_each_device(load_config):
         loss = (kept * params["w"]).sum()
         return loss, ({"count": jnp.float32(len(kept))}, {"kept": kept.sum(axis=0)})
 
-    params, _ = {"w": jnp.ones(64)}, None
+    params = {"w": jnp.ones(64)}
     gradient = make_gradient(config, mesh, objective, everything_trained())
     batch = {"x": jnp.ones((16, 64))}
     rngs = {"dropout": jax.random.key(0), "mask": jax.random.key(0)}
@@ -66,8 +65,8 @@ def test_dropout_is_drawn_on_each_device(load_config):
     run = jax.jit(lambda b: gradient(b, (params, None), {"kept": jnp.zeros(64)}, sums, rngs, None))
     (_, (sums, state)), grads = run(meshes.to_global(mesh, batch))
     assert sums["count"] == 16
-    # Kept units count 2, on two rows of each of 8 devices, averaged over the devices: were the
-    # masks alike, only the values 0, 2 and 4 could be.
+    # A kept unit has the value 2. The gradient sums the two rows of a device and is averaged over 8
+    # devices, so equal masks would give only the values 0, 2 and 4.
     np.testing.assert_array_equal(state["kept"], grads["w"])
     assert len(np.unique(grads["w"])) > 5
 
@@ -87,13 +86,13 @@ class Net(nn.Module):
         return BatchNorm(epsilon=1e-3, param_dtype="float64", dtype="float64")(x, train=train)
 
 
-def test_batch_normalisation_sees_its_device_only(load_config):
-    """Loss, gradient and running statistics of one layer, reckoned device by device in NumPy."""
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((24, 5)) * np.arange(1, 25)[:, None]  # unlike rows on each device
-    target = draw.standard_normal((24, 5))
-    scale, bias = draw.standard_normal((2, 5))
-    mean, var = draw.standard_normal(5), np.exp(draw.standard_normal(5))
+def test_batch_norm_uses_the_rows_of_its_device(load_config):
+    """Loss, gradient and running statistics of one layer, computed per device in NumPy."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((24, 5)) * np.arange(1, 25)[:, None]  # different scales per device
+    target = rng.standard_normal((24, 5))
+    scale, bias = rng.standard_normal((2, 5))
+    mean, var = rng.standard_normal(5), np.exp(rng.standard_normal(5))
     config = load_config("mlp", {"batch_size": 24, "mesh.step": "pmap"})
     mesh = meshes.make_mesh(DEVICES)
 
@@ -128,14 +127,11 @@ def test_batch_normalisation_sees_its_device_only(load_config):
     assert sums["count"] == 24
 
 
-def test_a_whole_net_normalises_locally_too(load_config):
-    """The first running variance of a ResNet: of each device's rows, where the global view takes
-    that of the batch."""
+def test_batch_norm_of_a_resnet(load_config):
+    """The first running variance: of the rows of each device with pmap, of the batch with jit."""
     net = {"model.stage_sizes": "1,1,1", "augment": "resize(12)", "total_steps": STEPS}
-    mean, std = (
-        load_config("resnet20_cifar").data.mean[0],
-        load_config("resnet20_cifar").data.std[0],
-    )
+    data = load_config("resnet20_cifar").data
+    mean, std = data.mean[0], data.std[0]
     for step, split in (("pmap", DEVICES), ("jit", 1)):
         config = load_config("resnet20_cifar", {**COMMON, **net, "mesh.step": step})
         parts = experiment.build(config)

@@ -1,4 +1,4 @@
-"""Norms of the layers: right, and without effect on the training."""
+"""Norms of the layers: correct, and without effect on the training."""
 
 import jax
 import numpy as np
@@ -39,22 +39,22 @@ def train(load_config, name, norms, steps=3):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_looking_changes_no_bit_of_the_training(load_config, name):
+def test_norms_are_correct_and_change_no_bit_of_the_training(load_config, name):
     plain, without = train(load_config, name, False)
-    watched, with_norms = train(load_config, name, True)
+    state, with_norms = train(load_config, name, True)
     assert "norms" not in without
     leaves = jax.tree_util.tree_leaves_with_path(plain)
-    for (path, a), b in zip(leaves, jax.tree.leaves(watched), strict=True):
+    for (path, a), b in zip(leaves, jax.tree.leaves(state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
     assert without["loss"].tobytes() == with_norms["loss"].tobytes()
 
     norms = with_norms["norms"]
-    flat = jax.tree_util.tree_leaves_with_path(watched.params)
+    flat = jax.tree_util.tree_leaves_with_path(state.params)
     every = np.concatenate([leaf.ravel() for _, leaf in flat]).astype(np.float64)
     np.testing.assert_allclose(norms["weight"], np.linalg.norm(every), rtol=1e-5)
     assert norms["gradient"] > 0
     if name == "mlp":
-        layer = watched.params["fc1"]
+        layer = state.params["fc1"]
         both = np.concatenate([layer["kernel"].ravel(), layer["bias"]])
         np.testing.assert_allclose(norms["weight/fc1"], np.linalg.norm(both), rtol=1e-5)
         layers = {"fc1", "fc2", "head"}

@@ -1,4 +1,4 @@
-"""Tasks that are no plain classification, through the one objective and the one loop."""
+"""Objective and training of tasks other than plain classification."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ import launch
 from cv_jax import config as configs
 from cv_jax import models, tasks
 from cv_jax.errors import InputError
-from cv_jax.evaluation.run import make_evaluator
+from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks.batch import blank_batch
 from cv_jax.training import experiment
@@ -36,7 +36,7 @@ WRITER = dict(image_size=16, patch_size=8, width=16, depth=1, num_heads=2, decod
 
 
 def batch_of(images, labels):
-    """A batch of NumPy arrays, with the positions that a training step gives."""
+    """A batch of NumPy arrays, with the positions that the training step adds."""
     return {"image": images, "label": labels, "position": np.arange(len(labels))}
 
 
@@ -48,17 +48,17 @@ def pixels(count, side=16, channels=3):
 
 
 def reconstruction_error(image, prediction, noise, patch, keep):
-    """The official loss of one image, patch by patch."""
+    """The loss of the official code for one image, patch by patch."""
     columns, errors = image.shape[1] // patch, []
-    for place in np.argsort(noise)[keep:]:
-        row, column = (place // columns) * patch, (place % columns) * patch
+    for index in np.argsort(noise)[keep:]:
+        row, column = (index // columns) * patch, (index % columns) * patch
         target = image[row : row + patch, column : column + patch].astype(np.float64).ravel()
         target = (target - target.mean()) / np.sqrt(target.var(ddof=1) + 1e-6)
-        errors.append(np.square(prediction[place] - target).mean())
+        errors.append(np.square(prediction[index] - target).mean())
     return np.mean(errors)
 
 
-def test_mae_loss_is_that_of_the_removed_patches():
+def test_mae_loss_is_over_the_masked_patches():
     config = configs.default(model="mae_vit_b16")
     small = dict(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
     small |= dict(decoder_width=16, decoder_depth=1, decoder_num_heads=2)
@@ -108,13 +108,13 @@ def test_masks_of_training_change_and_those_of_evaluation_do_not(load_config):
     whole = evaluate(parts, variables)
     assert set(whole) == {"loss", "count"}
     assert whole["count"] == 359
-    # Patches are drawn by the place in the split: other batches, other padding, the same loss.
+    # Masks depend on the position in the split, so another batch size gives the same loss.
     again = experiment.build(load_config("mae", {**MAE, "mesh.devices": 1, "eval.batch_size": 100}))
     found = evaluate(again, variables)
     np.testing.assert_allclose(found["loss"], whole["loss"], rtol=1e-5)
 
     batch, inputs = blank_batch((16, 16, 1)), parts.task().inputs
-    first, second = (inputs(batch, {"mask": stream_key(0, "mask", at)})[1] for at in (0, 1))
+    first, second = (inputs(batch, {"mask": stream_key(0, "mask", step)})[1] for step in (0, 1))
     assert not np.array_equal(first, second)
     other = {**batch, "position": batch["position"] + 1}
     assert not np.array_equal(inputs(other, {"mask": stream_key(0, "mask", 0)})[1], first)
@@ -174,7 +174,7 @@ def test_an_image_transformer_writes_the_label_then_the_end():
     np.testing.assert_array_equal(target, np.stack([np.full(6, 1), labels + 3], axis=1))
     assert task.classes == 10
 
-    # Two are right about the label; of the others one takes EOS for it.
+    # Two predictions are correct; one of the wrong predictions is EOS.
     logits = np.random.default_rng(2).normal(size=(6, 2, 13)).astype(np.float32)
     first = np.array([3, 12, 2, 5, 5, 5])
     logits[np.arange(6), 0, first] = 9.0
@@ -198,19 +198,19 @@ def test_the_label_given_to_the_decoder_is_hidden_from_its_prediction():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"augment": "mixup(0.2)"}, "config.augment: labels that are tokens cannot be mixed"),
-        ({"loss.name": "sigmoid"}, "config.loss.name=sigmoid: tokens are learnt with softmax"),
+        ({"loss.name": "sigmoid"}, "config.loss.name=sigmoid: tokens need the loss softmax"),
         ({"model.vocab_size": 12}, "set config.model.vocab_size=13 or more"),
     ],
 )
-def test_what_does_not_suit_tokens_is_said(load_config, overrides, said):
-    with pytest.raises(InputError, match=said):
+def test_configs_that_do_not_fit_tokens_are_errors(load_config, overrides, message):
+    with pytest.raises(InputError, match=message):
         experiment.build(load_config("image_transformer", overrides))
 
 
-def test_token_datasets_are_needed_for_a_transformer(tmp_path, data_dir, capsys):
+def test_a_transformer_of_tokens_cannot_be_trained_on_images(tmp_path, data_dir, capsys):
     file = tmp_path / "translate.py"
     file.write_text(
         "from cv_jax import config\n\n"
@@ -218,6 +218,5 @@ def test_token_datasets_are_needed_for_a_transformer(tmp_path, data_dir, capsys)
     )
     flags = ["--config", str(file), f"--config.data.dir={data_dir}"]
     assert launch.run([*flags, "--workdir", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "config.model.name: transformer_base maps tokens to tokens" in said[0]
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "config.model.name: transformer_base maps tokens to tokens" in message

@@ -1,5 +1,6 @@
-"""Model FLOPs against counts by hand; traces that hold the updates asked for and no others."""
+"""Model FLOPs, compared with counts by hand; traces with exactly the configured updates."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -30,37 +31,37 @@ def mlp(load_config):
 FORWARD = 32 * 32 * 8 + 8 * 10  # multiply-adds of an image
 
 
-def test_a_fully_connected_net_by_hand(mlp, load_config):
+def test_model_flops_of_an_mlp(mlp, load_config):
     assert profiling.model_flops(mlp) == 6 * 32 * FORWARD
-    # Two views of each example; augmentation's own products count for nothing.
+    # Two views of each example; the products inside augmentation do not count.
     augmented = {**NET, "augment": "views(2)|rotate(30)|gaussian_blur|mixup(0.2)"}
     parts = experiment.build(load_config("mlp", augmented))
     assert profiling.model_flops(parts) == 2 * 6 * 32 * FORWARD
 
 
-def test_a_teacher_counts_forwards_only(mlp):
+def test_a_teacher_counts_with_its_forward_pass_only(mlp):
     kernel = np.zeros((32 * 32, 10), np.float32)
     teacher = Teacher(kernel, lambda v, x: x.reshape(len(x), -1) @ v, {})
     expected = 6 * 32 * FORWARD + 2 * 32 * kernel.size
-    assert profiling.model_flops(mlp._replace(teacher=teacher)) == expected
+    assert profiling.model_flops(dataclasses.replace(mlp, teacher=teacher)) == expected
 
 
-def test_a_transformer_by_hand_however_it_is_computed(load_config):
+def test_model_flops_of_a_transformer_do_not_depend_on_its_implementation(load_config):
     width, depth, tokens, classes, batch = 48, 2, 5, 10, 16
     block = 3 * tokens * width**2  # queries, keys, values
-    block += 2 * tokens**2 * width  # scores, and the values they weigh
+    block += 2 * tokens**2 * width  # attention scores, weighted sum of the values
     block += tokens * width**2  # projection
-    block += 2 * tokens * width * 4 * width  # the two layers behind
+    block += 2 * tokens * width * 4 * width  # two layers of the MLP
     forward = 4 * 16 * 16 * width + depth * block + width * classes
     net = {"model.width": width, "model.depth": depth, "batch_size": batch}
-    for how in (
+    for overrides in (
         {},
         {"model.scan_layers": True, "model.remat_policy": "full"},
         {"optim.accumulate_steps": 2},
         {"ema.decay": 0.9, "optim.rules": "blocks_0/.*: freeze"},
     ):
-        parts = experiment.build(load_config("vit_ti16", {**net, **how}))
-        assert profiling.model_flops(parts) == 6 * batch * forward, how
+        parts = experiment.build(load_config("vit_ti16", {**net, **overrides}))
+        assert profiling.model_flops(parts) == 6 * batch * forward, overrides
 
 
 @pytest.mark.parametrize(
@@ -90,11 +91,11 @@ def test_a_transformer_by_hand_however_it_is_computed(load_config):
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
     ],
 )
-def test_peaks(kind, tera):
+def test_peak_flops_of_device_kinds(kind, tera):
     assert profiling.peak_flops(kind) == (tera and tera * 1e12)
 
 
-def test_utilisation_is_the_share_of_all_devices(mlp, monkeypatch):
+def test_utilisation_is_relative_to_the_peak_of_all_devices(mlp, monkeypatch):
     assert profiling.utilisation(mlp) is None  # on CPUs
     monkeypatch.setattr(profiling, "peak_flops", lambda kind: 1e9)
     share = profiling.utilisation(mlp)(2000.0)
@@ -124,7 +125,7 @@ def run(workdir, data_dir, *flags):
 
 
 def traced_updates(workdir):
-    """The updates in the one trace of a run."""
+    """The updates in the trace of a run."""
     (file,) = (workdir / "profile").rglob("*.xplane.pb")
     return sorted(
         value
@@ -137,11 +138,11 @@ def traced_updates(workdir):
     )
 
 
-def test_the_trace_holds_the_updates_asked_for(tmp_path, data_dir):
+def test_the_trace_has_the_configured_updates(tmp_path, data_dir):
     trace = ["--config.profile.start_step=2", "--config.profile.num_steps=3"]
     assert run(tmp_path / "run", data_dir, *trace) == 0
     assert traced_updates(tmp_path / "run") == [3, 4, 5]
-    # A run field: another start may trace otherwise, and a trace changes nothing.
+    # `profile` is a run field, and a trace does not change the metrics.
     assert run(tmp_path / "other", data_dir) == 0
     assert not (tmp_path / "other" / "profile").exists()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (
@@ -150,41 +151,41 @@ def test_the_trace_holds_the_updates_asked_for(tmp_path, data_dir):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["start_step=6", "num_steps=3"], "reach beyond the 8 updates of the run"),
         (["num_steps=1"], "start_step=10 and num_steps=1 reach beyond the 8 updates"),
     ],
 )
-def test_updates_outside_of_the_run_are_refused(tmp_path, data_dir, flags, said):
+def test_updates_after_the_end_of_the_run_are_errors(tmp_path, data_dir, flags, message):
     with pytest.raises(InputError) as caught:
         run(tmp_path / "run", data_dir, *[f"--config.profile.{flag}" for flag in flags])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def made(trace, first, last):
+def trace_steps(trace, first, last):
     for step in range(first, last):
         assert trace.step(step, lambda x: x + 1, step) == step + 1
 
 
-def test_a_run_that_goes_on_traces_what_is_left(load_config, tmp_path):
+def test_a_continued_run_traces_the_remaining_updates(load_config, tmp_path):
     config = load_config("mlp", {**NET, "profile.start_step": 2, "profile.num_steps": 3})
     for start, expected in ((4, [5]), (5, None)):
         with profiling.tracing(config, tmp_path / str(start)) as trace:
-            made(trace, start, 8)
+            trace_steps(trace, start, 8)
         if expected is None:
             assert not (tmp_path / str(start)).exists()
         else:
             assert traced_updates(tmp_path / str(start)) == expected
 
 
-def test_a_run_that_fails_within_the_range_leaves_its_trace(load_config, tmp_path):
+def test_a_run_that_fails_within_the_traced_updates_writes_its_trace(load_config, tmp_path):
     config = load_config("mlp", {**NET, "profile.start_step": 2, "profile.num_steps": 5})
 
     def fail():
         with profiling.tracing(config, tmp_path) as trace:
-            made(trace, 0, 4)
+            trace_steps(trace, 0, 4)
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends where the undisturbed run ends, bit for bit."""
+"""A run that is killed and started again is bit-equal to the uninterrupted run."""
 
 import json
 import os
@@ -34,7 +34,7 @@ OVERRIDES = {
     "log.every_steps": 7,
     "log.norms": True,
     "log.writers": "tensorboard",
-    # Neither interval is one of evaluation, of saving or of the other.
+    # Intervals that differ from each other and from those of test, checkpoint and log.
     "eval.extra": "classification(name='seen', split='train[:100]', every_steps=35)"
     "|knn(k=3, feature='fc2', train_examples=100, every_steps=90)",
     "data.prefetch": 2,
@@ -73,13 +73,13 @@ def finish(process, code=0):
 
 def final_state(workdir, load_config, name="mlp", overrides=OVERRIDES):
     parts = experiment.build(load_config(name, {**overrides, "mesh.devices": 2}))
-    restored, step = checkpoint.Checkpoints(workdir / "checkpoints").restore(parts.abstract_state())
+    restored, step = checkpoint.Checkpoints(workdir / "checkpoints").restore(parts.abstract_state)
     return jax.device_get(restored), step
 
 
-def assert_same_run(workdir, reference, load_config, **what):
-    got, step = final_state(workdir, load_config, **what)
-    expected, last = final_state(reference, load_config, **what)
+def assert_same_run(workdir, reference, load_config, **net):
+    got, step = final_state(workdir, load_config, **net)
+    expected, last = final_state(reference, load_config, **net)
     assert step == last
     leaves = jax.tree_util.tree_leaves_with_path(expected)
     assert len(leaves) > 20
@@ -94,14 +94,15 @@ def assert_same_run(workdir, reference, load_config, **what):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, data_dir):
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory, data_dir):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
     finish(start(workdir, data_dir))
     return workdir
 
 
-def test_every_evaluation_has_an_interval_of_its_own(undisturbed):
-    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+def test_every_evaluation_has_its_own_interval(uninterrupted):
+    text = (uninterrupted / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     steps = {split: [x["step"] for x in lines if x["split"] == split] for split in ("test", "seen")}
     assert steps["test"] == list(range(50, 401, 50))
     assert steps["seen"] == [*range(35, 400, 35), 400]
@@ -113,7 +114,7 @@ def test_every_evaluation_has_an_interval_of_its_own(undisturbed):
 
 
 def wait_for(process, condition, seconds=120):
-    """Polls until the condition holds; false if the process ends first."""
+    """Poll until the condition holds; return False if the process ends first."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -121,22 +122,21 @@ def wait_for(process, condition, seconds=120):
         if condition():
             return True
         time.sleep(0.0005)
-    raise AssertionError(f"nothing happened in {seconds} s: {process.communicate()}")
+    raise AssertionError(f"timeout after {seconds} s: {process.communicate()}")
 
 
 def saved(workdir):
     return checkpoint.finished(workdir / "checkpoints")
 
 
-def test_kills_at_any_moment_change_nothing(tmp_path, data_dir, undisturbed, load_config):
-    workdir, draw = tmp_path / "run", random.Random(time.time_ns())
-    kills = writing = 0
-    while kills < 4 or not writing:
-        assert kills < 12, "no kill met a save"
+def test_kills_at_any_time_change_nothing(tmp_path, data_dir, uninterrupted, load_config):
+    workdir, rng = tmp_path / "run", random.Random(time.time_ns())
+    kills = during_saves = 0
+    while kills < 4 or not during_saves:
+        assert kills < 12, "no kill during a save"
         process = start(workdir, data_dir)
         newest = max(saved(workdir), default=0)
-        during_save = kills % 2 == 0
-        if during_save:  # later than the newest checkpoint, and while the next one is written
+        if kills % 2 == 0:  # after a new checkpoint, and while the next one is written
             happened = wait_for(
                 process,
                 lambda newest=newest: (
@@ -146,22 +146,22 @@ def test_kills_at_any_moment_change_nothing(tmp_path, data_dir, undisturbed, loa
             )
         else:
             happened = wait_for(process, lambda n=newest: max(saved(workdir), default=0) > n)
-            time.sleep(draw.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.communicate()
         assert happened, "the run ended before it could be killed"
         kills += 1
-        writing += bool(list((workdir / "checkpoints").glob(f"*{checkpoint.WRITING}")))
+        during_saves += bool(list((workdir / "checkpoints").glob(f"*{checkpoint.WRITING}")))
     finish(start(workdir, data_dir))
-    assert_same_run(workdir, undisturbed, load_config)
+    assert_same_run(workdir, uninterrupted, load_config)
     starts = json.loads((workdir / "run.json").read_text())
     assert len(starts) == kills + 1
     assert [s["step"] for s in starts] == sorted({s["step"] for s in starts})
 
 
-def test_kills_change_nothing_with_batch_normalisation(tmp_path, data_dir, load_config):
-    """Running statistics are part of the state; so are momentum and their average."""
-    net = {
+def test_kills_change_nothing_with_batch_norm(tmp_path, data_dir, load_config):
+    """The state includes running statistics, their averages, and momentum."""
+    overrides = {
         "model.widths": "4,8,8",
         "model.stem_width": 4,
         "model.stage_sizes": "1,1,1",
@@ -173,26 +173,26 @@ def test_kills_change_nothing_with_batch_normalisation(tmp_path, data_dir, load_
         "eval.every_steps": 50,
         "checkpoint.every_steps": 10,
     }
-    what = {"name": "resnet", "overrides": net}
-    finish(start(tmp_path / "reference", data_dir, **what))
+    net = {"name": "resnet", "overrides": overrides}
+    finish(start(tmp_path / "reference", data_dir, **net))
     workdir = tmp_path / "run"
     for _ in range(2):
-        process = start(workdir, data_dir, **what)
+        process = start(workdir, data_dir, **net)
         newest = max(saved(workdir), default=0)
         assert wait_for(process, lambda n=newest: max(saved(workdir), default=0) > n)
         time.sleep(random.Random(time.time_ns()).uniform(0, 0.1))
         process.kill()
         process.communicate()
-    finish(start(workdir, data_dir, **what))
-    assert_same_run(workdir, tmp_path / "reference", load_config, **what)
-    state, _ = final_state(workdir, load_config, **what)
+    finish(start(workdir, data_dir, **net))
+    assert_same_run(workdir, tmp_path / "reference", load_config, **net)
+    state, _ = final_state(workdir, load_config, **net)
     assert {"mean", "var"} == set(state.model_state["batch_stats"]["bn1"])
     assert "batch_stats" in state.ema
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_continues(
-    tmp_path, data_dir, undisturbed, load_config, number
+    tmp_path, data_dir, uninterrupted, load_config, number
 ):
     workdir = tmp_path / "run"
     process = start(workdir, data_dir)
@@ -205,14 +205,14 @@ def test_a_signal_saves_and_the_same_command_continues(
     assert f"--workdir {workdir}" in err  # the command that continues
     out, _ = finish(start(workdir, data_dir))
     assert "test accuracy" in out
-    assert_same_run(workdir, undisturbed, load_config)
-    # Once more: it says that it is finished, and changes nothing.
+    assert_same_run(workdir, uninterrupted, load_config)
+    # A start of a finished run changes nothing.
     out, _ = finish(start(workdir, data_dir))
     assert "finished already" in out
-    assert_same_run(workdir, undisturbed, load_config)
+    assert_same_run(workdir, uninterrupted, load_config)
 
 
-def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path, data_dir):
+def test_a_second_ctrl_c_ends_the_run_and_all_its_processes(tmp_path, data_dir):
     import psutil
 
     overrides = {**OVERRIDES, "data.cache": "none", "data.workers": 2, "total_steps": 100000}
@@ -220,9 +220,9 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path, data_dir):
     assert wait_for(process, lambda: saved(tmp_path / "run"))
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
-    for child in children:  # as a terminal does, Ctrl-C reaches the workers too
+    for child in children:  # a terminal sends Ctrl-C to the workers too
         child.send_signal(signal.SIGINT)
-    os.kill(process.pid, signal.SIGSTOP)  # so that both signals find it in the same step
+    os.kill(process.pid, signal.SIGSTOP)  # both signals arrive in the same step
     process.send_signal(signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
     process.send_signal(signal.SIGINT)
@@ -233,7 +233,7 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path, data_dir):
     assert not alive
 
 
-def test_loader_workers_ignore_the_signal_and_change_nothing(tmp_path, data_dir, load_config):
+def test_loader_workers_ignore_sigint_and_change_nothing(tmp_path, data_dir, load_config):
     import psutil
 
     few = {**OVERRIDES, "total_steps": 60, "data.cache": "none"}

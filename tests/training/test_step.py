@@ -16,7 +16,7 @@ MIXED = {
     "total_steps": 8,
     "schedule.name": "constant",
     "schedule.warmup_epochs": "none",
-    "optim.name": "sgd",  # to which the size of a gradient matters
+    "optim.name": "sgd",  # its updates depend on the scale of the gradient
     "optim.learning_rate": 0.1,
     "loss.label_smoothing": 0.1,
 }
@@ -35,27 +35,27 @@ def run(load_config, name, steps, **overrides):
 
 
 @pytest.fixture(scope="module")
-def undivided(load_config):
+def whole_batch(load_config):
     return run(load_config, "vit_ti16", 2, **VIT)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_four_times_32_equal_128_with_mixing(load_config, undivided, devices):
-    """To 1e-5 of the loss and 2e-6 in the parameters, over two updates (float32 rounding)."""
-    parts = {"optim.accumulate_steps": 4, "mesh.devices": devices}
-    got, state = run(load_config, "vit_ti16", 2, **VIT, **parts)
-    losses, expected = undivided
+def test_four_micro_batches_of_32_equal_a_batch_of_128(load_config, whole_batch, devices):
+    """With mixing; two updates, up to float32 rounding."""
+    accumulated = {"optim.accumulate_steps": 4, "mesh.devices": devices}
+    got, state = run(load_config, "vit_ti16", 2, **VIT, **accumulated)
+    losses, expected = whole_batch
     np.testing.assert_allclose(got, losses, rtol=1e-5)
     assert got[1] < got[0]
     for a, b in zip(*map(jax.tree.leaves, (state.params, expected.params)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
-    # What the tolerance is small against: the head started from zero.
+    # The head is initialised to zero, so its updates are much larger than the tolerance.
     assert np.abs(expected.params["head"]["kernel"]).max() > 1e-2
     assert state.sums["count"] == expected.sums["count"] == 2 * 128
     assert abs(state.sums["correct"] - expected.sums["correct"]) <= 1
 
 
-def test_the_masks_of_an_autoencoder_do_not_depend_on_the_parts(load_config):
+def test_masks_of_an_autoencoder_do_not_depend_on_accumulation(load_config):
     small = {"image_size": 16, "augment": "", "eval_preprocess": "", "model.width": 16}
     small |= {"model.depth": 1, "model.num_heads": 2, "model.decoder_width": 16}
     small |= {"model.decoder_depth": 1, "batch_size": 32}
@@ -64,22 +64,22 @@ def test_the_masks_of_an_autoencoder_do_not_depend_on_the_parts(load_config):
     np.testing.assert_allclose(got, whole, rtol=1e-5)
 
 
-def test_parts_have_their_own_dropout(load_config):
+def test_dropout_masks_differ_per_micro_batch(load_config):
     dropped = {"model.widths": "64", "model.dropout_rate": 0.5, "batch_size": 32}
     whole, _ = run(load_config, "mlp", 2, **dropped)
-    parts, _ = run(load_config, "mlp", 2, **dropped, **{"optim.accumulate_steps": 2})
-    assert np.abs(parts - whole).min() > 1e-3
+    got, _ = run(load_config, "mlp", 2, **dropped, **{"optim.accumulate_steps": 2})
+    assert np.abs(got - whole).min() > 1e-3
 
 
-def test_running_statistics_follow_every_part(load_config):
+def test_every_micro_batch_updates_the_running_statistics(load_config):
     small = {"model.stage_sizes": "1", "model.widths": "4", "model.stem_width": 4, "batch_size": 32}
     small |= {"augment": "resize(12)", "schedule.name": "constant", "optim.learning_rate": 0.0}
     _, one = run(load_config, "resnet", 1, **small)
     _, two = run(load_config, "resnet", 1, **small, **{"optim.accumulate_steps": 2})
     first = one.model_state["batch_stats"]["bn1"]["mean"]
     both = two.model_state["batch_stats"]["bn1"]["mean"]
-    # From zero, with the mean m of the batch: 0.1·m in one update, in two of its halves a and b
-    # 0.09·a + 0.1·b, which is about 0.19·m.
+    # The mean starts at zero. One update with the batch mean m gives 0.1·m; two updates with the
+    # means a and b of the halves give 0.09·a + 0.1·b, which is about 0.19·m.
     np.testing.assert_allclose(both / first, 1.9, atol=0.1)
 
 
@@ -97,15 +97,15 @@ def test_frozen_parameters_stay_bit_equal_in_a_run(load_config):
     _, state = run(load_config, "vit_ti16", 2, **VIT, **frozen)
     leaves = jax.tree_util.tree_leaves_with_path(start)
 
-    def stays(path):
+    def is_frozen(path):
         return path[0].key in ("patch_embed", "pos_embed") or "attn" in str(path)
 
     for (path, before), after, average in zip(
         leaves, jax.tree.leaves(state.params), jax.tree.leaves(state.ema["params"]), strict=True
     ):
-        assert (before.tobytes() == after.tobytes()) == stays(path)
-        assert (before.tobytes() == average.tobytes()) == stays(path)
-    trained = sum(x.size for path, x in leaves if not stays(path))
+        assert (before.tobytes() == after.tobytes()) == is_frozen(path)
+        assert (before.tobytes() == average.tobytes()) == is_frozen(path)
+    trained = sum(x.size for path, x in leaves if not is_frozen(path))
     assert sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim) == 2 * trained
 
 
@@ -122,8 +122,8 @@ def test_averages_with_warmup(load_config):
     np.testing.assert_allclose(two.ema["params"]["head"]["kernel"], expected, rtol=1e-5)
 
 
-def test_parts_must_divide_what_a_device_holds(load_config):
+def test_micro_batches_must_divide_the_batch_of_a_device(load_config):
     overrides = {"batch_size": 96, "optim.accumulate_steps": 5, "mesh.devices": 8}
-    said = "accumulate_steps=5 does not divide the 12 examples of a batch on each of 8 devices"
-    with pytest.raises(InputError, match=said):
+    message = "accumulate_steps=5 does not divide the 12 examples of a batch on each of 8 devices"
+    with pytest.raises(InputError, match=message):
         experiment.build(load_config("linear", overrides))

@@ -1,0 +1,54 @@
+"""`--evaluate`: all evaluations of the newest checkpoint of a run."""
+
+from pathlib import Path
+
+from cv_jax.devices import processes
+from cv_jax.errors import ExitCode, InputError
+from cv_jax.evaluation.kinds import make_evaluator
+from cv_jax.evaluation.run import record, table
+from cv_jax.run import json_files, provenance
+from cv_jax.run import workdir as records
+from cv_jax.run.checkpoint import Checkpoints
+from cv_jax.run.record import about
+from cv_jax.training.experiment import Experiment
+
+
+def evaluate(experiment: Experiment, workdir: Path) -> int:
+    """Evaluate the newest sound checkpoint; write and print the metrics.
+
+    The file is `evaluation.json`. If evaluation fields or `eval.extra` differ from those of the
+    training, the file is `evaluation-<digest of these fields>.json`.
+
+    Returns:
+      The `ExitCode`.
+
+    Raises:
+      InputError: there is no checkpoint, or `workdir` belongs to another run.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+
+    def check():
+        if not checkpoints.steps():
+            raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
+        records.check(workdir, experiment.config, experiment.fingerprint, evaluating=True)
+
+    processes.decided(check)
+    state, step = checkpoints.restore(experiment.abstract_state, repair=False)
+    found = {
+        evaluation.name: make_evaluator(experiment, evaluation)(state.eval_variables)
+        for evaluation in experiment.evaluations
+    }
+    if not processes.is_main():
+        return ExitCode.DONE
+    file = records.evaluation_file(workdir, experiment.config)
+    made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
+    json_files.write_record(
+        file, {**about(experiment.config, step), **provenance.environment(), "evaluations": made}
+    )
+
+    print(table(found))
+    scores, accuracy = found["test"].metrics, ""
+    if "accuracy" in scores:
+        accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
+    print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}")
+    return ExitCode.DONE

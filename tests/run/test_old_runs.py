@@ -1,0 +1,67 @@
+"""Compatibility with run directories of an older version, before the package had subpackages.
+
+`old_runs/NAME/run` is a run killed after its checkpoint at step 4 of 12; `config.py` is its config,
+`finished` holds the metric lines and the summary of the same run without interruption.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cv_jax import config as configs
+from cv_jax.__main__ import main
+from cv_jax.training import experiment
+from cv_jax.training.evaluate import evaluate
+from cv_jax.training.loop import train
+
+OLD_RUNS = Path(__file__).parent / "old_runs"
+
+
+def parts_of(name, data_dir, **overrides):
+    overrides = {"mesh.devices": "1", "data.dir": str(data_dir), **overrides}
+    return experiment.build(configs.load(str(OLD_RUNS / name / "config.py"), overrides))
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(got, expected):
+    assert [list(line) for line in got] == [list(line) for line in expected]
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours["split"] == theirs["split"]
+        names = [name for name in ours if name not in ("split", "accuracy", "correct", "ece")]
+        values = [[line[name] for name in names] for line in (ours, theirs)]
+        np.testing.assert_allclose(*values, rtol=1e-3, atol=1e-4, err_msg=str(ours))
+
+
+@pytest.mark.parametrize("name", ["mlp", "vit"])
+def test_an_old_run_continues_and_every_command_reads_it(name, tmp_path, data_dir, capsys):
+    run, expected = tmp_path / "run", OLD_RUNS / name / "finished"
+    shutil.copytree(OLD_RUNS / name / "run", run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["verify", str(run)]) == 0
+    image = tmp_path / "grey.png"
+    Image.fromarray(np.full((8, 8), 99, np.uint8)).save(image)
+    capsys.readouterr()
+    assert main(["predict", str(run), str(image), "--json"]) == 0
+    assert "grey.png" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    assert train(parts_of(name, data_dir), run, "") == 0
+    assert_close(lines(run), lines(expected))
+    # Rounding may differ between CPUs; if it does not, the runs are bit-equal.
+    fresh = tmp_path / "fresh"
+    assert train(parts_of(name, data_dir), fresh, "") == 0
+    old = lines(expected)
+    if [x for x in lines(fresh) if x["step"] <= 4] == [x for x in old if x["step"] <= 4]:
+        assert lines(run) == lines(fresh) == old
+        assert (run / "summary.json").read_text() == (expected / "summary.json").read_text()
+
+    assert evaluate(parts_of(name, data_dir), run) == 0
+    child = parts_of(name, data_dir, init_from=str(run), total_steps="3")
+    assert train(child, tmp_path / "child", "") == 0

@@ -1,0 +1,255 @@
+"""The documents: every command runs, every link, path and name exists.
+
+Commands of one page run in one folder, one after the other, with training cut to two steps.
+"""
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cv_jax
+from cv_jax import __main__ as commands
+from cv_jax import augment, models
+from cv_jax import config as configs
+from cv_jax.config.fields import FIELDS
+from cv_jax.errors import ExitCode
+from cv_jax.evaluation.kinds import KINDS
+from cv_jax.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import launch  # noqa: E402
+
+PAGES = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+}
+ALL_PAGES = {**PAGES, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text()}
+NOT_HERE = (":cifar10", ":imagenet2012")  # datasets that the tests do not have
+
+
+def commands_of(text):
+    """The commands of the `sh` blocks, as words."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+COMMANDS = [(page, words) for page, text in PAGES.items() for words in commands_of(text)]
+PYTHON = [(page, words) for page, words in COMMANDS if words[0] == "python"]
+
+
+def is_run(words):
+    return not any(name in word for word in words for name in (*NOT_HERE, "hf-hub:"))
+
+
+def is_quick(page, words):
+    return page == "README.md" and not any("sweep" in w or "photos" in w for w in words)
+
+
+def case(page, words):
+    marks = [] if is_quick(page, words) else [pytest.mark.slow]
+    return pytest.param(page, words, id=f"{page}: {' '.join(words)}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`folders(page)`: where the commands of a page run; with a folder of images."""
+    made = {}
+
+    def folder(page):
+        if page not in made:
+            made[page] = tmp_path_factory.mktemp("page")
+            draw = np.random.default_rng(0)
+            for path in ("train/cat", "train/dog", "val/cat", "val/dog"):
+                images = made[page] / "photos" / path
+                images.mkdir(parents=True)
+                for i in range(8):
+                    pixels = draw.integers(0, 256, (40, 50, 3), np.uint8)
+                    Image.fromarray(pixels).save(images / f"{i}.jpg")
+        return made[page]
+
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [case(page, words) for page, words in PYTHON if is_run(words)]
+)
+def test_a_command_runs(page, words, folders, data_dir):
+    words = list(words)
+    if words[1] == "launch.py":
+        words[1] = str(ROOT / "launch.py")
+        words = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
+        words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
+        words += ["--config.eval.batch_size=8", "--config.schedule.warmup_epochs=none"]
+        if "folder:" not in " ".join(words):
+            words += [f"--config.data.dir={data_dir}"]
+        if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
+            words += ["--config.model.width=96", "--config.model.depth=2"]
+        if "experiments" in " ".join(words):  # dozens of trials
+            words += ["--dry_run"]
+    process = subprocess.run(
+        [sys.executable, *words[1:]],
+        capture_output=True,
+        text=True,
+        cwd=folders(page),
+        timeout=600,
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip()
+
+
+def test_commands_that_are_not_run_exist():
+    """Targets of make, extras of pip, and configs of commands that need a cluster or data."""
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for page, words in COMMANDS:
+        program, *rest = words
+        if program == "make":
+            assert rest[0] in targets, (page, words)
+        elif program == "pip":
+            assert rest[0] == "install", (page, words)
+            for extra in re.findall(r"^\.\[(\w+)\]$", "\n".join(rest), re.MULTILINE):
+                assert extra in project["optional-dependencies"], (page, words)
+        elif program in ("srun", "mpirun") or not is_run(words):
+            check_python(words[words.index("python") :])
+        else:
+            assert program in ("python", "git", "pre-commit"), (page, words)
+    assert len(PYTHON) > 30
+
+
+def check_python(words):
+    """Check flags and config of a command without running it."""
+    if words[1] == "launch.py":
+        flags, overrides = launch.parse_arguments(words[2:])
+        configs.load(str(ROOT / flags.config), overrides)
+    else:
+        assert words[1:3] == ["-m", "cv_jax"]
+        assert words[3] in commands.COMMANDS
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    """The anchors of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(ALL_PAGES[page])):
+        if link.startswith(("http://", "https://")):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), link
+        if anchor:
+            assert anchor in anchors(file.read_text()), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_exist(page):
+    """Also those inside of commands and code."""
+    roots = r"cv_jax|configs|tests|docs|benchmarks|\.ci|\.github"
+    for path in re.findall(rf"(?<![\w/.-])((?:{roots})/[\w./-]*\w)", PAGES[page]):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"(?<![\w/.…-])([A-Za-z]\w+\.(?:toml|cff))", PAGES[page]):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_of_the_package_exist(page):
+    for name in set(re.findall(r"`(cv_jax(?:\.\w+)+)`", PAGES[page])):
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            try:
+                found = importlib.import_module(".".join(parts[:end]))
+            except ModuleNotFoundError:
+                continue
+            break
+        for part in parts[end:]:
+            found = getattr(found, part)
+
+
+def test_entry_points_exist():
+    lines = re.findall(r"^- `([\w.]+)`: (.*)$", cv_jax.__doc__, re.MULTILINE)
+    assert len(lines) > 5
+    for module, functions in lines:
+        for name in re.findall(r"`(\w+)\(", functions):
+            assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_config_fields_exist(page):
+    """Fields in inline code: `config.NAME`, `--config.NAME=…`, and `group.name`."""
+    text = without_code(PAGES[page])
+    groups = {name.partition(".")[0] for name in FIELDS if "." in name}
+    model_fields = {f"model.{field}" for name in models.MODELS for field in models.fields(name)}
+    known = {*FIELDS, *model_fields, "model.name"}
+    for code in re.findall(r"`([^`]+)`", text):
+        found = re.findall(r"(?<![\w.])config\.([a-z_]+(?:\.[a-z_0-9]+)?)", code)
+        found += re.findall(rf"^((?:{'|'.join(groups)})\.[a-z_0-9]+)(?:=.*)?$", code)
+        for name in found:
+            is_module = (ROOT / "cv_jax" / f"{name.replace('.', '/')}.py").exists()
+            if not is_module and name not in ("load", "default", "field", "json"):
+                # Also the start of a name, such as `every_` for every unit.
+                assert any(field.startswith(name) for field in known), (code, name)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("augmentation", [name for stage in augment.STAGES.values() for name in stage]),
+        ("training", FIELDS["optim.name"].allowed),
+        ("training", FIELDS["schedule.name"].allowed),
+        ("training", FIELDS["loss.name"].allowed),
+        ("evaluation", list(KINDS)),
+        ("models", list(TASKS)),
+    ],
+)
+def test_every_name_is_documented(page, names):
+    documented = re.findall(r"`(\w+)(?:\(.*?\))?`", PAGES[f"docs/{page}.md"])
+    assert set(names) <= set(documented)
+
+
+def test_every_exit_code_is_documented():
+    rows = re.findall(r"^\| (\d+) \|", PAGES["docs/training.md"], re.MULTILINE)
+    assert sorted(map(int, rows)) == sorted(int(code) for code in ExitCode)
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert len(PAGES["README.md"].splitlines()) <= 200
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in PAGES["README.md"]
+
+
+def test_the_line_of_the_readme_is_the_recorded_one():
+    folder = ROOT / "benchmarks" / "results" / "experiments" / "lineage"
+
+    def rows(text, columns):
+        lines = [[cell.strip(" `") for cell in line.split("|")] for line in text.splitlines()]
+        return [[row[i] for i in columns] for row in lines if len(row) > 5 and row[2].isdigit()]
+
+    recorded = rows((folder / "report.md").read_text(), (1, 2, 4, 6))
+    assert len(recorded) == 10
+    assert rows(PAGES["README.md"], (1, 2, 3, 4)) == recorded
+
+
+def test_the_drawing_of_imports_is_up_to_date():
+    command = [sys.executable, str(ROOT / "docs" / "draw_imports.py"), "--check"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
