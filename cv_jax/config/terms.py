@@ -56,7 +56,8 @@ def _parse_term(text: str, field: str) -> Term:
             return Term(node.id, [], {}, text)
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             raise ValueError
-        if any(keyword.arg is None for keyword in node.keywords):
+        names = [keyword.arg for keyword in node.keywords]
+        if None in names or len(set(names)) < len(names):  # `**literal`, or a name given twice
             raise ValueError
         args = [ast.literal_eval(arg) for arg in node.args]
         kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
