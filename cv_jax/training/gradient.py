@@ -20,18 +20,18 @@ def make_gradient(
     optimiser: Optimiser,
     teacher: Callable | None = None,
 ) -> Callable:
-    """Return `(batch, params, model_state, sums, rngs, teacher_variables) → ((loss, (sums,
-    model_state)), gradients)`, pure.
+    """Return the gradient function of the training step, pure.
 
-    `params` is the pair (trained, frozen); the gradients are those of the trained parameters. The
-    argument `sums` gives the shapes and dtypes of the returned metric sums.
+    It maps `(batch, params, model_state, sums, rngs, teacher_variables)` to `((loss, (sums,
+    model_state)), gradients)`. `params` is the pair (trained, frozen); gradients are of the trained
+    parameters. The argument `sums` gives the shapes and dtypes of the returned metric sums.
 
     With `optim.accumulate_steps=n` the batch is split into n micro-batches, whose gradients are
-    averaged: the update equals that of the whole batch. Batch-norm statistics and the masks of
-    dropout and stochastic depth differ per micro-batch; the running statistics get n updates, as in
-    PyTorch. Micro-batch k has the examples k, k + n, k + 2n, …, so each device splits its own rows
-    of a sharded batch. A loop keeps the activations of only one micro-batch in memory. On CPUs the
-    loop is unrolled, because XLA's convolutions are many times slower inside a loop; unrolled, it
+    averaged: the update equals that of the whole batch, except that batch-norm statistics and the
+    masks of dropout and stochastic depth differ per micro-batch. Running statistics get n updates,
+    as in PyTorch. Micro-batch k has the examples k, k + n, k + 2n, …, so each device splits its own
+    rows of a sharded batch. A loop keeps the activations of only one micro-batch in memory. On CPUs
+    the loop is unrolled, because XLA's convolutions are many times slower inside a loop; then it
     saves hardly any memory.
 
     With `mesh.step=pmap` each device computes on its own rows of the batch: batch-norm statistics
