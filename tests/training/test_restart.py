@@ -34,7 +34,7 @@ OVERRIDES = {
     "log.every_steps": 7,
     "log.norms": True,
     "log.writers": "tensorboard",
-    # Intervals that differ from each other and from those of test, checkpoint and log.
+    # Intervals that differ from each other and from all other intervals of this run.
     "eval.extra": "classification(name='seen', split='train[:100]', every_steps=35)"
     "|knn(k=3, feature='fc2', train_examples=100, every_steps=90)",
     "data.prefetch": 2,
