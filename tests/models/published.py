@@ -1,7 +1,7 @@
-"""Published sizes of the registry's models: the one table that pins them, read by test_published.
+"""Published sizes of the registry's models, for test_published.
 
-A number is text, with the digits that its source prints: "25557032", "0.85 M", "4.089 G". A count
-agrees with it when it rounds to it. A row may set fields of the model that it names.
+A number is text with the digits of its source: "25557032", "0.85 M", "4.089 G". A count agrees if
+it rounds to the number. A row can set fields of its model.
 """
 
 from decimal import Decimal
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Published(NamedTuple):
-    """One row: a registry name, its published numbers (None where there is none), their source."""
+    """One row: registry name, published numbers (`None` without a number), source."""
 
     name: str
     parameters: str | None

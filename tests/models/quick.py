@@ -1,4 +1,4 @@
-"""`jax.jit` for code that runs once: without the compiler's optimisations it starts far sooner."""
+"""`jax.jit` for code that runs once: fast compilation without optimisations."""
 
 import functools
 

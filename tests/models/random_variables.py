@@ -1,12 +1,11 @@
-"""Variables drawn by NumPy: nothing is compiled, and no zero or one of a start hides a mistake."""
+"""Random variables without compilation, and without initial zeros and ones that hide errors."""
 
 import jax
 import numpy as np
 
 
 def random_variables(model, *inputs, scale: float = 0.3, seed: int = 0, **kwargs):
-    """Normal values of deviation `scale` (around 1 for scales of norms) for all of a model's
-    variables, given its inputs."""
+    """Return normal variables of deviation `scale`; the mean is 1 for scales of norms, else 0."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, **kwargs))
     rng = np.random.default_rng(seed)
 

@@ -1,6 +1,6 @@
-"""A small net of every kind in the registry, made by fields: what test_every_model runs through.
+"""Small networks of every kind in the registry, for test_every_model and test_entry.
 
-A kind is a module class or a value of one of its fields that takes another path through its code.
+A kind is a module class, or a field value that uses other code of the module.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def reconstruct(output, inputs) -> jax.Array:
 
 
 def teach(output, inputs) -> jax.Array:
-    """DeiT's pair of logits: the labels 0, 1, 2, … for one head, for the other the teacher's."""
+    """Cross-entropies of DeiT's pair of logits: labels 0, 1, 2, …, and the reverse as teacher."""
     (logits, distilled), features = output
     return classify((logits, features), inputs) + classify((distilled[::-1], features), inputs)
 
 
 def predict_next(output, inputs) -> jax.Array:
-    """Cross-entropy of every target token given those before it."""
+    """Cross-entropy of every target token given the tokens before it."""
     logits, _ = output
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], inputs[1][:, 1:])
     return losses.mean()
@@ -49,16 +49,16 @@ def tokens(batch: int, length: int) -> jax.Array:
 
 
 class Small(NamedTuple):
-    """A small net.
+    """A small network.
 
     Attributes:
       name: registry name.
-      fields: what makes it small.
+      fields: field values of the small size.
       image: height, width and channels of its input.
-      smallest: the shortest side that it takes, or None if any does or `image_size` fixes it.
-      inputs: for a model that takes other than an image: batch size → its inputs.
-      loss: (what the model returns, its inputs) → scalar.
-      unreached: path of a parameter that no gradient reaches → the reason.
+      smallest: shortest valid side, or `None` if every side is valid or `image_size` sets it.
+      inputs: for a model with other inputs than one image: batch size → its inputs.
+      loss: (output of the model, its inputs) → scalar.
+      unreached: path of a parameter with zero gradient → the reason.
     """
 
     name: str
@@ -96,7 +96,7 @@ _TRANSFORMER = dict(vocab_size=16, width=16, depth=1, num_heads=2, hidden_dim=24
 _IMAGE_TRANSFORMER = dict(
     vocab_size=16, image_size=32, patch_size=8, width=16, depth=1, num_heads=2, decoder_depth=1
 )
-_KEY_BIAS = "moves all scores of a query alike, which the softmax ignores"
+_KEY_BIAS = "adds the same value to all scores of a query, which the softmax ignores"
 
 SMALL = {
     "linear": Small("linear", image=(8, 8, 3)),
@@ -119,7 +119,7 @@ SMALL = {
         image=(64, 64, 3),
         smallest=32,
         unreached={
-            f"features_{i}/bias": "batch normalisation subtracts whatever the convolution adds"
+            f"features_{i}/bias": "batch normalisation subtracts it"
             for i in (0, 4, 8, 11, 15, 18, 22, 25)
         },
     ),

@@ -35,8 +35,8 @@ def test_the_last_padded_row_is_never_read():
     assert (228 - 11) // 4 + 1 == 55
 
 
-def test_towers_see_only_themselves():
-    """Conv 2's second half does not change with conv 1's first half; conv 3 mixes the towers."""
+def test_towers_are_separate():
+    """The second half of conv 2 ignores the first half of conv 1; conv 3 reads both towers."""
     model = models.create("alexnet", **SMALL, lrn=False)
     x = np.random.default_rng(0).standard_normal((1, 63, 63, 3)).astype(np.float32)
     variables = quick_jit(model.init)(jax.random.key(0), x)
@@ -65,7 +65,7 @@ def test_the_papers_initialisation():
     ("kernel_init", "std"), [("uniform", (1 / (3 * 576)) ** 0.5), ("he", (2 / 576) ** 0.5)]
 )
 def test_initialisation_for_any_width(kernel_init, std):
-    """Conv 4 sees 3·3·64 inputs: its own tower's half of 128 channels."""
+    """Conv 4 has 3·3·64 inputs: the half of its tower of 128 channels."""
     model = models.create("alexnet", **{**SMALL, "channels": (8, 16, 128, 64, 8)})
     params = quick_jit(model.clone(kernel_init=kernel_init).init)(
         jax.random.key(0), np.zeros((1, 63, 63, 3))

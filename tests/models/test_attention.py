@@ -35,7 +35,7 @@ def test_attend(heads, queries, keys, dim, masked, biased):
                 np.testing.assert_allclose(out[b, h, i], powers / powers.sum() @ v[b, h], atol=1e-5)
 
 
-def test_a_query_that_may_look_nowhere_gets_the_mean():
+def test_a_fully_masked_query_gets_the_mean():
     v = jnp.arange(6.0).reshape(1, 1, 3, 2)
     out, _ = attend(v, v, v, mask=np.zeros((1, 1, 3, 3), bool))
     np.testing.assert_allclose(out, np.broadcast_to([2.0, 3.0], (1, 1, 3, 2)))
@@ -50,7 +50,7 @@ def test_heads_split_and_merge():
 
 
 def test_softmax_is_float32_in_half_precision():
-    """Scores that differ by less than bfloat16 resolves near 300 still give different weights."""
+    """Scores near 300 that are equal in bfloat16 still give different weights."""
     q = jnp.full((1, 1, 1, 1), 300.0, jnp.bfloat16)
     k = jnp.asarray([1.0, 1.0078125], jnp.bfloat16).reshape(1, 1, 2, 1)
     _, weights = attend(q, k, k, scale=1.0)

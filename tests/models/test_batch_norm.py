@@ -42,9 +42,9 @@ def pytorch_step(x, mean, var, momentum=0.1, eps=1e-5):
 def test_three_training_steps(seed, positions, channels, offset):
     """Small batches, where biased and unbiased variance differ most, and means far from zero.
 
-    The variance is a difference of two means taken about the running mean: it is right to float32's
-    rounding of those, which is all of its digits unless the values lie close together beside their
-    distance from the running mean.
+    The variance is a difference of two means of values minus the running mean. Its error is the
+    float32 rounding of these means, which is relevant only if the values differ little compared to
+    their distance from the running mean.
     """
     rng = np.random.default_rng(seed)
     state = variables(channels)
@@ -81,13 +81,13 @@ def test_without_affine():
     layer = BatchNorm(affine=False, epsilon=1e-6)
     state = layer.init(jax.random.key(0), x, train=True)
     assert set(state) == {"batch_stats"}
-    np.testing.assert_array_equal(state["batch_stats"]["mean"], 0)  # init is no training step
+    np.testing.assert_array_equal(state["batch_stats"]["mean"], 0)  # init is not a training step
     y, _ = layer.apply(state, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(np.var(y, axis=0), 1, rtol=1e-4)
 
 
 def test_a_large_mean_does_not_cancel():
-    """Once the running mean is near the mean, values of 1e4 ± 1 keep their variance in float32."""
+    """With a running mean near the mean, the variance of values of 1e4 ± 1 is exact in float32."""
     rng = np.random.default_rng(0)
     x = (1e4 + rng.standard_normal((4096, 1))).astype(np.float32)
     state = variables(1)
@@ -108,7 +108,7 @@ def test_statistics_are_float32_for_bfloat16():
 
 
 def test_axis_name_shares_statistics():
-    """Four devices' shares with `axis_name` give what one device gives; without it, their own."""
+    """Four devices with `axis_name` give the result of one device; without it, per shard."""
     x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float32)
 
     def run(layer, x):

@@ -1,4 +1,4 @@
-"""Multiply-adds of programs whose count is plain."""
+"""Multiply-adds of programs with a known count."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def test_products_and_their_batches():
 
 
 def test_convolutions_with_stride_padding_and_groups():
-    """Taps on padding count; a group's output sees only its own input channels."""
+    """Taps on padding count; the output of a group reads only the input channels of the group."""
 
     def conv(x, kernel):
         layout = ("NHWC", "HWIO", "NHWC")

@@ -1,4 +1,4 @@
-"""Greedy and beam search against exhaustive search; toy sequences learnt to the last token."""
+"""Greedy and beam search against exhaustive search, and on learnt toy sequences."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def scored(tiny):
-    """Every sequence that can be written, and its log-probability for each source."""
+    """Return every sequence, and its log-probability for each source."""
     model, variables = tiny
     sequences = []
     for length in range(1, LENGTH + 1):
@@ -50,7 +50,7 @@ def scored(tiny):
     lengths = np.array([len(s) for s in sequences])
     counted = np.arange(LENGTH) < lengths[:, None]
     log_probs = np.stack([np.where(counted, score(s), 0.0).sum(axis=1) for s in SOURCE])
-    # All that can be written excludes one another.
+    # The sequences are mutually exclusive, so their probabilities sum to one.
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-4)
     return padded, lengths, log_probs
 
@@ -73,7 +73,7 @@ def test_wide_beam_search_is_exhaustive(alpha, tiny, scored):
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
 def test_scores_are_those_of_the_sequences(beams, tiny, scored):
-    """However narrow the beam, what it returns is scored right, sorted, and written once."""
+    """For every number of beams, the results are unique, sorted and have the correct scores."""
     model, variables = tiny
     sequences, lengths, log_probs = scored
     search = quick_jit(functools.partial(beam_search, model, max_length=LENGTH, beams=beams))
@@ -81,14 +81,14 @@ def test_scores_are_those_of_the_sequences(beams, tiny, scored):
     expected = log_probs / ((5 + lengths) / 6) ** 0.6
     for b in range(3):
         places = [np.flatnonzero((sequences == t).all(axis=1)) for t in np.asarray(tokens[b])]
-        # PAD is a token like others here, so that one row of ids may stand for two sequences.
+        # PAD is also a token here, so one row of ids can be two sequences.
         for place, score in zip(places, scores[b], strict=True):
             assert np.abs(expected[b][place] - score).min() < 1e-4
         assert (np.diff(scores[b]) <= 0).all()
 
 
 def test_greedy(tiny):
-    """One token at a time by the full model."""
+    """One token at a time with the full model."""
     model, variables = tiny
     tokens = np.asarray(
         quick_jit(functools.partial(greedy, model, max_length=6))(variables, SOURCE)
@@ -120,8 +120,8 @@ def test_mistakes_are_one_line(fields, message, tiny):
 
 @pytest.mark.parametrize("task", ["reverse", "sort"])
 def test_toy_sequences_are_learnt(task):
-    """A scaled-down transformer_base writes every unseen sequence without a mistake, by greedy and
-    by beam search, sources of different lengths padded."""
+    """A small transformer_base decodes every new sequence without error, with greedy and with beam
+    search, from padded sources of different lengths."""
     digits, longest = 8, 6
     model = models.create(
         "transformer_base",

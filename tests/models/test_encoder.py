@@ -1,4 +1,4 @@
-"""The stack of blocks: scanned is unrolled, rematerialised is not; stochastic depth."""
+"""Stack of blocks: scanned, unrolled and rematerialised are equal; stochastic depth."""
 
 import functools
 
@@ -50,7 +50,7 @@ def loss_and_gradients(model, params):
 
 
 def assert_close(a, b):
-    """To rounding: relative to the largest value of each array."""
+    """Compare up to rounding, relative to the largest value of each array."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(float(jnp.abs(y).max()), 1e-3))

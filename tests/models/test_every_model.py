@@ -1,4 +1,4 @@
-"""What holds for every architecture: one training step, input sizes, dtypes, features."""
+"""Tests of every architecture: one training step, input sizes, dtypes, features."""
 
 from collections import OrderedDict
 
@@ -13,7 +13,7 @@ from small_models import SMALL, Small
 from cv_jax import models
 
 BATCH = 4
-# Maps from image to logits; of the others, their own tests state what goes in and out.
+# Models from image to logits; the files of other models test their inputs and outputs.
 CLASSIFIERS = [
     key
     for key, small in SMALL.items()
@@ -31,7 +31,7 @@ def inputs_of(small: Small):
 
 
 def trace(small: Small, *, train=False, **fields):
-    """(model, shapes of what it returns, shapes of its variables); nothing is computed."""
+    """Return (model, shapes of its output, shapes of its variables) without computation."""
     model = models.create(small.name, **{**small.fields, **fields})
     inputs = jax.eval_shape(lambda: inputs_of(small))
     run = lambda *x: model.init_with_output(RNGS, *x, train=train)  # noqa: E731
@@ -39,7 +39,7 @@ def trace(small: Small, *, train=False, **fields):
 
 
 def some_weights(shapes):
-    """Parameters of those shapes with nothing at zero, where a gradient could not pass."""
+    """Return random parameters without zeros, which would stop gradients."""
     rng = np.random.default_rng(0)
     weights = {}
     for path, leaf in flatten_dict(shapes).items():
@@ -67,8 +67,8 @@ def test_every_module_has_a_small_net():
 
 
 def test_one_training_step(small):
-    """From weights without zeros, every parameter that the input can reach has a finite gradient
-    other than zero, a short step against it lowers the loss, and running statistics move."""
+    """Every parameter except `unreached` has a finite gradient other than zero, a short step lowers
+    the loss, and running statistics change."""
     model, _, shapes = trace(small)
     params = some_weights(shapes["params"])
     inputs = inputs_of(small)
@@ -129,7 +129,7 @@ def test_one_channel(classifier):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_bfloat16_computes_in_bfloat16(classifier, train):
-    """Parameters, running statistics and logits stay float32, everything between does not."""
+    """Parameters, running statistics and logits are float32, all features are bfloat16."""
     _, (logits, features), variables = trace(classifier, train=train, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(features)} == {jnp.dtype("bfloat16")}
@@ -146,7 +146,7 @@ def test_bfloat16_parameters(classifier):
 
 @pytest.mark.parametrize("key", [key for key in CLASSIFIERS if SMALL[key].smallest])
 def test_smallest_image(key):
-    """The stated minimum works; one pixel less is refused in one line that names it."""
+    """The minimum works; one pixel less gives an error of one line with the minimum."""
     side = SMALL[key].smallest
     trace(SMALL[key]._replace(image=(side, side + 5, 3)))
     with pytest.raises(ValueError, match=f"at least {side}x{side}, got {side + 2}x{side - 1}\n"):
@@ -155,7 +155,7 @@ def test_smallest_image(key):
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_full_size(name):
-    """Every published net can be traced at its published input."""
+    """Every model can be traced with its published input."""
     model = models.create(name)
     inputs = jax.eval_shape(lambda: models.dummy_inputs(name))
     (output, features), _ = jax.eval_shape(lambda *x: model.init_with_output(RNGS, *x), *inputs)

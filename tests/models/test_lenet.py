@@ -31,7 +31,7 @@ def test_connection_table():
 
 
 def test_parameters_of_each_layer():
-    """Section II.B."""
+    """Section II.B of the paper."""
     model = models.create("lenet5_1998")
     shapes = jax.eval_shape(model.init, jax.random.key(0), *models.dummy_inputs("lenet5_1998"))
     counts = {
@@ -106,7 +106,7 @@ def test_codes():
     assert codes.shape == (30, 84)
     assert set(np.unique(codes)) == {-1, 1}
     np.testing.assert_array_equal(rbf_codes(10), codes[:10])
-    # A one is narrower than an eight; no two classes lie closer than ten pixels.
+    # A one has fewer black pixels than an eight; two classes differ in at least ten pixels.
     assert (codes[1] > 0).sum() < (codes[8] > 0).sum()
     assert min((a != b).sum() for a, b in itertools.combinations(codes, 2)) >= 10
 

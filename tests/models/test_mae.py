@@ -1,4 +1,4 @@
-"""MAE: masking, unshuffling, patches and loss against loops; what the encoder sees; hand-over."""
+"""MAE: masking, unshuffling, patches and loss against loops; encoder inputs; `to_vit`."""
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +119,8 @@ def test_outputs(run):
     np.testing.assert_array_equal(features["mask"].sum(axis=1), 18)
 
 
-def test_the_encoder_sees_kept_patches_only(run):
-    """Pixels of removed patches change nothing; those of a kept one do."""
+def test_the_encoder_reads_kept_patches_only(run):
+    """The output depends on the pixels of kept patches, not on the pixels of removed patches."""
     prediction, features = run(IMAGE, NOISE)
     mask = np.asarray(features["mask"])
     pixels = np.repeat(mask[:, :, None], 48, axis=2)
@@ -162,7 +162,7 @@ def test_initial_values():
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
 @pytest.mark.parametrize("fc_norm", [False, True])
-def test_the_encoder_hands_over_to_vit(fc_norm, scan):
+def test_to_vit(fc_norm, scan):
     pretrained = build(scan_layers=scan)
     params = random_variables(pretrained, IMAGE, NOISE)["params"]
     vit = models.create(
@@ -183,7 +183,7 @@ def test_the_encoder_hands_over_to_vit(fc_norm, scan):
     if fc_norm:
         np.testing.assert_array_equal(result["fc_norm"]["bias"], fresh["fc_norm"]["bias"])
         return
-    # With all patches but one kept, in order, the encoder starts from what the ViT starts from.
+    # With all patches but one kept, in order, encoder and ViT have the same first tokens.
     last = np.tile(np.arange(24, dtype=np.float32), (2, 1))
     almost = build(scan_layers=scan, mask_ratio=1 / 24)
     _, features = quick_jit(almost.apply)({"params": params}, IMAGE, last)
@@ -194,7 +194,7 @@ def test_the_encoder_hands_over_to_vit(fc_norm, scan):
     np.testing.assert_array_equal(result["norm"]["scale"], params["norm"]["scale"])
 
 
-def test_hand_over_to_another_image_size():
+def test_to_vit_of_another_image_size():
     params = random_variables(build(), IMAGE, NOISE)["params"]
     fields = {k: SMALL[k] for k in ("patch_size", "width", "depth", "num_heads")}
     vit = models.create("vit_b16", image_size=32, num_classes=5, **fields)
@@ -206,7 +206,7 @@ def test_hand_over_to_another_image_size():
     )
 
 
-def test_hand_over_to_another_width_is_refused():
+def test_to_vit_of_another_width_is_refused():
     params = random_variables(build(), IMAGE, NOISE)["params"]
     vit = models.create(
         "vit_b16", image_size=(16, 24), patch_size=4, width=32, depth=2, num_heads=2
@@ -223,8 +223,8 @@ def test_mask_ratio_that_keeps_all_or_nothing(ratio):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
-def test_the_encoder_alone_sees_all_patches(scan):
-    """Its parameters are found among the whole model's; nearly unmasked, the features are equal."""
+def test_the_encoder_alone_reads_all_patches(scan):
+    """Its parameters are part of the whole model's; with one patch removed, tokens are equal."""
     pretrained = build(scan_layers=scan)
     variables = random_variables(pretrained, IMAGE, NOISE)
     alone = mae.encoder(pretrained)

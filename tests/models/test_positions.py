@@ -1,4 +1,4 @@
-"""Fixed positions and bicubic resampling, against the formulas written out loop by loop."""
+"""Fixed positions and resampling, against loops over the formulas."""
 
 import math
 
@@ -68,7 +68,7 @@ def cubic(x, a):
 
 
 def resample(values, new, method):
-    """One axis, output by output, as PyTorch's documentation and source describe it."""
+    """Resample one axis, output by output, as in PyTorch's documentation and source."""
     old = len(values)
     scale = old / new
     result = []
@@ -106,8 +106,8 @@ def test_resize_matrix(old, new, method, seed):
     np.testing.assert_allclose(resize_matrix(old, new, method) @ values, expected, atol=1e-12)
 
 
-# What torch 2.13's interpolate(align_corners=False) makes of 0, 1, 4, 9 along one axis, by the new
-# length and the method.
+# interpolate(align_corners=False) of torch 2.13 on 0, 1, 4, 9 along one axis, by new length and
+# method.
 FROM_TORCH = {
     (6, "bicubic_antialias"): [-0.0658, 0.2941, 1.3611, 3.3611, 6.8235, 9.3289],
     (6, "bicubic"): [-0.0868, 0.2188, 1.4306, 3.1528, 6.7812, 9.4340],
@@ -150,7 +150,7 @@ def test_resize_positions_keeps_the_prefix():
 
 
 def test_larger_patches_give_the_same_tokens():
-    """FlexiViT, section 3.4: a grown kernel on the grown patch answers as the old on the old."""
+    """FlexiViT, section 3.4: new kernel and resized patch give the token of the old ones."""
     rng = np.random.default_rng(0)
     kernel, patch = rng.standard_normal((4, 4, 3, 5)), rng.standard_normal((4, 4, 3))
     grown = resize_patch_kernel(kernel, (7, 6))

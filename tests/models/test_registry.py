@@ -5,7 +5,7 @@ import pytest
 
 from cv_jax import models
 
-# In the order of the field's history.
+# In chronological order.
 CONVOLUTIONAL = """
 linear mlp lenet5_1998 lenet5 alexnet alexnet_one_stream
 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vgg11_lrn vgg16_c
@@ -38,7 +38,7 @@ def test_fields_are_defaults_and_what_the_name_sets():
     [
         (lambda: models.create("resnet5"), "unknown model 'resnet5'; did you mean resnet50"),
         (lambda: models.fields("zzz"), r"unknown model 'zzz'; see list_models\(\)"),
-        (lambda: models.create("mlp", width=3), "no field 'width'; did you mean 'widths'"),
+        (lambda: models.create("mlp", width=3), "no field 'width'; did you mean widths"),
         (lambda: models.create("linear", zzz=3), "no field 'zzz'; it has num_classes, dtype"),
     ],
 )
@@ -48,7 +48,7 @@ def test_mistakes_name_the_nearest(call, message):
 
 
 def test_cards_count_without_computing():
-    """Also with running statistics, which are no parameters."""
+    """Running statistics are not parameters."""
     card = models.card("resnet8_cifar")
     assert card.inputs == ((32, 32, 3),)
     assert card.num_classes == 10

@@ -1,4 +1,4 @@
-"""Residual networks: shortcuts against NumPy, where strides stand, what the fields do."""
+"""Residual networks: shortcuts against NumPy, strides, fields."""
 
 import functools
 
@@ -16,7 +16,7 @@ SMALL = dict(stage_sizes=(1, 2), widths=(8, 16), stem_width=8, num_classes=5)
 
 
 def shapes(name, image=(32, 32, 3), **fields):
-    """(parameter shapes, feature shapes) of a small net."""
+    """Return (parameter shapes, feature shapes) of a small network."""
     model = models.create(name, **{**SMALL, **fields})
     x = jax.ShapeDtypeStruct((2, *image), "float32")
     (_, features), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
@@ -95,12 +95,12 @@ def test_one_block_by_hand():
 
 
 def test_the_stride_of_a_bottleneck():
-    """v1 halves the resolution in the first 1×1, v1.5 in the 3×3: a quarter of the products or all
-    of them in the first convolution, the same parameters."""
+    """v1 halves the resolution in the first 1×1, v1.5 in the 3×3: the same parameters, and in v1 a
+    quarter of the products of the first 1×1."""
     cards = {name: models.card(name) for name in ("resnet50", "resnet50_v1")}
     assert cards["resnet50"].parameters == cards["resnet50_v1"].parameters
-    # The first 1×1 of stages 2 to 4: channels in · out at full minus at quarter resolution; and the
-    # other three quarters of nothing else, because the 3×3 runs at the low resolution in both.
+    # The first 1×1 of stages 2 to 4: input · output channels at full minus at half resolution. No
+    # other convolution differs, because the 3×3 has the low output resolution in both.
     saved = sum(
         channels * 2 * width * (side**2 - (side // 2) ** 2)
         for channels, width, side in ((256, 64, 56), (512, 128, 28), (1024, 256, 14))
@@ -128,7 +128,7 @@ def test_plain_nets_are_resnets_without_shortcuts():
 
 
 def test_pre_activation_names_and_order():
-    """As in timm's resnetv2: no norm in the stem, one after the last block, projections bare."""
+    """As in timm's resnetv2: a norm after the last block, none in the stem and the projections."""
     params, features = shapes("resnet50_preact")
     assert "bn1" not in params
     assert params["norm"]["scale"] == (64,)
@@ -179,7 +179,7 @@ def test_groups_and_width_per_group():
         (dict(block="wide"), "unknown block 'wide'; allowed: basic, bottleneck"),
         (dict(stem="mnist"), "unknown stem 'mnist'"),
         (dict(stride_in="5x5"), "unknown stride_in '5x5'"),
-        (dict(stage_sizes=(1, 1, 1)), "same stages, got 3 and 2"),
+        (dict(stage_sizes=(1, 1, 1)), "equal lengths, got 3 and 2"),
         (dict(stage_sizes=(1, 0)), "stage_sizes must be at least 1, got 1, 0"),
         (dict(drop_path_rate=1.0), r"drop_path_rate must lie in \[0, 1\), got 1.0"),
         (dict(block="basic", groups=2), "belong to block 'bottleneck'"),

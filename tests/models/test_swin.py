@@ -1,4 +1,4 @@
-"""Swin: sizes, features, shifting, windows changed, mistakes. Parity lives in tests/golden."""
+"""Swin: sizes, features, shifts, other windows, mistakes. tests/golden has parity tests."""
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +60,9 @@ def test_features_stand_in_forward_order():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_block_sees_its_window_and_a_shifted_one_the_neighbours(version):
-    """The first block mixes inside windows only; the second across their borders, but never from
-    one edge of the image to the other."""
+def test_blocks_read_their_window_and_shifted_blocks_the_neighbours(version):
+    """The first block mixes tokens inside windows; the second also between windows, but not between
+    opposite edges of the image."""
     model = build(version, depths=(2,), num_heads=(2,), window_size=4)
     x = image(32, 32, batch=1)  # 8x8 tokens, 2x2 windows, shift 2
     variables = random_variables(model, x)
@@ -81,15 +81,15 @@ def test_a_block_sees_its_window_and_a_shifted_one_the_neighbours(version):
     window = np.zeros((8, 8), bool)
     window[:4, :4] = True
     np.testing.assert_array_equal(first, window)
-    # Shifted windows of 4 from row and column 2 on: 0…1, 2…5, 6…7, where the outer two meet only
-    # through the roll. What the first block reached, 0…3, touches the first two on either axis.
+    # Shifted windows of 4 are 0…1, 2…5, 6…7 on each axis; only the roll connects the outer two. The
+    # output of the first block, 0…3, overlaps the first two.
     reached = np.zeros((8, 8), bool)
     reached[:6, :6] = True
     np.testing.assert_array_equal(second, reached)
 
 
 def test_version_2_starts_as_the_identity_in_every_block():
-    """Its norms start from a scale of zero."""
+    """The initial scale of its norms is zero."""
     model = build(2, depths=(1, 1))
     x = image(24, 24)
     variables = quick_jit(model.init)(jax.random.key(0), x)
@@ -107,7 +107,7 @@ def test_version_2_has_finite_gradients_where_padding_makes_keys_zero():
 
 
 def test_padding_does_not_change_a_map_that_windows_divide():
-    """Both rules are the same function where nothing is padded or shrunk."""
+    """Both rules are equal if no map is padded and no window shrinks."""
     x = image(48, 48)  # 12x12 and 6x6 tokens
     variables = random_variables(build(), x)
     run = lambda rule: quick_jit(build(window_rule=rule).apply)(variables, x)[0]  # noqa: E731

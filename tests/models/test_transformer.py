@@ -1,4 +1,4 @@
-"""The Transformer: causality, masks, cached decoding, weights. Parity lives in tests/golden."""
+"""Transformer: causality, masks, cached decoding, weights. tests/golden has parity tests."""
 
 import jax
 import jax.numpy as jnp
@@ -58,14 +58,14 @@ def test_cached_decoding_is_full_decoding(name, source, final_norm):
     def step(cache, tokens, index):
         return model.apply(variables, cache, tokens, index, method="step")
 
-    # A cache longer than the target: what lies ahead is never looked at.
+    # The cache is longer than the target: decoding ignores positions after the current token.
     cache = quick_jit(lambda x: model.apply(variables, x, 9, method="start"))(source)
     for index in range(TARGET.shape[1]):
         logits, cache = step(cache, jnp.asarray(TARGET[:, index]), index)
         np.testing.assert_allclose(logits, full[:, index], atol=2e-5)
 
 
-def test_padding_of_the_source_is_not_looked_at():
+def test_padding_of_the_source_is_masked():
     model = build(attention_weights=True)
     variables = random_variables(model, SOURCE, TARGET)
     logits, features = quick_jit(model.apply)(variables, SOURCE, TARGET)
@@ -76,7 +76,7 @@ def test_padding_of_the_source_is_not_looked_at():
         assert (weights[0] > 0).all()
     shorter, _ = quick_jit(model.apply)(variables, SOURCE[2:, :2], TARGET[2:])
     np.testing.assert_allclose(shorter, logits[2:], atol=1e-5)
-    # A mask that is given takes the place of the one made from PAD.
+    # An explicit mask replaces the mask from PAD.
     everything, _ = quick_jit(model.apply)(variables, SOURCE, TARGET, np.ones(SOURCE.shape, bool))
     assert not np.allclose(everything[1:], logits[1:], atol=1e-3)
 
@@ -123,7 +123,7 @@ def test_outputs(name, source):
 
 
 def test_embeddings_are_tied_and_scaled():
-    """Rows of the one matrix go in times sqrt(width), with positions, and score what comes out."""
+    """Input: rows of the embedding times sqrt(width) plus positions. Output: the same matrix."""
     model = build()
     variables = random_variables(model, SOURCE, TARGET)
     logits, features = quick_jit(model.apply)(variables, SOURCE, TARGET)

@@ -31,7 +31,7 @@ def test_torchvision_names(name, indices):
 
 
 def test_column_c_has_three_pointwise_filters():
-    """Table 1: conv1 at the end of stages 3, 4 and 5."""
+    """Table 1: 1×1 convolutions at the end of stages 3, 4 and 5."""
     kernels = [s for path, s in params_of("vgg16_c").items() if path.startswith("features")]
     pointwise = [shape for shape in kernels if shape[:2] == (1, 1)]
     assert sorted(pointwise) == [(1, 1, 256, 256), (1, 1, 512, 512), (1, 1, 512, 512)]
@@ -70,7 +70,7 @@ def test_initialisation(kernel_init, std):
     [
         (dict(norm="layer"), "unknown norm 'layer'; allowed: none, batch, lrn"),
         (dict(kernel_init="zeros"), "unknown kernel_init 'zeros'; allowed: he, glorot"),
-        (dict(widths=(64, 64)), "same stages, got 5 and 2"),
+        (dict(widths=(64, 64)), "equal lengths, got 5 and 2"),
         (dict(dropout_rate=1.5), r"dropout_rate must lie in \[0, 1\), got 1.5"),
         (dict(fc_width=0), "fc_width must be at least 1, got 0"),
     ],

@@ -41,7 +41,7 @@ def test_tokens_before_the_patches(fields, prefix):
 
 
 def test_patches_are_the_image_row_by_row():
-    """A token before positions is the product of its patch's pixels with the kernel."""
+    """A token before positions is the product of the patch's pixels and the kernel."""
     model, variables = build(pool="mean")
     params = variables["params"]
     _, features = model.apply(variables, IMAGE)
@@ -52,7 +52,7 @@ def test_patches_are_the_image_row_by_row():
 
 
 def test_pools():
-    """Each pool by hand from the last tokens."""
+    """Compute each pool from the last tokens."""
     for fields, pool in [
         (dict(pool="cls", registers=2), lambda x: x[:, 0]),
         (dict(pool="mean", registers=2, class_token=True), lambda x: x[:, 3:].mean(axis=1)),
@@ -92,7 +92,7 @@ def test_attention_weights_on_request():
 
 
 def test_distillation_outputs():
-    """Training gives both heads' logits, evaluation their mean, as in DeiT."""
+    """Training returns the logits of both heads, evaluation their mean, as in DeiT."""
     model, variables = build("deit_ti16_distilled")
     evaluated, features = model.apply(variables, IMAGE, train=False)
     (labels, teacher), _ = model.apply(variables, IMAGE, train=True)
@@ -189,7 +189,7 @@ def test_head_norm_standardises_what_the_classifier_reads():
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     statistics = state["batch_stats"]["head_norm"]
     np.testing.assert_allclose(statistics["mean"], 0.1 * x.mean(axis=0), rtol=1e-4, atol=1e-6)
-    # Evaluation uses the running ones, and nothing of the rest of the net has any.
+    # Evaluation uses the running statistics; no other layer has any.
     variables = {**variables, **state}
     logits, features = model.apply(variables, image, train=False)
     x = np.asarray(features["pre_logits"], np.float64)

@@ -46,13 +46,13 @@ def test_partition(rows, columns, height, width):
 @few
 @given(data=st.data())
 def test_shift_mask(data):
-    """Two tokens of a window of the rolled map may mix if rolling did not bring them together:
-    if on either axis both or neither came round from the far edge."""
+    """Two tokens of a window attend to each other if, on each axis, the roll moved both or neither
+    of them to the other edge."""
     window = data.draw(st.tuples(side, side))
     count = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     shift = tuple(data.draw(st.integers(0, w - 1)) for w in window)
     size = tuple(w * n for w, n in zip(window, count, strict=True))
-    # Where each place of the rolled map was before.
+    # Position of each token before the roll.
     row, column = np.indices(size)
     came_round = [
         (axis + s >= length).astype(int)
@@ -109,7 +109,7 @@ def test_log_spaced_coordinates(height, width, pretrained):
 
 
 def test_offsets_stand_in_the_order_of_the_index():
-    """The row of the table for (query, key) holds the offset of query from key."""
+    """The row of the table for (query, key) is the offset from key to query."""
     window = (3, 4)
     table = log_spaced_coordinates(window)[relative_index(window)]
     for a in range(12):
@@ -141,7 +141,7 @@ def test_padding_goes_to_the_bottom_and_right():
 
 
 def test_resize_bias_table_bicubic():
-    """The table is a picture of offsets, resampled as pictures are, without antialiasing."""
+    """The table is resampled like an image, without antialiasing."""
     table = np.random.default_rng(0).standard_normal((5 * 7, 3)).astype("f4")
     resized = resize_bias_table(table, (3, 4), (6, 2))
     rows, columns = resize_matrix(5, 11, "bicubic"), resize_matrix(7, 3, "bicubic")
@@ -151,7 +151,7 @@ def test_resize_bias_table_bicubic():
 
 
 def test_geometric_table_meets_the_edge():
-    """timm's progression: offset 0 stays, and the new window's last offset gets the old's last."""
+    """timm's progression: offset 0 and the last offset keep their values."""
     table = np.random.default_rng(0).standard_normal((13 * 13, 2)).astype("f4")
     resized = resize_bias_table(table, (7, 7), (12, 12), "geometric").reshape(23, 23, 2)
     old = table.reshape(13, 13, 2)

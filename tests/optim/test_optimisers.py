@@ -1,4 +1,4 @@
-"""Optimisers, against NumPy written from their papers, in float64."""
+"""Optimisers, against NumPy code from their papers, in float64."""
 
 import types
 
@@ -11,7 +11,7 @@ from cv_jax import config
 from cv_jax.errors import InputError
 from cv_jax.optim import optimisers, parameter_rules
 
-SHAPES = {  # a dense kernel, one of queries, keys and values, a convolution, what is no matrix
+SHAPES = {  # dense kernel, bias, fused kernel, convolution, positions, head
     "block/fc/kernel": (3, 5),
     "block/fc/bias": (5,),
     "block/attn/qkv/kernel": (4, 12),
@@ -52,7 +52,7 @@ def optimiser_of(params, texts=(), layer_decay=None, **fields):
 
 
 def run(optimiser, params, gradients):
-    """Parameters after the updates, flat, and the state."""
+    """Return the flat parameters after the updates, and the state."""
     state, update = optimiser.init(params), jax.jit(optimiser.update)
     for gradient in gradients:
         trained, frozen = optimiser.split(params)
@@ -62,8 +62,8 @@ def run(optimiser, params, gradients):
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}, state
 
 
-# ---- Directions: (name, gradient, parameter, number of the update from 1, decay) → what the rate
-# multiplies. Each closure keeps its moments by name.
+# ---- Directions: (name, gradient, parameter, number of the update from 1, decay) → update before
+# the learning rate. Each closure keeps its moments by name.
 
 
 def sgd(m=0.0, nesterov=False):
@@ -132,7 +132,7 @@ def rms(x):
 
 
 def adafactor(b1, b2, relative):
-    """Algorithms 4 and 5; of a convolution's kernel, a matrix for each place of the window."""
+    """Algorithms 4 and 5; a convolution kernel is one matrix per position of the window."""
     rows, columns, v, m = {}, {}, {}, {}
 
     def direction(name, g, w, count, decay):
@@ -166,7 +166,7 @@ def newton_schulz(x):
 
 
 def muon(beta, rest):
-    """Jordan's: the average of gradients, Nesterov, orthogonal; scaled as by Liu et al."""
+    """Jordan et al.: average of gradients, Nesterov, orthogonal; scaled as in Liu et al."""
     average = {}
 
     def direction(name, g, w, count, decay):
@@ -258,7 +258,7 @@ def test_clipping():
     for name, g in clipped(clip_value=1.5).items():
         np.testing.assert_allclose(g, np.clip(gradient[name], -1.5, 1.5), atol=1e-5)
     for name, g in clipped(clip_adaptive=0.1).items():
-        # A unit is what reaches one output; a vector is one; the head is left as it is.
+        # A unit is the column of one output, or a whole vector; the head is not clipped.
         units = -1 if name.endswith("kernel") else 1
         w, x = values[name].reshape(-1, values[name].shape[-1]), gradient[name]
         flat = x.reshape(w.shape)
@@ -275,7 +275,7 @@ def sizes(state):
 
 def test_frozen_parameters_stay_bit_equal_and_have_no_state():
     values = draws(0, 0.5)
-    values["block/fc/bias"][:] = -0.0  # what adding zero would change
+    values["block/fc/bias"][:] = -0.0  # adding zero would change it
     gradients = [tree(draws(seed, 3)) for seed in (1, 2)]
     for name in ("sgd", "adamw", "adafactor", "muon"):
         fields = dict(texts=("block/.*: freeze",), name=name, clip_norm=1.0)
@@ -311,7 +311,7 @@ def test_moments_in_half_precision(name):
     assert sizes(state) == sizes(plain)
     for n, x in got.items():
         moved = np.abs(exact[n] - values[n]).max()
-        # Lion's signs may turn where its moment is all but zero.
+        # Signs of Lion can differ where its moment is almost zero.
         assert np.median(np.abs(x - exact[n])) < 0.02 * moved, n
 
 

@@ -27,7 +27,7 @@ def treated(name, texts=(), layer_decay=None, **fields):
     return parameter_rules.treatments(c, *shapes(name, **fields))
 
 
-def test_the_first_rule_that_says_a_thing_wins():
+def test_the_first_rule_with_a_setting_wins():
     found = treated(
         "vit_ti16",
         [
@@ -75,7 +75,7 @@ def test_a_mistake_in_a_rule_gives_one_line(text, said):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_split_is_joined_again():
+def test_join_is_the_inverse_of_split():
     _, params = shapes("mlp", widths=(8,), num_classes=10)
     found = treated("mlp", ["head/.*: freeze"], widths=(8,), num_classes=10)
     trained, frozen = parameter_rules.split(params, found)
@@ -124,7 +124,7 @@ def test_scanned_blocks_are_treated_as_unrolled_ones():
     ("size", "depth", "decay"), [("b", 12, 0.65), ("b", 12, 0.75), ("l", 24, 0.75), ("h", 32, 0.75)]
 )
 def test_layer_decay_is_that_of_masked_autoencoders(size, depth, decay):
-    """Every parameter of the published sizes against the formula of MAE's fine-tuning code."""
+    """Every parameter of the published sizes, against the formula of MAE's fine-tuning code."""
 
     def official(name):
         layers = depth + 1
@@ -148,7 +148,7 @@ def test_layer_decay_is_that_of_masked_autoencoders(size, depth, decay):
 def test_layer_decay_of_swin_counts_through_its_stages():
     fields = dict(width=16, depths=(1, 2, 1), num_heads=(1, 2, 4), window_size=4, num_classes=10)
     found = treated("swin_t", layer_decay=0.5, **fields)
-    powers = {  # SimMIM's numbers: 0 embedding, 1…4 blocks, 5 the rest; merging with what precedes
+    powers = {  # SimMIM: 0 embedding, 1…4 blocks, 5 the rest; merging is part of the block before
         "patch_embed/kernel": 5,
         "patch_norm/scale": 5,
         "layers_0/blocks_0/attn/relative_position_bias_table": 4,

@@ -1,4 +1,4 @@
-"""Schedules, against NumPy written from their papers."""
+"""Schedules, against NumPy code from their papers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ PEAK = 0.5
 
 
 def rates(total, optim=None, **schedule):
-    """The rate of every step; an epoch is ten steps."""
+    """Return the rate of every step; an epoch has ten steps."""
     c = config.default(model="mlp")
     c.optim.learning_rate = PEAK
     for name, value in (optim or {}).items():
@@ -22,7 +22,7 @@ def rates(total, optim=None, **schedule):
     return np.array([found(step) for step in range(total)])
 
 
-# Written for steps t since the warm-up, of T between warm-up and cool-down; relative to the peak.
+# For steps t after the warm-up, of T between warm-up and cool-down; relative to the peak.
 CASES = {
     "constant": ({}, lambda t, T: np.ones_like(t)),
     "cosine": (
@@ -58,11 +58,11 @@ def test_milestones_are_percents_of_the_whole():
     got = rates(100, name="multistep", milestones=(5.0, 50.0, 75.0, 75.0), warmup_steps=10)
     step = np.arange(100)
     expected = np.select([step < 10, step < 50, step < 75], [step / 10, 0.1, 0.01], 0.0001)
-    # The first milestone lies in the warm-up: the rate after that has fallen once already.
+    # The first milestone is in the warm-up, so the rate after it has already fallen once.
     np.testing.assert_allclose(got, PEAK * expected, rtol=1e-5)
 
 
-def test_a_step_comes_whenever_its_time_has_passed():
+def test_step_decays_after_every_duration():
     got = rates(60, name="step", every_epochs=2.0, decay_factor=0.5, warmup_steps=5)
     step = np.arange(60)
     expected = np.where(step < 5, step / 5, 0.5 ** (step // 20))
@@ -89,14 +89,14 @@ def test_one_cycle_rises_and_falls_along_cosines():
     got = rates(100, name="one_cycle", warmup_percent=30.0, warmup_factor=0.04, end_factor=4e-6)
     step = np.arange(100)
 
-    def cosine(start, end, share):  # as PyTorch's OneCycleLR anneals
+    def cosine(start, end, share):  # annealing of PyTorch's OneCycleLR
         return end + (start - end) / 2 * (1 + np.cos(np.pi * share))
 
     expected = np.where(step < 30, cosine(0.04, 1, step / 30), cosine(1, 4e-6, (step - 30) / 70))
     np.testing.assert_allclose(got, PEAK * expected, rtol=1e-4)
 
 
-def test_the_warmup_starts_where_it_is_told():
+def test_warmup_factor():
     got = rates(20, name="constant", warmup_steps=10, warmup_factor=0.2)
     expected = 0.2 + 0.8 * np.minimum(np.arange(20) / 10, 1)
     np.testing.assert_allclose(got, PEAK * expected, rtol=1e-5)

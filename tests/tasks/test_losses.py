@@ -1,4 +1,4 @@
-"""Losses and metric sums, against SciPy and NumPy."""
+"""Losses and sums of metrics, against SciPy and NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_focal(gamma):
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (1.0, None), (0.0, 0.5)])
 def test_sigmoid_focal(gamma, alpha):
-    # Equation 5 of the paper, for every class on its own.
+    # Equation 5 of the paper, for every class separately.
     p = scipy.special.expit(LOGITS)
     p_t = np.where(ONE_HOT == 1, p, 1 - p)
     weight = 1 if alpha is None else np.where(ONE_HOT == 1, alpha, 1 - alpha)
@@ -67,7 +67,7 @@ def test_sigmoid_focal(gamma, alpha):
 
 
 @pytest.mark.parametrize("name", ["focal", "sigmoid_focal"])
-def test_focal_gradients_are_finite_where_nothing_is_left_to_learn(name):
+def test_focal_gradients_are_finite_at_zero_loss(name):
     loss = losses.loss_function(settings(name=name, gamma=0.5))
     logits = jnp.array([[200.0, -200.0, -200.0]])
     gradient = jax.grad(lambda x: loss(x, jnp.array([0])).sum())(logits)
@@ -75,14 +75,14 @@ def test_focal_gradients_are_finite_where_nothing_is_left_to_learn(name):
 
 
 @pytest.mark.parametrize("name", ["softmax", "focal"])
-def test_the_normaliser_is_held_near_one(name):
+def test_z_loss(name):
     plain = losses.loss_function(settings(name=name))(LOGITS, jnp.asarray(LABELS))
     got = losses.loss_function(settings(name=name, z=0.01))(LOGITS, jnp.asarray(LABELS))
     log_z = scipy.special.logsumexp(LOGITS, axis=1)
     np.testing.assert_allclose(got - plain, 0.01 * log_z**2, rtol=1e-4, atol=1e-6)
 
 
-def test_sums_count_what_the_mask_keeps():
+def test_sums_are_over_the_mask():
     mask = np.array([1.0, 1, 0, 1, 1, 0])
     loss, right = np.arange(6.0), np.array([True, False, True, True, False, True])
     got = metric_sums(jnp.asarray(loss), jnp.asarray(right), mask)
@@ -93,7 +93,7 @@ def test_sums_count_what_the_mask_keeps():
     assert set(metric_sums(jnp.asarray(loss), None, mask)) == {"loss", "count"}
 
 
-def test_the_likeliest_of_soft_labels_is_the_right_one():
+def test_accuracy_with_soft_labels():
     task = classification(settings(), None)
     expected = LOGITS.argmax(axis=1) == LABELS
     for labels in (LABELS, ONE_HOT * 0.7 + 0.3 / 4):
