@@ -15,7 +15,7 @@ def sometimes(probability: float, operation: Callable) -> Callable:
     Raises:
       ValueError: the probability is outside 0…1.
     """
-    check_probability(probability=probability)
+    check_share(probability=probability)
     if probability == 0:
         return lambda key, image: image
     if probability == 1:
@@ -28,7 +28,7 @@ def sometimes(probability: float, operation: Callable) -> Callable:
     return apply
 
 
-def check_probability(**values: float) -> None:
+def check_share(**values: float) -> None:
     """Raise ValueError unless every value is in 0…1."""
     for name, value in values.items():
         if not 0 <= value <= 1:

@@ -12,7 +12,7 @@ import numpy as np
 from cv_jax.augment import boxes
 from cv_jax.augment.affine import affine, check, rotation, translation
 from cv_jax.augment.affine import shear as shear_matrix
-from cv_jax.augment.chance import not_negative, sometimes
+from cv_jax.augment.chance import check_share, not_negative, sometimes
 from cv_jax.augment.colour import on_levels
 
 
@@ -66,7 +66,7 @@ def translate(
       fill: the level, or one level per channel, outside the input.
       probability: that the operation is applied to an image.
     """
-    _check_amount("fraction", fraction)
+    check_share(fraction=fraction)
     check(method, fill)
 
     def apply(key, image):
@@ -91,7 +91,7 @@ def shear(
       fill: likewise.
       probability: that the operation is applied to an image.
     """
-    _check_amount("amount", amount)
+    check_share(amount=amount)
     check(method, fill)
 
     def apply(key, image):
@@ -226,11 +226,6 @@ _KERNELS = {
         ),
     ),
 }
-
-
-def _check_amount(name: str, amount: float) -> None:
-    if not 0 <= amount <= 1:
-        raise ValueError(f"{name} must be in 0…1, got {amount}")
 
 
 OPERATIONS = {

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.special
 
 from cv_jax.augment import boxes
-from cv_jax.augment.chance import check_probability
+from cv_jax.augment.chance import check_share
 
 
 class Mix(NamedTuple):
@@ -81,7 +81,7 @@ def _operation(draw, per: str, probability: float):
     """Return the operation that applies the `Mix` of `draw(key, count, height, width)`."""
     if per not in ("batch", "example"):
         raise ValueError(f"unknown per {per!r}; allowed: batch, example")
-    check_probability(probability=probability)
+    check_share(probability=probability)
 
     def operation(key, images, labels):
         if probability == 0:
@@ -150,7 +150,7 @@ def mixup_or_cutmix(
       probability: of mixing.
     """
     _check_alpha(mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
-    check_probability(switch_probability=switch_probability)
+    check_share(switch_probability=switch_probability)
 
     def draw(key, count, height, width):
         switch_key, mixup_key, cutmix_key = jax.random.split(key, 3)

@@ -10,7 +10,7 @@ from cv_jax.augment import levels as pillow
 from cv_jax.augment import plan as plans
 from cv_jax.augment.affine import check
 from cv_jax.augment.autoaugment import autoaugment
-from cv_jax.augment.chance import check_probability, not_negative, sometimes
+from cv_jax.augment.chance import check_share, not_negative, sometimes
 from cv_jax.augment.colour import on_levels
 from cv_jax.augment.plan import FACTORS, NUMBER, Plan, choose_arguments, run
 
@@ -88,7 +88,7 @@ def randaugment(
     if not 0 <= magnitude <= 10:
         raise ValueError(f"magnitude must be in 0…10, got {magnitude}")
     not_negative(deviation=deviation)
-    check_probability(probability=probability)
+    check_share(probability=probability)
     check(method, fill)
 
     def apply(key, image):

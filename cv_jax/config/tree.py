@@ -14,7 +14,7 @@ import ml_collections
 from cv_jax import models
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.presets import PRESETS
-from cv_jax.config.values import check
+from cv_jax.config.values import check, tuples
 from cv_jax.errors import InputError, did_you_mean
 
 
@@ -78,11 +78,9 @@ def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
       InputError: the model is unknown, or a value does not have the type of its field.
     """
     config = default(values["data.name"], values["model.name"])
-    for name in flatten(config).keys() & values.keys():
-        value = values[name]
-        value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
-        if name != "model.name":
-            set_value(config, name, check(value, type_of(config, name), f"config.{name}"))
+    for name in flatten(config).keys() & values.keys() - {"model.name"}:
+        value = check(tuples(values[name]), type_of(config, name), f"config.{name}")
+        set_value(config, name, value)
     return config
 
 

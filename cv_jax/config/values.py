@@ -31,6 +31,13 @@ def describe(hint: Any) -> str:
     return f"a list of {len(options)}, each {describe(options[0])}"
 
 
+def tuples(value: Any) -> Any:
+    """A value read from JSON, with tuples for lists: JSON has no tuples, fields have no lists."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
 def coerce(value: Any, hint: Any) -> Any:
     """Convert a value to the type of a hint without loss.
 

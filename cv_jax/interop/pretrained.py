@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from cv_jax import models
+from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
@@ -151,8 +152,7 @@ def read_run(path: pathlib.Path) -> Run:
     averaged = {k.removeprefix("ema/"): x for k, x in arrays.items() if k.startswith("ema/")}
     arrays = averaged or {k.removeprefix("model_state/"): x for k, x in arrays.items()}
 
-    # JSON has no tuples; model fields have no lists.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    values = tuples(config)
     try:
         defaults = models.fields(name)
     except ValueError as error:

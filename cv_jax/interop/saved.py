@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import cv_jax
+from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.interop.disk import read_safetensors, write_safetensors
 from cv_jax.interop.target import Target, adapt, flatten, unflatten
@@ -88,12 +89,7 @@ def parse(
         raise InputError(
             f"{path} was written by a newer cv_jax ({facts['version']}); update cv_jax"
         )
-    facts["image_size"] = tuple(facts["image_size"])
-    # JSON has no tuples; model fields have no lists.
-    facts["fields"] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in facts["fields"].items()
-    }
+    facts["image_size"], facts["fields"] = tuple(facts["image_size"]), tuples(facts["fields"])
     return Saved(unflatten(arrays), **facts)
 
 

@@ -21,10 +21,6 @@ class Setting(NamedTuple):
     results: tuple[Result, ...]
     unfinished: int
 
-    def label(self) -> str:
-        """Return `key=value, …`."""
-        return ", ".join(f"{key}={show(value)}" for key, value in self.values.items())
-
     def by_seed(self, metric: str) -> dict[int, float]:
         """Return seed → value, for the trials with this metric."""
         return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}

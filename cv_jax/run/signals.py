@@ -1,41 +1,51 @@
-"""SIGTERM and Ctrl-C: ask a training loop to save and stop."""
+"""SIGTERM and Ctrl-C: ask a loop to finish its step, save and stop."""
 
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import psutil
 
 
 class Stop:
-    """The signal that asked the loop to stop; 0 before any signal.
+    """The signal that asked the loop to stop.
 
     Attributes:
-      signal: number of the signal.
+      signal: number of the signal; 0 before any signal.
     """
 
     signal = 0
 
 
+def kill_all() -> NoReturn:
+    """Kill this process and its children at once."""
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(128 + signal.SIGINT)
+
+
 @contextlib.contextmanager
-def caught() -> Iterator[Stop]:
+def caught(
+    message: str = "finishing this step and saving; Ctrl-C again ends at once",
+    again: Callable[[], NoReturn] = kill_all,
+) -> Iterator[Stop]:
     """Record SIGTERM and SIGINT instead of ending the process.
 
-    The loop finishes its step, saves and stops. A second SIGINT kills the process and its children
-    at once.
+    Args:
+      message: printed when a signal arrives; may be empty.
+      again: called when SIGINT arrives after another signal.
     """
     stop = Stop()
 
     def handle(number, frame):
         if number == signal.SIGINT and stop.signal:
-            for child in psutil.Process().children(recursive=True):
-                child.kill()
-            os._exit(128 + number)
+            again()
         stop.signal = number
-        text = "finishing this step and saving; Ctrl-C again ends at once\n"
-        os.write(sys.stderr.fileno(), text.encode())
+        if message:
+            os.write(sys.stderr.fileno(), f"{message}\n".encode())
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

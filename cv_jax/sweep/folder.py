@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from cv_jax.config.fields import FIELDS
+from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.run import json_files, workdir
 from cv_jax.sweep.points import Point, Sweep
@@ -81,8 +82,8 @@ def read(folder: Path) -> Sweep:
         raise InputError(f"{folder} holds no sweep: sweep.json is missing")
     try:
         stored = json.loads((folder / "sweep.json").read_text())
-        points = [Point(**_tuples(point)) for point in stored.pop("points")]
-        return Sweep(**_tuples(stored), points=tuple(points))
+        points = [Point(**tuples(point)) for point in stored.pop("points")]
+        return Sweep(**tuples(stored), points=tuple(points))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'sweep.json'}: {error}") from None
 
@@ -178,13 +179,6 @@ def _lasting(overrides: dict[str, str]) -> dict[str, str]:
     """Return the overrides of result and evaluation fields; run fields may change."""
     running = {name for name, field in FIELDS.items() if field.kind == "run"}
     return {name: text for name, text in overrides.items() if name not in running}
-
-
-def _tuples(value: Any) -> Any:
-    """Convert lists of JSON to tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from cv_jax.errors import ExitCode
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, signals, workdir
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.display import Board
 from cv_jax.sweep.folder import Trial, progress, tail
@@ -98,7 +98,7 @@ def run(
     Raises:
       KeyboardInterrupt: after a second Ctrl-C.
     """
-    with _signals_caught() as stop:
+    with signals.caught("", again=_interrupt) as stop:
         scheduler = _Scheduler(trials, slots, folder, board, prune, stop)
         try:
             return scheduler.run()
@@ -106,16 +106,14 @@ def run(
             scheduler.close()
 
 
-class _Stop:
-    """Signal that stops the sweep; 0 before any signal."""
-
-    signal = 0
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
 
 
 class _Scheduler:
     """Queues and processes of a running sweep; see `run`."""
 
-    def __init__(self, trials, slots, folder, board, prune, stop: _Stop):
+    def __init__(self, trials, slots, folder, board, prune, stop: signals.Stop):
         self._trials, self._folder, self._board = trials, folder, board
         self._prune, self._stop, self._stopping = prune, stop, False
         self._free: list[Slot] = list(slots)
@@ -253,21 +251,3 @@ def _record(folder: Path, past: Running, step: int) -> None:
 def _last_lines(log: Path, start: int) -> tuple[str, ...]:
     text = tail(log, start).decode(errors="replace")
     return tuple(line for line in text.splitlines() if line.strip())[-LOG_LINES:]
-
-
-@contextlib.contextmanager
-def _signals_caught() -> Iterator[_Stop]:
-    """Record SIGTERM and SIGINT; a second SIGINT raises `KeyboardInterrupt`."""
-    stop = _Stop()
-
-    def handle(number, frame):
-        if number == signal.SIGINT and stop.signal:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
