@@ -1,6 +1,6 @@
 # make run [CONFIG=configs/lenet5.py] [ARGS="--config.seed=1"]   train, or continue
-# make test                                                      all tests
-# make quick                                                     the tests without the slow ones
+# make test                                                      the tests of every part, in minutes
+# make test-all                                                  all tests: also the slow ones
 # make lint                                                      ruff, and the layers of imports
 # Both commands make .venv and install what they need, once.
 
@@ -11,16 +11,16 @@ ARGS ?=
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run test quick lint clean
+.PHONY: run test test-all lint clean
 
 run: $(VENV)/.core
 	python launch.py --config $(CONFIG) $(ARGS)
 
 test: $(VENV)/.dev lint
-	python -m pytest -n 2 --dist loadfile $(ARGS)
+	python -m pytest -n 2 --dist loadfile -m "not slow" --hypothesis-profile=quick $(ARGS)
 
-quick: $(VENV)/.dev lint
-	python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+test-all: $(VENV)/.dev lint
+	python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	ruff check .

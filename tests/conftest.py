@@ -23,9 +23,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# Every run tests the same examples. `--hypothesis-profile=default` draws new examples, and
-# `--hypothesis-profile=long` draws 500 for each test.
+# Every run tests the same examples. The profile "quick" (`make test`) limits those of test_fuzz.py,
+# "default" draws new examples, and "long" draws 500 for each test: `--hypothesis-profile=long`.
 settings.register_profile("same", derandomize=True)
+settings.register_profile("quick", derandomize=True, max_examples=3)
 settings.register_profile("long", max_examples=500)
 settings.load_profile("same")
 

@@ -161,9 +161,12 @@ def attempt(data_dir, net, overrides, argument="", file=None, words=(), only=Non
 
 
 def max_examples(number):
-    """Hypothesis settings: `number` derandomised examples, or as many as the profile sets."""
+    """Hypothesis settings: `number` derandomised examples, limited by the profile."""
+    profile = settings.default
     return settings(
-        max_examples=number if settings.default.derandomize else settings.default.max_examples,
+        max_examples=min(number, profile.max_examples)
+        if profile.derandomize
+        else profile.max_examples,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

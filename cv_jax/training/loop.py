@@ -147,6 +147,8 @@ def _not_finite(record: Record, progress: Progress, step: int) -> int:
 
 
 def _in_words(metrics: dict[str, float]) -> str:
-    accuracy = f"accuracy {metrics['accuracy']:.2%}" if "accuracy" in metrics else ""
-    loss = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
-    return ", ".join(filter(None, (accuracy, loss)))
+    main = {name: metrics[name] for name in ("accuracy", "loss") if name in metrics} or metrics
+    return ", ".join(
+        f"{name} {value:.2%}" if name == "accuracy" else f"{name} {value:.4f}"
+        for name, value in main.items()
+    )
