@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cv_jax.data.source import Source
+from cv_jax.errors import InputError
 from cv_jax.evaluation import checks, probe
 from cv_jax.evaluation.kind import Evaluation, Experiment, Kind, Option, Request, Scores
 
@@ -37,10 +38,14 @@ def logistic_regression(
 
 
 def _best_strength(train, standardise):
-    held_out = np.arange(len(train[1])) % 10 == 0
+    held_out = _held_out(len(train[1]))
     rest, validation = [tuple(x[part] for x in train) for part in (~held_out, held_out)]
     correct = [_score(rest, validation, c, standardise)["correct"] for c in STRENGTHS]
     return STRENGTHS[int(np.argmax(correct))]
+
+
+def _held_out(count: int) -> np.ndarray:
+    return np.arange(count) % 10 == 0
 
 
 def _score(train, test, strength, standardise):
@@ -57,7 +62,16 @@ def _score(train, test, strength, standardise):
 
 def _check(request: Request) -> tuple[dict[str, Any], Source]:
     checks.require_positive(request, "C")
-    return probe.check(request)
+    options, source = probe.check(request)
+    if options["train_examples"] is not None:
+        labels = np.array([source.records[i][1] for i in range(len(source))])
+        learnt = labels if options["C"] is not None else labels[~_held_out(len(labels))]
+        if len(set(learnt.tolist())) < 2:
+            raise InputError(
+                f"{request.field('train_examples')}: {len(labels)} examples have fewer than two "
+                "classes to learn; draw more"
+            )
+    return options, source
 
 
 def _make(experiment: Experiment, evaluation: Evaluation) -> Callable[[Any], Scores]:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from sklearn.linear_model import LogisticRegression
 
 from cv_jax.evaluation.kinds import make_evaluator
@@ -58,6 +59,15 @@ def test_the_features_of_the_model_are_scored(build, features_of):
     assert abs(found["correct"] - (predictions == evaluation.images.cached[1]).sum()) <= 1
 
 
-def test_a_mistake_is_reported_in_one_line(mistake_of):
-    message = mistake_of("logistic_regression(C=-1)")
-    assert "logistic_regression: C: -1.0 is not positive" in message
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("C=-1", "logistic_regression: C: -1.0 is not positive"),
+        ("train_examples=1", "train_examples: 1 examples have fewer than two classes"),
+        ("C=1.0, train_examples=1", "train_examples: 1 examples have fewer than two classes"),
+        # Without C, every tenth example is held out: one of two examples remains.
+        ("train_examples=2", "train_examples: 2 examples have fewer than two classes"),
+    ],
+)
+def test_a_mistake_is_reported_in_one_line(mistake_of, options, message):
+    assert message in mistake_of(f"logistic_regression({options})")
