@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow import slow_except
 
 from cv_jax import config as configs
 from cv_jax.data import pipeline, sources
@@ -102,7 +103,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("reference", FAMILIES)
+@pytest.mark.parametrize("reference", slow_except(FAMILIES, "mlp", "lenet5", "vit_ti16"))
 def test_a_family_makes_two_steps(reference, load_config):
     name, _, argument = reference.partition(":")
     few = {"total_steps": 2, "batch_size": 8, "mesh.devices": 1, "schedule.warmup_epochs": "none"}

@@ -26,6 +26,7 @@ def references(tmp_path_factory, data_dir):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "kind", "names"),
     [

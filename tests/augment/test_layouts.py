@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow_except
 
 from cv_jax import augment
 from cv_jax.augment.batch import augment_batch
@@ -17,7 +18,7 @@ RECIPES = (
 )
 
 
-@pytest.mark.parametrize("string", RECIPES)
+@pytest.mark.parametrize("string", slow_except(RECIPES, RECIPES[0]))
 def test_pixels_are_the_same_bit_for_bit(load_config, string):
     overrides = {"image_size": 16, "data.mean": "0.4,0.5,0.6", "data.std": "0.2,0.3,0.25"}
     config, augmentation = load_config("vit_ti16", overrides), augment.parse(string)

@@ -132,5 +132,5 @@ def test_a_step_learns_from_every_view(load_config):
 
 
 def test_views_are_not_allowed_in_evaluation(load_config):
-    with pytest.raises(InputError, match="config.eval_preprocess: only operations that draw noth"):
+    with pytest.raises(InputError, match="config.eval_preprocess: only deterministic operations"):
         experiment.build(load_config("mlp", {"eval_preprocess": "views(2)"}))

@@ -65,6 +65,7 @@ def test_mistakes_give_one_line_and_write_nothing(data_dir, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("string", ["randaugment(2, 9)|cutout(8)|cutmix"])
 def test_the_same_seed_draws_the_same_picture(data_dir, tmp_path, string):
     pictures = []

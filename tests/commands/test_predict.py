@@ -122,6 +122,7 @@ def test_mistakes(run, files, load_config, tmp_path, capsys):
     with open(paths[0], "rb") as file:
         cut.write_bytes(file.read()[:-40])
     short = {"total_steps": 1, "batch_size": 8, "schedule.warmup_epochs": 0}
+    short |= {"model.width": 12, "model.depth": 1, "model.decoder_depth": 1}
     mae = trained(load_config, tmp_path / "mae", "mae", short)
     capsys.readouterr()
     for arguments, message in (

@@ -90,6 +90,7 @@ def start(data_dir, out, workers):
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_run(data_dir, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(data_dir, killed, workers=2)

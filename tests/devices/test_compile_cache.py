@@ -133,6 +133,7 @@ NET = {
 }
 
 
+@pytest.mark.slow
 def test_a_program_from_the_cache_computes_the_same_bits(tmp_path, data_dir, capfd, restored):
     cache = tmp_path / "cache"
 

@@ -39,6 +39,7 @@ def run(load_config, devices, steps, **overrides):
     return np.array(losses), jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_losses_agree_to_rounding_over_twenty_steps(load_config):
     one, state_one = run(load_config, 1, 20)
     eight, state_eight = run(load_config, 8, 20)
@@ -50,6 +51,7 @@ def test_losses_agree_to_rounding_over_twenty_steps(load_config):
     assert state_one.sums["count"] == state_eight.sums["count"] == 20 * 32
 
 
+@pytest.mark.slow
 def test_dropout_does_not_depend_on_the_number_of_devices(load_config):
     dropped = {"model.dropout_rate": 0.3, "model.drop_path_rate": 0.3}
     one, _ = run(load_config, 1, 3, **dropped)

@@ -80,11 +80,11 @@ def run(load_config):
 
 FSDP = {"mesh.params": "fsdp", "mesh.fsdp_min_size": 64}
 SCHEMES = [
-    ("vit_ti16", FSDP),
-    ("vit_ti16", {"mesh.model": 2}),
     ("vit_ti16", {**FSDP, "mesh.model": 4}),
-    ("swin", FSDP),
-    ("resnet20_cifar", FSDP),
+    pytest.param("vit_ti16", FSDP, marks=pytest.mark.slow),
+    pytest.param("vit_ti16", {"mesh.model": 2}, marks=pytest.mark.slow),
+    pytest.param("swin", FSDP, marks=pytest.mark.slow),
+    pytest.param("resnet20_cifar", FSDP, marks=pytest.mark.slow),
 ]
 
 
@@ -138,6 +138,7 @@ def test_initialisation_never_holds_the_whole_state(load_config):
     assert memory.temp_size_in_bytes < total / 8
 
 
+@pytest.mark.slow
 def test_initial_values_do_not_depend_on_the_scheme(load_config):
     whole, *split = (
         jax.device_get(build(load_config, "vit_ti16", **scheme).init()())

@@ -150,6 +150,7 @@ def test_timed_saves_follow_the_clock_of_process_0(double):
     assert all(checkpoint.damage(double[0] / "checkpoints" / str(step)) is None for step in steps)
 
 
+@pytest.mark.slow
 def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
     workdir = tmp_path / "run"
     # Process 1 is killed; then process 0 is frozen, which only its heartbeat reveals.
@@ -189,6 +190,7 @@ def stopped(tmp_path_factory, data_dir):
     return workdir, finish(started, code=75)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_and_stops_all(stopped):
     workdir, outputs = stopped
     err = outputs[0][1]
@@ -198,6 +200,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(stopped):
     assert checkpoint.damage(newest) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_fewer_processes_continue_a_run_of_four(tmp_path, stopped, single, data_dir, count):
     workdir = tmp_path / "run"
@@ -221,6 +224,7 @@ def test_an_input_error_in_one_process_ends_all(tmp_path, data_dir):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_initial_weights_a_device_cache_and_masking_on_two_processes(
     tmp_path, single, data_dir
 ):

@@ -137,6 +137,7 @@ def test_views_on_any_number_of_devices(load_config, expected, devices):
 SMALL_RESNET = {"model.widths": "4,4,4", "model.stem_width": 4, "model.stage_sizes": "1,1,1"}
 
 
+@pytest.mark.slow
 def test_views_of_several_sizes(load_config):
     """Two views of each of two sizes: the mean of four predictions."""
     text = "multi_scale((16, 24))|flips"

@@ -19,6 +19,7 @@ from attention_cases import (
     mae_noise,
     npz_weights,
 )
+from slow import slow_except
 
 from cv_jax import interop, models
 from cv_jax.models.mae import reconstruction_loss
@@ -88,7 +89,7 @@ def assert_summaries(gradients: dict[str, np.ndarray], summaries: dict):
         assert (error <= allowed).all(), (key, error, allowed)
 
 
-@pytest.mark.parametrize("variant", ["paper", "final_norm"])
+@pytest.mark.parametrize("variant", slow_except(["paper", "final_norm"], "paper"))
 def test_transformer(variant):
     """Logits to 1e-5 in float32, gradients to 1e-6 in float64, with masks."""
     weights = recipe.state_dict(read("shapes", f"transformer-{variant}"))
@@ -130,7 +131,7 @@ def test_transformer(variant):
     assert_summaries(result, summaries)
 
 
-@pytest.mark.parametrize("name", MAE)
+@pytest.mark.parametrize("name", slow_except(MAE, "mae"))
 def test_mae(name):
     """Mask, prediction, both losses and gradients for given noise; weights in both directions."""
     sizes, noise = MAE[name], mae_noise(name)
@@ -184,7 +185,10 @@ def test_mae(name):
     assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
 
 
-@pytest.mark.parametrize("name", ADAPTED)
+QUICK = ("adapted-big_vision-class", "adapted-swin-windows", "big_vision-vit", "official-mae_b")
+
+
+@pytest.mark.parametrize("name", slow_except(ADAPTED, *QUICK))
 def test_adapted(name):
     """Names, positions, windows and patches convert as in timm's own loaders."""
     case = ADAPTED[name]

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import recipe
+from slow import slow_except
 
 from cv_jax import interop, models
 
@@ -33,11 +34,20 @@ def sized(case: cases.Case, fields: dict) -> dict:
     return {"image_size": case.image_size, **fields}
 
 
-def by_name(given: tuple[cases.Case, ...]):
-    return pytest.mark.parametrize("case", given, ids=lambda case: case.name)
+def by_name(given: tuple[cases.Case, ...], *quick: str):
+    chosen = slow_except(given, *quick)
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
 
 
-@by_name(cases.LOGITS)
+# One case of each family and source.
+QUICK = (
+    *("timm-resnet18", "timm-vgg11_bn", "timm-deit_tiny_distilled_patch16_224"),
+    *("timm-resnetv2_50", "timm-vit_tiny_patch16_224", "timm-swin_tiny_patch4_window7_224"),
+    *("torchvision-alexnet", "torchvision-resnet18", "torchvision-swin_v2_t"),
+)
+
+
+@by_name(cases.LOGITS, *QUICK)
 def test_logits_and_round_trip(case):
     """Logits to 1e-5 of the largest; exported weights equal the loaded weights bit for bit."""
     weights, fields = state_dict(case), fields_of(case)
@@ -68,7 +78,7 @@ def in_float64(case: cases.Case):
     return models.create(case.model, **fields), fields, variables
 
 
-@by_name(cases.GRADIENTS)
+@by_name(cases.GRADIENTS, "torchvision-alexnet")
 def test_gradients(case):
     """Norm and random projections of every parameter's gradient to 1e-6, float64 on both sides.
 
@@ -99,6 +109,7 @@ def test_gradients(case):
         assert (error <= allowed).all(), (key, error, allowed)
 
 
+@pytest.mark.slow
 @by_name(cases.STATISTICS)
 def test_running_statistics(case):
     """Running means and (unbiased) variances after three training steps, to 1e-6 of the largest.

@@ -74,6 +74,7 @@ def test_command(load_config, tmp_path, capsys):
     assert main(["templates", str(tmp_path / "run"), "--out", str(out), "--force"]) == 0
 
 
+@pytest.mark.slow
 def test_only_linear_classifiers_have_templates(load_config, tmp_path, capsys):
     config = load_config("mlp", {"total_steps": 1, "model.widths": "8"})
     assert loop.train(experiment.build(config), tmp_path, "") == 0

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from slow import slow_except
 
 import launch
 from cv_jax import __main__, interop, models
@@ -113,6 +114,7 @@ def test_mistakes_give_one_line_before_the_first_step(tmp_path, load_config, cap
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_restart_needs_the_file_no_more(tmp_path, data_dir, capsys):
     path, workdir = tmp_path / "weights.safetensors", tmp_path / "run"
     write(path, "vit_ti16", num_classes=10, **VIT)
@@ -178,7 +180,7 @@ SMALL_RUNS = {  # 16x24 images; batch statistics and averaged weights; a flat mo
 }
 
 
-@pytest.mark.parametrize("name", SMALL_RUNS)
+@pytest.mark.parametrize("name", slow_except(SMALL_RUNS, "vit_ti16", "linear"))
 def test_a_run_is_read_as_it_was_evaluated(name, small_runs, load_config):
     workdir, _ = small_runs(name, **SMALL_RUNS[name])
     found = pretrained.read_run(workdir)
@@ -233,6 +235,7 @@ def test_a_run_is_the_start_of_another_at_other_sizes(small_runs, load_config, c
     assert "positions resized from 2x3 to 6x8 patches" in said
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_a_run_keeps_frozen_parameters(small_runs, data_dir, tmp_path):
     """Frozen parameters equal the fitted ones bit for bit after training at other sizes."""
     workdir, _ = small_runs("vit_ti16", **SMALL_RUNS["vit_ti16"])
@@ -256,6 +259,7 @@ def test_fine_tuning_from_a_run_keeps_frozen_parameters(small_runs, data_dir, tm
     np.testing.assert_allclose(*block, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_folder_in_the_layout_of_the_hub(tmp_path, load_config, capsys):
     ours, folder = tmp_path / "ours.safetensors", tmp_path / "hub"
     variables = write(ours, "resnet18", 32, 3, num_classes=10)

@@ -186,6 +186,7 @@ def test_fields_without_a_reference(variables):
         interop.load("vgg11", "timm", {}, depths=(1,), widths=(8,), fc_width=6, pool_size=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", interop.FAMILIES, ids=lambda f: f"{f.source}-{[*f.references][0]}"
 )

@@ -118,6 +118,7 @@ def test_mistakes_are_one_line(fields, message, tiny):
         beam_search(*tiny, SOURCE, max_length=3, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["reverse", "sort"])
 def test_toy_sequences_are_learnt(task):
     """A small transformer_base decodes every new sequence without error, with greedy and with beam

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from quick import quick_jit
 from random_variables import random_variables
+from slow import slow_except
 
 from cv_jax import models
 from cv_jax.models.encoder import REMAT_POLICIES, stack_blocks, unstack_blocks
@@ -62,7 +63,7 @@ def plain(params):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize("policy", REMAT_POLICIES)
+@pytest.mark.parametrize("policy", slow_except(REMAT_POLICIES, "full"))
 def test_scan_and_remat_change_nothing(scan, policy, params, plain):
     model = build(scan_layers=scan, remat_policy=policy)
     (logits, features), grads = loss_and_gradients(model, stack_blocks(params) if scan else params)

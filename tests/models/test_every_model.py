@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from quick import quick_jit
+from slow import slow_except
 from small_models import SMALL, Small
 
 from cv_jax import models
@@ -51,11 +52,6 @@ def some_weights(shapes):
     return unflatten_dict(weights)
 
 
-@pytest.fixture(params=SMALL)
-def small(request) -> Small:
-    return SMALL[request.param]
-
-
 @pytest.fixture(params=CLASSIFIERS)
 def classifier(request) -> Small:
     return SMALL[request.param]
@@ -66,9 +62,18 @@ def test_every_module_has_a_small_net():
     assert {entry.module for entry in models.MODELS.values()} == covered
 
 
-def test_one_training_step(small):
+# One network of each architecture.
+QUICK = (
+    *("linear", "mlp", "lenet5", "alexnet", "vgg11_bn", "resnet8_cifar", "resnet50_preact"),
+    *("transformer", "vit", "mae", "swin"),
+)
+
+
+@pytest.mark.parametrize("key", slow_except(SMALL, *QUICK))
+def test_one_training_step(key):
     """Every parameter except `unreached` has a finite gradient other than zero, a short step lowers
     the loss, and running statistics change."""
+    small = SMALL[key]
     model, _, shapes = trace(small)
     params = some_weights(shapes["params"])
     inputs = inputs_of(small)
@@ -153,6 +158,7 @@ def test_smallest_image(key):
         trace(SMALL[key]._replace(image=(side + 2, side - 1, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.list_models())
 def test_full_size(name):
     """Every model can be traced with its published input."""

@@ -84,6 +84,7 @@ def count_done(folder):
     return len(list(folder.glob("*/summary.json")))
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_scheduler_and_of_its_trials_loses_nothing(tmp_path):
     kinds = ["plain"] * 12
     process = start(tmp_path, kinds)
@@ -147,6 +148,7 @@ def test_a_trial_that_fails_with_progress_finishes(tmp_path):
     assert_trained_once(tmp_path, 1, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_trials_and_the_next_start_continues(tmp_path, number):
     kinds = ["plain"] * 4

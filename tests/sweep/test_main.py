@@ -123,6 +123,7 @@ def test_the_list_has_the_sizes_and_steps_of_each_point(call, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["small.py"]
 
 
+@pytest.mark.slow
 def test_real_trials_train_once_and_are_equal_to_the_plain_command(
     call, tmp_path, capsys, data_dir
 ):

@@ -251,6 +251,7 @@ def test_the_points_of_a_random_search_are_listed(call, capsys):
     assert lines[-1].startswith("4 trials on 1 slots")
 
 
+@pytest.mark.slow
 def test_a_search_continues(call, tmp_path, capsys):
     pytest.importorskip("optuna")
     assert call(CONFIG, "--search=optuna", "--trials=1") == 0

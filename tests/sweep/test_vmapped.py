@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow import slow_except
 
 from cv_jax.devices import compile_cache
 from cv_jax.errors import InputError
@@ -101,7 +102,7 @@ def assert_equal_runs(got, expected, tolerance=1e-4):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", slow_except([1, 2], "2"))
 def test_each_trial_equals_its_separate_run(tmp_path, load_config, reference, devices):
     """On two devices a copy of the third trial is padding."""
     configs = configs_of(load_config, POINTS, **{"mesh.devices": devices})
@@ -124,6 +125,7 @@ def together(tmp_path_factory, load_config):
     return folder
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_saves_of_a_step_changes_nothing(
     tmp_path, load_config, together, monkeypatch
 ):
@@ -149,6 +151,7 @@ def test_a_kill_between_the_saves_of_a_step_changes_nothing(
         assert exact_content(tmp_path / name) == exact_content(together / name)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_all_trials_and_the_next_start_continues(
     tmp_path, load_config, together, monkeypatch
 ):
@@ -199,6 +202,7 @@ VIT = {
 }
 
 
+@pytest.mark.slow
 def test_a_transformer(tmp_path, load_config):
     """Eight trials on eight devices."""
     points = [{"seed": i, "optim.weight_decay": 0.1 * (i % 3 + 1)} for i in range(8)]
@@ -247,6 +251,7 @@ def test_trials_of_different_programs_are_errors_with_the_field(
     assert not list(tmp_path.rglob("config.json"))
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, data_dir, capsys):
     sweep = ["--config", f"{ROOT}/configs/mlp.py", "--sweep=rate", "--seeds", "2"]
     sweep += ["--sweep_dir", str(tmp_path / "sweep"), "--config.model.widths=8"]

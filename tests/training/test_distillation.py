@@ -86,6 +86,7 @@ def teacher_run(tmp_path_factory, data_dir):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_teacher_gets_the_students_images_in_its_own_normalisation(load_config, teacher_run):
     overrides = {**FEW, "augment": "mixup(0.3)", "distill.teacher": teacher_run, "mesh.devices": 1}
     overrides |= {"optim.accumulate_steps": 2, "model.dropout_rate": 0.0, "model.widths": 32}

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from cv_jax.devices import mesh as meshes
 from cv_jax.models.batch_norm import BatchNorm
@@ -35,6 +36,7 @@ def run(load_config, name, **overrides):
     return state, found, batches
 
 
+@pytest.mark.slow
 def test_pmap_equals_jit_without_batch_norm_and_dropout(load_config):
     """With mixing and accumulation; up to the rounding of sums in another order."""
     net = {**VIT, "optim.accumulate_steps": 2}
@@ -127,6 +129,7 @@ def test_batch_norm_uses_the_rows_of_its_device(load_config):
     assert sums["count"] == 24
 
 
+@pytest.mark.slow
 def test_batch_norm_of_a_resnet(load_config):
     """The first running variance: of the rows of each device with pmap, of the batch with jit."""
     net = {"model.stage_sizes": "1,1,1", "augment": "resize(12)", "total_steps": STEPS}

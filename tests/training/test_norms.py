@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from slow import slow_except
 
 from cv_jax.training import experiment
 from cv_jax.training.step import layer_norms
@@ -38,7 +39,7 @@ def train(load_config, name, norms, steps=3):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_except(NETS, "mlp"))
 def test_norms_are_correct_and_change_no_bit_of_the_training(load_config, name):
     plain, without = train(load_config, name, False)
     state, with_norms = train(load_config, name, True)

@@ -85,6 +85,7 @@ def evaluate(parts, variables):
     return make_evaluator(parts, parts.evaluations[0])(variables).metrics
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_devices(load_config):
     def run(devices):
         overrides = {"mesh.devices": devices, "eval.batch_size": 360}
@@ -120,6 +121,7 @@ def test_masks_of_training_change_and_those_of_evaluation_do_not(load_config):
     assert not np.array_equal(inputs(other, {"mask": stream_key(0, "mask", 0)})[1], first)
 
 
+@pytest.mark.slow
 def test_a_run_without_accuracy_keeps_the_lowest_loss(tmp_path, data_dir, capsys):
     overrides = {**MAE, "eval.every_steps": 1, "checkpoint.keep_best": 1, "data.dir": data_dir}
     flags = ["--config", f"{launch.__file__.removesuffix('launch.py')}configs/mae.py"]

@@ -159,6 +159,7 @@ def test_kills_at_any_time_change_nothing(tmp_path, data_dir, uninterrupted, loa
     assert [s["step"] for s in starts] == sorted({s["step"] for s in starts})
 
 
+@pytest.mark.slow
 def test_kills_change_nothing_with_batch_norm(tmp_path, data_dir, load_config):
     """The state includes running statistics, their averages, and momentum."""
     overrides = {
@@ -190,6 +191,7 @@ def test_kills_change_nothing_with_batch_norm(tmp_path, data_dir, load_config):
     assert "batch_stats" in state.ema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_continues(
     tmp_path, data_dir, uninterrupted, load_config, number
@@ -212,6 +214,7 @@ def test_a_signal_saves_and_the_same_command_continues(
     assert_same_run(workdir, uninterrupted, load_config)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_run_and_all_its_processes(tmp_path, data_dir):
     import psutil
 
@@ -233,6 +236,7 @@ def test_a_second_ctrl_c_ends_the_run_and_all_its_processes(tmp_path, data_dir):
     assert not alive
 
 
+@pytest.mark.slow
 def test_loader_workers_ignore_sigint_and_change_nothing(tmp_path, data_dir, load_config):
     import psutil
 

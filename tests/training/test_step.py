@@ -39,6 +39,7 @@ def whole_batch(load_config):
     return run(load_config, "vit_ti16", 2, **VIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 def test_four_micro_batches_of_32_equal_a_batch_of_128(load_config, whole_batch, devices):
     """With mixing; two updates, up to float32 rounding."""
@@ -55,6 +56,7 @@ def test_four_micro_batches_of_32_equal_a_batch_of_128(load_config, whole_batch,
     assert abs(state.sums["correct"] - expected.sums["correct"]) <= 1
 
 
+@pytest.mark.slow
 def test_masks_of_an_autoencoder_do_not_depend_on_accumulation(load_config):
     small = {"image_size": 16, "augment": "", "eval_preprocess": "", "model.width": 16}
     small |= {"model.depth": 1, "model.num_heads": 2, "model.decoder_width": 16}
