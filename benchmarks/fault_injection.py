@@ -74,7 +74,7 @@ class Case(NamedTuple):
       folder: folder of the case; the run directory is `folder/run`.
       data_dir: prepared digits.
       draw: source of every random choice.
-      seconds: duration of an undisturbed run.
+      seconds: duration of an uninterrupted run.
     """
 
     kind: str

@@ -1,11 +1,11 @@
-"""Apply faults to runs, and check that their results equal those of undisturbed runs, bit for bit.
+"""Apply faults to runs, and check that their results equal those of uninterrupted runs, bit for bit.
 
     python benchmarks/faults.py [--faults 120] [--seed 0] [--output FILE]
 
 A case trains one run while one to four faults of `benchmarks/fault_injection.py` strike it. Then
 the same command is repeated until the run has ended and `verify` finds no damage; if an error
 message gives advice, the advice is followed. At the end all arrays of the last checkpoint,
-metrics.jsonl and summary.json must equal those of an undisturbed run. A case is lost if the run
+metrics.jsonl and summary.json must equal those of an uninterrupted run. A case is lost if the run
 does not end, and wrong if it has a different result, a traceback or an unknown exit code.
 
 The seed of a case determines every choice: `--seed SEED --faults 1` repeats a case, except for the
@@ -118,13 +118,13 @@ def compare(got: tuple, expected: tuple) -> None:
 
 
 class Reference(NamedTuple):
-    """Result and duration of an undisturbed run."""
+    """Result and duration of an uninterrupted run."""
 
     result: tuple
     seconds: float
 
 
-def undisturbed(kind: str, folder: Path, data_dir: Path) -> Reference:
+def uninterrupted(kind: str, folder: Path, data_dir: Path) -> Reference:
     """Train a run of that kind without faults."""
     folder.mkdir(parents=True)
     case = Case(kind, folder, data_dir, random.Random(0), 0.0)
@@ -146,7 +146,7 @@ class Report(NamedTuple):
       kind: kind of run.
       faults: `(name, details, exit code of the struck process)` in order.
       messages: messages of the program about damage.
-      failure: why the case is lost or wrong; `None` if its result equals the undisturbed one.
+      failure: why the case is lost or wrong; `None` if its result equals the uninterrupted one.
     """
 
     seed: int
@@ -167,7 +167,7 @@ def run_case(
 
     Args:
       seed: seed of every choice.
-      references: kind → its undisturbed run.
+      references: kind → its uninterrupted run.
       data_dir: prepared digits.
       folder: an empty or new folder.
       faults: names of faults; drawn by default.
@@ -200,7 +200,7 @@ def campaign(faults: int, seed: int, folder: Path) -> Iterator[Report]:
 
     data_dir = digits.ensure(folder / "data")
     references = {
-        kind: undisturbed(kind, folder / "undisturbed" / kind, data_dir) for kind in KINDS
+        kind: uninterrupted(kind, folder / "uninterrupted" / kind, data_dir) for kind in KINDS
     }
     count = 0
     while count < faults:
@@ -249,7 +249,7 @@ def main() -> int:
         for report in campaign(flags.faults, flags.seed, folder.absolute()):
             reports.append(report)
             did = "; ".join(f"{name} ({details}) → {code}" for name, details, code in report.faults)
-            print(f"{report.seed} {report.kind}: {did}: {report.failure or 'as undisturbed'}")
+            print(f"{report.seed} {report.kind}: {did}: {report.failure or 'as uninterrupted'}")
             sys.stdout.flush()
     counts = summarise(reports)
     print(counts)

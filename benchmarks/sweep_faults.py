@@ -3,12 +3,12 @@
     python benchmarks/sweep_faults.py --output benchmarks/results/sweep_faults.json
 
 Twelve small fully connected networks (four widths, three seeds) on two slots, in three sweeps:
-undisturbed; with `kill -9` of the scheduler, and later of the scheduler and its trials, during
+uninterrupted; with `kill -9` of the scheduler, and later of the scheduler and its trials, during
 training; and with a last trial whose loss overflows. Every sweep is `python launch.py --sweep` in
 its own process.
 
 The benchmark fails if metric lines, summaries and weights of the killed sweep differ from those of
-the undisturbed one in any byte, if a trial is trained to its end more than once, or if the failing
+the uninterrupted one in any byte, if a trial is trained to its end more than once, or if the failing
 trial affects any other trial.
 """
 
@@ -129,7 +129,7 @@ def measure(folder: Path) -> dict:
     finish(start(command(folder, "peace")), 0)
     seconds["peace"] = round(time.monotonic() - begun, 1)
     peace = finished(folder / "peace")
-    print(f"undisturbed: {len(peace)} trials in {seconds['peace']} s", flush=True)
+    print(f"uninterrupted: {len(peace)} trials in {seconds['peace']} s", flush=True)
 
     begun, kills = time.monotonic(), []
     for done, whole in ((2, False), (6, True)):

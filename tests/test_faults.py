@@ -1,4 +1,4 @@
-"""A short campaign of `benchmarks/faults.py`: runs with faults end like undisturbed runs.
+"""A short campaign of `benchmarks/faults.py`: runs with faults end like uninterrupted runs.
 
 The full campaign is `python benchmarks/faults.py`; its counts are in
 `benchmarks/results/faults.json`.
@@ -20,9 +20,9 @@ import faults  # noqa: E402
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory, data_dir):
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return {
-        kind: faults.undisturbed(kind, folder / kind, data_dir) for kind in ("batch_norm", "ema")
+        kind: faults.uninterrupted(kind, folder / kind, data_dir) for kind in ("batch_norm", "ema")
     }
 
 
@@ -36,7 +36,7 @@ def references(tmp_path_factory, data_dir):
         (3, "batch_norm", ["limit on the size of files", "removed file", "unreadable file"]),
     ],
 )
-def test_a_run_with_faults_ends_like_an_undisturbed_run(
+def test_a_run_with_faults_ends_like_an_uninterrupted_run(
     tmp_path, data_dir, references, seed, kind, names
 ):
     if "full disk" in names and not fault_injection.can_mount(tmp_path):

@@ -62,7 +62,7 @@ def expected(name, steps):
 
 
 def assert_trained_once(folder, count, steps):
-    """Check that every trial finished once, with the results and lines of an undisturbed one."""
+    """Check that every trial finished once, with the results and lines of an uninterrupted one."""
     for i in range(count):
         path = folder / f"trial={i}"
         assert json.loads((path / "summary.json").read_text())["value"] == expected(
