@@ -1,4 +1,4 @@
-"""Apply faults to runs, and check that their results equal those of uninterrupted runs, bit for bit.
+"""Apply faults to runs, and check that the results equal those of uninterrupted runs bit for bit.
 
     python benchmarks/faults.py [--faults 120] [--seed 0] [--output FILE]
 

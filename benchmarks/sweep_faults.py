@@ -7,9 +7,9 @@ uninterrupted; with `kill -9` of the scheduler, and later of the scheduler and i
 training; and with a last trial whose loss overflows. Every sweep is `python launch.py --sweep` in
 its own process.
 
-The benchmark fails if metric lines, summaries and weights of the killed sweep differ from those of
-the uninterrupted one in any byte, if a trial is trained to its end more than once, or if the failing
-trial affects any other trial.
+The benchmark fails if metric lines, summaries and weights of the killed sweep differ in any byte
+from those of the uninterrupted one, if a trial is trained to its end more than once, or if the
+failing trial affects any other trial.
 """
 
 import argparse
