@@ -113,6 +113,7 @@ def sensible_fields(draw):
     return net, config
 
 
+@pytest.mark.slow
 @max_examples(9)
 @given(sensible_fields())
 def test_sensible_values_together(attempt, fields):

@@ -66,7 +66,7 @@ OPTIONS = (
     Option(
         "signal_delay_s",
         int,
-        f"a job saves so many seconds before its time limit; default: {SIGNAL_SECONDS}",
+        f"seconds before the time limit at which a job saves; default: {SIGNAL_SECONDS}",
         "signal_delay_s",
     ),
     Option("setup", list, "shell command before each start; can be repeated", "setup"),

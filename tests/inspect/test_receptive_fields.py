@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow_except
 
 from cv_jax import models
 from cv_jax.inspect import receptive_field
@@ -53,7 +54,10 @@ def small_model(key, **fields):
     return model, inputs
 
 
-@pytest.mark.parametrize("key", BRUTE)
+QUICK = ("linear", "lenet5", "alexnet", "resnet8_cifar", "vit")
+
+
+@pytest.mark.parametrize("key", slow_except(BRUTE, *QUICK))
 def test_brute_force(key):
     """Units that change with a row, a column or a pixel, for every unit of every layer."""
     with jax.enable_x64(True):
