@@ -147,6 +147,7 @@ def _stretch(field: Field, axis: int) -> np.ndarray:
 
 
 def concatenate(fields, params, outputs):
+    """Rule of `concatenate`: join the fields of the operands along the dimension."""
     axis = params["dimension"]
     parts = [_stretch(field, axis) for field in fields if field.shape[axis]]
     common = np.broadcast_shapes(*(part.take([0], axis + 1).shape for part in parts))

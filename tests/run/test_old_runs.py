@@ -50,6 +50,7 @@ def test_an_old_run_continues_and_every_command_reads_it(name, tmp_path, data_di
     capsys.readouterr()
     assert main(["predict", str(run), str(image), "--json"]) == 0
     assert "grey.png" in capsys.readouterr().out
+    assert main(["convert", str(run), str(tmp_path / "weights.safetensors")]) == 0
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
     assert train(parts_of(name, data_dir), run, "") == 0
