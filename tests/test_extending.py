@@ -73,6 +73,14 @@ def metrics(workdir):
     return {line["split"]: line for line in lines}
 
 
+def test_a_variant_of_a_model():
+    execute("A model")
+    base, variant = models.fields("vit_s16"), models.fields("vit_xs16")
+    assert {name for name in base if base[name] != variant[name]} == {"width", "depth", "num_heads"}
+    assert models.MODELS["vit_xs16"].layer_order == models.MODELS["vit_s16"].layer_order
+    assert models.card("vit_xs16").parameters < models.card("vit_s16").parameters / 2
+
+
 def test_every_section_has_code():
     kinds = ["model", "augmentation", "optimiser", "dataset", "evaluation"]
     titles = [next(t for t in BLOCKS if t.endswith(f" {kind}")) for kind in kinds]

@@ -7,7 +7,7 @@ import jax
 from flax.errors import FlaxError
 
 from cv_jax import tasks
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 from cv_jax.evaluation.kind import Request
 from cv_jax.tasks.batch import blank_batch
 
@@ -72,8 +72,8 @@ def trace(request: Request, step: Callable) -> Any:
         made = " and ".join(f"{height}x{width}" for height, width in _sizes(request))
         raise InputError(
             f"{request.field('preprocess')} makes images of {made}, config.image_size is "
-            f"{stated[0]}x{stated[1]}, and {config.model.name} accepts no other size: "
-            f"{str(error).splitlines()[0]}"
+            f"{stated[0]}x{stated[1]}, and {config.model.name} accepts no other size; change "
+            f"one of them, or leave the preprocessing empty ({one_line(error, 120)})"
         ) from None
 
 
