@@ -30,7 +30,7 @@ def _paper(c):
     c.total_epochs = 90.0
     c.augment = "resize_small(256)|central_crop(256)|random_crop(224)|flip|lighting(0.1)"
     c.eval_preprocess = "resize_small(256)|central_crop(224)"
-    c.model.dropout_rate = 0.5
+    # The default of the model is the dropout of the paper: dropout_rate = 0.5.
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
@@ -50,7 +50,7 @@ def _small(c):
     c.augment = "pad_crop(6)|flip" if c.data.name == "cifar10" else "pad_crop(6)"
     c.model.channels = (48, 96, 128, 128, 96)
     c.model.fc_width = 256
-    c.model.dropout_rate = 0.5
+    # The default of the model is the dropout of the paper: dropout_rate = 0.5.
     c.model.kernel_init = "he"
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.02

@@ -26,7 +26,7 @@ def _paper(c):
     c.total_epochs = 800.0
     c.augment = "inception_crop(224, 0.2, 1.0, method='bicubic')|flip"
     c.eval_preprocess = "resize_small(256, 'bicubic')|central_crop(224)"
-    c.model.mask_ratio = 0.75
+    # The default of the model is the ratio of the paper: mask_ratio = 0.75.
     c.optim.name = "adamw"
     c.optim.learning_rate = 1.5e-4
     c.optim.base_batch_size = 256
@@ -45,7 +45,7 @@ def _small(c):
     c.batch_size = 64
     c.total_epochs = 40.0 if c.data.name == "digits" else 100.0
     c.augment = "pad_crop(4)|flip" if c.data.name == "cifar10" else "pad_crop(3)"
-    c.model.mask_ratio = 0.75
+    # The default of the model is the ratio of the paper: mask_ratio = 0.75.
     c.model.patch_size = 4
     c.model.width = 96
     c.model.depth = 6

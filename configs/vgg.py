@@ -31,8 +31,7 @@ def _paper(c):
     c.total_epochs = 74.0
     c.augment = "random_resize_small(256, 512)|random_crop(224)|flip|lighting(0.1)"
     c.eval_preprocess = "resize_small(256)|central_crop(224)"
-    c.model.dropout_rate = 0.5
-    c.model.kernel_init = "he"
+    # The model has dropout_rate = 0.5, as in the paper, and kernel_init = "he" by default.
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
@@ -51,7 +50,7 @@ def _small(c):
     c.augment = "pad_crop(4)|flip" if c.data.name == "cifar10" else "pad_crop(3)"
     c.model.pool_size = 1
     c.model.fc_width = 512
-    c.model.dropout_rate = 0.5
+    # The default of the model is the dropout of the paper: dropout_rate = 0.5.
     c.optim.name = "sgd"
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
