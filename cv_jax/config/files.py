@@ -2,19 +2,25 @@
 
 import contextlib
 import importlib.util
+import re
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from cv_jax.config.durations import check_durations, other_units
+from cv_jax.config.fields import FIELDS
 from cv_jax.config.limits import check_values
 from cv_jax.config.tree import default, flatten, set_value, type_of
-from cv_jax.config.values import check
+from cv_jax.config.values import check, parse
 from cv_jax.errors import InputError, did_you_mean
+
+
+class WrongArgument(InputError):
+    """A mistake in the argument of a config file."""
 
 
 def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collections.ConfigDict:
@@ -42,7 +48,8 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
         set_value(config, name, value)
     for name, value in flatten(config).items():
         if name != "model.name":
-            set_value(config, name, check(value, type_of(config, name), f"config.{name}"))
+            where = f"config.{name}" if name in overrides else f"{path}: config.{name}"
+            set_value(config, name, check(value, type_of(config, name), where))
     check_durations(config)
     check_values(config)
     return config
@@ -70,7 +77,7 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
             dataset = item
         elif not equals or key not in options:
             allowed = ", ".join(f"{k}=…" for k in options) or "none"
-            raise InputError(
+            raise WrongArgument(
                 f"config argument {item!r} is not known{did_you_mean(key, options)}; "
                 f"allowed: DATASET, then {allowed}"
             )
@@ -78,8 +85,11 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
             where = f"config argument {item}"
             if isinstance(options[key], tuple) and value not in options[key]:
                 allowed = ", ".join(options[key])
-                raise InputError(f"{where}: {value!r} is not one of {allowed}")
-            chosen[key] = check(value, type(chosen[key]), where, parsing=True)
+                raise WrongArgument(f"{where}: {value!r} is not one of {allowed}")
+            try:
+                chosen[key] = parse(value, type(chosen[key]))
+            except TypeError as error:
+                raise WrongArgument(f"{where}: {error}") from None
     return dataset, chosen
 
 
@@ -93,28 +103,56 @@ def run_file(path: Path) -> types.ModuleType:
         folder = path.parent
         found = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
         raise InputError(f"config file {path} does not exist{did_you_mean(str(path), found)}")
-    spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path.absolute())
     if spec is None:
         raise InputError(f"config file {path} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     with mistakes_of(path):
-        spec.loader.exec_module(module)
+        # Not `exec_module`: Python's bytecode cache misses a second change within one second.
+        exec(spec.loader.source_to_code(path.read_bytes(), spec.origin), module.__dict__)
     return module
 
 
 @contextlib.contextmanager
-def mistakes_of(path: Path) -> Iterator[None]:
-    """Turn any exception from the code of a config file into an `InputError` with its line."""
+def mistakes_of(path: Path, function: Callable | None = None) -> Iterator[None]:
+    """Turn any exception from the code of a config file into an `InputError` with file and line.
+
+    Args:
+      path: the file, as the user wrote it.
+      function: the function of the file that is called; it may be imported from another file.
+    """
+    origin = str(path.absolute())
+    code = getattr(function, "__code__", None)
+    file, line = (code.co_filename, code.co_firstlineno) if code else (origin, None)
     try:
         yield
-    except InputError:
+    except WrongArgument:  # the command line is wrong, not the file
         raise
     except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        where = f"{path}:{getattr(error, 'lineno', None) or (lines or [1])[-1]}"
-        message = " ".join(str(error).strip("'\"").split())
-        raise InputError(f"{where}: {type(error).__name__}: {message}") from None
+        if isinstance(error, SyntaxError) and error.filename == file:
+            line, text = error.lineno, error.msg
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = ([line] + [frame.lineno for frame in frames if frame.filename == file])[-1]
+            text = _message(error)
+        where = ":".join(filter(None, (str(path) if file == origin else file, line and str(line))))
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"{where}: {kind}{text}".removesuffix(": ")) from None
+
+
+def _message(error: BaseException) -> str:
+    """The message of an exception in one line, without escapes."""
+    if len(error.args) == 1 and isinstance(error.args[0], KeyError):
+        error = error.args[0]  # a ConfigDict raises AttributeError(KeyError(message))
+    # The text of a KeyError is the repr of its message.
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    unknown = re.match(r'Key "(.+?)" does not exist|\'(.+?)\'(?=\n|$)', text)
+    if unknown and isinstance(error, KeyError):  # of a ConfigDict, which lists all other fields
+        name = unknown[1] or unknown[2]
+        near = re.search(r'Did you mean "(.+?)"', text)
+        hint = f"; did you mean {near[1]}?" if near else did_you_mean(name, FIELDS, "config.")
+        return f"{name} is not a field{hint}"
+    return " ".join(text.split())
 
 
 def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
@@ -124,13 +162,14 @@ def from_file(path: Path, argument: str) -> ml_collections.ConfigDict:
       InputError: the file is missing, its code raises an error, or the result is not a config
         with the fields of `default`.
     """
-    module = run_file(path)
-    if not hasattr(module, "get_config"):
+    get_config = getattr(run_file(path), "get_config", None)
+    if not callable(get_config):
         raise InputError(f"config file {path} defines no function get_config(arg)")
-    with mistakes_of(path):
-        config = module.get_config(argument)
+    with mistakes_of(path, get_config):
+        config = get_config(argument)
     if not isinstance(config, ml_collections.ConfigDict):
-        raise InputError(f"{path}: get_config(arg) must return a config, got {type(config)}")
+        kind = type(config).__name__
+        raise InputError(f"{path}: get_config(arg) must return a config, not {kind}")
     _check_names(config, path)
     return config
 
@@ -148,6 +187,8 @@ def _check_names(config: ml_collections.ConfigDict, path: Path) -> None:
             f"{path}: config.model must be the group that config.default() made"
         ) from None
     for field in flat:
+        if any(name.startswith(f"{field}.") for name in known):
+            raise InputError(f"{path}: config.{field} is a group of fields and takes no value")
         if field not in known:
             raise InputError(
                 f"{path}: config.{field} is not a field{did_you_mean(field, known, 'config.')}"

@@ -208,7 +208,7 @@ def _choose(path: str, module: Any, names: str) -> list[Callable]:
 
 
 def _points_of(path: str, generate: Callable, argument: str) -> list[dict[str, Any]]:
-    with configs.mistakes_of(Path(path)):
+    with configs.mistakes_of(Path(path), generate):
         takes_argument = bool(inspect.signature(generate).parameters)
         yielded = list(generate(argument) if takes_argument else generate())
     where = f"{path}: {generate.__name__}()"

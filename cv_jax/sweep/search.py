@@ -78,7 +78,7 @@ def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep,
     declare = getattr(configs.run_file(Path(path)), "search", None)
     if not inspect.isfunction(declare):
         raise InputError(f"--search: {path} defines no search()")
-    with configs.mistakes_of(Path(path)):
+    with configs.mistakes_of(Path(path), declare):
         ranges = declare(argument) if inspect.signature(declare).parameters else declare()
     where = f"{path}: search()"
     if not isinstance(ranges, dict) or not ranges:

@@ -1,7 +1,9 @@
 """Configs: defaults, files, overrides, error messages, digests and differences."""
 
+import itertools
 import json
 import pathlib
+import sys
 
 import ml_collections
 import pytest
@@ -123,14 +125,91 @@ def test_a_mistake_in_a_config_file_gives_a_one_line_error(tmp_path, body, messa
     assert "\n" not in str(caught.value)
 
 
-def test_a_syntax_error_in_a_config_file_gives_a_one_line_error(tmp_path):
+HEAD = "from cv_jax import config\n\n\ndef get_config(arg):\n    c = config.default()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            HEAD + "    c.optim.larning_rate = 1.0\n",
+            ":6: AttributeError: larning_rate is not a field; did you mean learning_rate?",
+        ),
+        (
+            HEAD + "    c.learning_rate = 1.0\n",
+            ":6: AttributeError: learning_rate is not a field; "
+            "did you mean config.optim.learning_rate?",
+        ),
+        (
+            HEAD + "    c.model.dept = 3\n",
+            ":6: AttributeError: dept is not a field; did you mean depth?",
+        ),
+        (
+            HEAD + "    c.optim['lr'] = 1\n",
+            ":6: KeyError: lr is not a field; did you mean config.optim.learning_rate?",
+        ),
+        (
+            HEAD + "    c.opt.name = 'sgd'\n",
+            ":6: AttributeError: opt is not a field; did you mean optim?",
+        ),
+        (HEAD + "    {}['it\\'s\\nhere']\n", ":6: KeyError: it's here"),
+        (HEAD + "    raise ValueError(\"it's 'one'\")\n", ":6: ValueError: it's 'one'"),
+        (HEAD + "    assert c.seed == 1\n", ":6: AssertionError"),
+        (HEAD + "    c.seed = sed\n", ":6: NameError: name 'sed' is not defined"),
+        (HEAD + "    c.optim = 3\n    return c\n", ": config.optim is a group of fields and takes"),
+        (HEAD + "    c.seed = 'x'\n    return c\n", ": config.seed: 'x' is not an integer"),
+        (
+            "from cv_jax import config\n\n\ndef get_config(arg):\n    config.default(model='x')\n",
+            ":5: config.model.name: unknown model 'x'",
+        ),
+        (
+            "import os\nimport nothing_there\n",
+            ":2: ModuleNotFoundError: No module named 'nothing_t",
+        ),
+        ("\n\ndef get_config(arg:\n    pass\n", ":3: SyntaxError: '(' was never closed"),
+        ("\n\neval('x = (')\n", ":3: SyntaxError: invalid syntax (<string>, line 1)"),
+        ("\n\ndef get_config():\n    pass\n", ":3: TypeError: get_config() takes 0 positional arg"),
+        ("\nraise SystemExit\n", ":2: SystemExit"),
+        ("x = 1\n", " defines no function get_config(arg)"),
+        ("get_config = 3\n", " defines no function get_config(arg)"),
+        (HEAD, ": get_config(arg) must return a config, not NoneType"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_mistake_names_file_and_line_for_every_form_of_the_path(
+    tmp_path, monkeypatch, text, message
+):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "link").symlink_to("files")
+    (tmp_path / "files" / "file.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for path in (
+        "files/file.py",
+        "link/file.py",
+        "files/../link/file.py",
+        f"{tmp_path}/files/file.py",
+    ):
+        with pytest.raises(InputError) as caught:
+            config.load(path)
+        assert str(caught.value).removeprefix("config file ").startswith(f"{path}{message}")
+        assert "\n" not in str(caught.value)
+        assert "\\" not in str(caught.value)
+
+
+def test_a_mistake_in_an_imported_function_names_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "base_of_test.py").write_text("\ndef get_config(arg):\n    1 / 0\n")
+    (tmp_path / "file.py").write_text("from base_of_test import get_config\n")
+    with pytest.raises(InputError, match=r"base_of_test\.py:3: ZeroDivisionError"):
+        config.load(str(tmp_path / "file.py"))
+
+
+def test_a_file_that_changes_twice_within_a_second_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "file.py"
-    file.write_text("def get_config(arg:\n    pass\n")
-    with pytest.raises(InputError, match=r"file\.py:1: SyntaxError"):
-        config.load(str(file))
-    file.write_text("x = 1\n")
-    with pytest.raises(InputError, match="defines no function get_config"):
-        config.load(str(file))
+    for seed in (1, 2, 3):
+        file.write_text(HEAD + f"    c.seed = {seed}\n    return c\n")
+        assert config.load(str(file)).seed == seed
 
 
 def test_a_duration_on_the_command_line_replaces_the_unit_of_the_file():

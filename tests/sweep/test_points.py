@@ -118,6 +118,17 @@ def test_a_mistake_gives_a_one_line_error(written, text, names, overrides, messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_mistake_in_a_generator_names_its_line_for_a_relative_path(written, monkeypatch):
+    path = written("def sweep():\n    yield {}\n    yield {'seed': 1 // 0}\n")
+    folder, name = os.path.split(path)
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=r"^small\.py:11: ZeroDivisionError: "):
+        points.read(name, {})
+    written("def sweep(a, b):\n    pass\n")
+    with pytest.raises(InputError, match=r"^small\.py:9: TypeError: sweep\(\) missing 1"):
+        points.read(name, {})
+
+
 def test_seeds_and_arguments_are_set_once(written):
     path = written("def sweep():\n    yield {'seed': 4}\n" + WIDTHS)
     with pytest.raises(InputError, match="two of the combined sweeps set seed"):
