@@ -13,13 +13,14 @@ of one of these types, or, without such a suffix, a folder in the Hub's layout.
 
 import argparse
 import pathlib
+from typing import Any
 
 import jax
 
 from cv_jax import interop
 from cv_jax.commands import option_types
 from cv_jax.errors import InputError
-from cv_jax.interop import foreign, place, pretrained, saved
+from cv_jax.interop import foreign, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
 
 OURS = "ours"
@@ -114,11 +115,30 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
     variables = saved.fit(
         old, old.model, image_size=size, channels=channels, report=_note, **fields
     )
-    origin = old.origin or options.source_place
-    preprocessing = old.preprocessing
     return place.as_saved(
-        variables, old.model, fields, size, old.source, origin, preprocessing, channels
+        variables,
+        old.model,
+        fields,
+        size,
+        old.source,
+        old.origin or options.source_place,
+        old.preprocessing,
+        channels,
+        class_names=old.class_names,
+        evaluation=_evaluation(old, size),
     )
+
+
+def _evaluation(old: Saved, size: tuple[int, int]) -> dict[str, Any]:
+    """Return `Saved.evaluation` for another input size; a note says what has no counterpart."""
+    evaluation = dict(old.evaluation)
+    before = evaluation.pop("eval_preprocess", None)
+    after = preprocessing.resized(before, old.image_size, size)
+    if after is not None:
+        return {**evaluation, "eval_preprocess": after}
+    if before is not None:
+        _note(f"eval_preprocess={before!r} is for another input size and is left out")
+    return evaluation
 
 
 def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:

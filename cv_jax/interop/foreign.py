@@ -36,6 +36,7 @@ class Foreign(NamedTuple):
       architecture: the source's name of the network; "" if unknown.
       image_size: (height, width) from `config.json`, or `None`.
       preprocessing: image preprocessing from `config.json`.
+      class_names: names of the classes from `config.json`, in the order of the classifier.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -43,6 +44,7 @@ class Foreign(NamedTuple):
     architecture: str = ""
     image_size: tuple[int, int] | None = None
     preprocessing: dict[str, Any] = {}
+    class_names: tuple[str, ...] = ()
 
 
 def read(place: str) -> Foreign:
@@ -100,9 +102,24 @@ def _read_files(config: pathlib.Path | None, weights: pathlib.Path) -> Foreign:
             facts.get("architecture", ""),
             size and (int(size[-2]), int(size[-1])),
             {name: details[name] for name in _PREPROCESSING if details.get(name) is not None},
+            _class_names({**details, **facts}),
         )
     except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
         raise InputError(f"cannot read {config}: {error}") from None
+
+
+def _class_names(facts: dict[str, Any]) -> tuple[str, ...]:
+    """Return timm's `label_names` (a list, or a dict by number) or the `id2label` of transformers.
+
+    A number without a name in a dict is its own name.
+    """
+    names = next(
+        (facts[key] for key in ("label_names", "labels", "id2label") if facts.get(key)), ()
+    )
+    if isinstance(names, dict):
+        by_number = {int(number): name for number, name in names.items()}
+        names = [by_number.get(k, k) for k in range(max(by_number) + 1)]
+    return tuple(map(str, names))
 
 
 def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import foreign, saved, weights
+from cv_jax.interop.preprocessing import published
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import flatten, size_of, trained_with
 
@@ -82,7 +83,18 @@ def from_foreign(
         report=report,
         **fields,
     )
-    return as_saved(variables, model, fields, size, source, place, found.preprocessing)
+    evaluation = published(found.preprocessing, size_of(model, size))
+    return as_saved(
+        variables,
+        model,
+        fields,
+        size,
+        source,
+        place,
+        found.preprocessing,
+        class_names=found.class_names,
+        evaluation=evaluation,
+    )
 
 
 def as_saved(
@@ -94,11 +106,15 @@ def as_saved(
     origin: str,
     preprocessing: dict[str, Any],
     channels: int | None = None,
+    *,
+    class_names: tuple[str, ...] = (),
+    evaluation: dict[str, Any] | None = None,
 ) -> Saved:
     """Return variables with their description.
 
     Classes and input channels are read from the arrays, or from `fields` and `channels` if the
-    model has another name for its first kernel or classifier.
+    model has another name for its first kernel or classifier. A classifier of another number of
+    classes has lost the names.
     """
     classes, read = trained_with(flatten(variables))
     channels = read or channels
@@ -113,6 +129,8 @@ def as_saved(
         source,
         origin,
         _for_channels(preprocessing, channels),
+        class_names=class_names if len(class_names) == fields.get("num_classes") else (),
+        evaluation=evaluation or {},
     )
 
 

@@ -1,7 +1,8 @@
 """cv_jax weight files: one .safetensors file with a description of its model.
 
 Arrays are named by their paths ("params/layer1_0/conv1/kernel", "batch_stats/bn1/mean"). The
-metadata key "cv_jax" holds one JSON object with the other attributes of `Saved`.
+metadata key "cv_jax" holds one JSON object with the other attributes of `Saved`. Files of format 1
+have no `class_names` and no `evaluation`.
 """
 
 import json
@@ -16,10 +17,11 @@ import numpy as np
 import cv_jax
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
+from cv_jax.interop import preprocessing
 from cv_jax.interop.disk import read_safetensors, write_safetensors
 from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
-FORMAT = 1
+FORMAT = 2
 METADATA = "cv_jax"  # metadata key of the description
 
 _log = logging.getLogger(__name__)
@@ -36,8 +38,13 @@ class Saved(NamedTuple):
       channels: input channels.
       source: original layout of the weights, one of `interop.SOURCES`; "" if trained with cv_jax.
       origin: original place of the weights: a path, or "hf-hub:…".
-      preprocessing: image preprocessing of the source: mean, std, crop_pct, interpolation, …
+      preprocessing: `mean` and `std` by channel, of pixels in 0…1; and what the source publishes
+        besides: crop_pct, interpolation, …
       version: version of cv_jax that wrote the file.
+      class_names: names of the classes in the order of the classifier; () if unknown.
+      evaluation: values of `eval_preprocess`, `eval.average` and `loss.name` by these names: all
+        that prediction needs of a config. A field without a value has its default; without
+        `eval_preprocess` the preprocessing is unknown.
     """
 
     variables: dict[str, Any]
@@ -49,6 +56,8 @@ class Saved(NamedTuple):
     origin: str = ""
     preprocessing: dict[str, Any] = {}
     version: str = cv_jax.__version__
+    class_names: tuple[str, ...] = ()
+    evaluation: dict[str, Any] = {}
 
 
 def write(path: str | os.PathLike, saved: Saved) -> None:
@@ -85,11 +94,15 @@ def parse(
             f"{path} was not written by cv_jax; convert it with `python -m cv_jax convert {path} …`"
         )
     facts = json.loads(metadata[METADATA])
-    if facts.pop("format") != FORMAT:
+    written = facts.pop("format")
+    if written > FORMAT:
         raise InputError(
             f"{path} was written by a newer cv_jax ({facts['version']}); update cv_jax"
         )
     facts["image_size"], facts["fields"] = tuple(facts["image_size"]), tuples(facts["fields"])
+    facts["class_names"] = tuple(facts.get("class_names", ()))
+    if written == 1 and facts["source"]:
+        facts["evaluation"] = preprocessing.published(facts["preprocessing"], facts["image_size"])
     return Saved(unflatten(arrays), **facts)
 
 

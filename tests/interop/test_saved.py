@@ -24,7 +24,16 @@ def weights():
     fields = dict(SMALL, num_classes=5)
     preprocessing = {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9}
     return saved.Saved(
-        variables, "resnet18", fields, (32, 40), 3, "timm", "hf-hub:someone/net", preprocessing
+        variables,
+        "resnet18",
+        fields,
+        (32, 40),
+        3,
+        "timm",
+        "hf-hub:someone/net",
+        preprocessing,
+        class_names=("a", "10", "2", "d e", "f"),
+        evaluation={"eval_preprocess": "resize((32, 40), 'bicubic')"},
     )
 
 
@@ -37,6 +46,27 @@ def test_reads_what_was_written(tmp_path, weights):
     assert back.version == cv_jax.__version__
     models.create(back.model, **back.fields)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_files_of_format_1_are_read(tmp_path, weights):
+    """They have no names; timm's facts give the preprocessing, those of a run do not."""
+    published = {"mean": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bicubic"}
+    text = "resize_small(35, 'bicubic')|central_crop(32)"
+    for source, facts, expected in (
+        ("timm", published, {"eval_preprocess": text}),
+        ("torchvision", {}, {}),
+        ("", {"mean": [0.5], "std": [0.5]}, {}),
+    ):
+        path = tmp_path / "old.safetensors"
+        old = weights._replace(source=source, preprocessing=facts, image_size=(32, 32))
+        saved.write(path, old)
+        arrays, metadata = disk.read_safetensors(path)
+        description = json.loads(metadata["cv_jax"])
+        del description["class_names"], description["evaluation"]
+        metadata = {"cv_jax": json.dumps({**description, "format": 1})}
+        disk.write_safetensors(path, arrays, metadata)
+        back = saved.read(path)._replace(variables=None)
+        assert back == old._replace(variables=None, class_names=(), evaluation=expected)
 
 
 def test_the_file_describes_itself(tmp_path, weights):
@@ -100,7 +130,7 @@ def test_a_file_of_another_library_is_refused(tmp_path):
 
 
 def test_a_newer_format_is_refused(tmp_path, weights, monkeypatch):
-    monkeypatch.setattr(saved, "FORMAT", 2)
+    monkeypatch.setattr(saved, "FORMAT", saved.FORMAT + 1)
     saved.write(tmp_path / "x.safetensors", weights)
     monkeypatch.undo()
     with pytest.raises(InputError, match="written by a newer cv_jax"):
