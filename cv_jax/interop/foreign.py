@@ -21,10 +21,6 @@ SUFFIXES = (".safetensors", *PICKLED, ".npz")
 
 # Keys under which training scripts store the weights.
 _NESTED = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-_PREPROCESSING = (
-    *("mean", "std", "interpolation", "crop_pct", "crop_mode"),
-    *("test_input_size", "test_crop_pct"),
-)
 
 
 class Foreign(NamedTuple):
@@ -33,18 +29,12 @@ class Foreign(NamedTuple):
     Attributes:
       state_dict: name → numpy array.
       metadata: of a .safetensors file.
-      architecture: the source's name of the network; "" if unknown.
-      image_size: (height, width) from `config.json`, or `None`.
-      preprocessing: image preprocessing from `config.json`.
-      class_names: names of the classes from `config.json`, in the order of the classifier.
+      config: the content of `config.json`; see `hub_config`.
     """
 
     state_dict: dict[str, np.ndarray]
     metadata: dict[str, str] = {}
-    architecture: str = ""
-    image_size: tuple[int, int] | None = None
-    preprocessing: dict[str, Any] = {}
-    class_names: tuple[str, ...] = ()
+    config: dict[str, Any] = {}
 
 
 def read(place: str) -> Foreign:
@@ -94,32 +84,11 @@ def _read_files(config: pathlib.Path | None, weights: pathlib.Path) -> Foreign:
         return Foreign(state_dict, metadata)
     try:
         facts = json.loads(config.read_text())
-        details = facts.get("pretrained_cfg", facts)  # older files have no pretrained_cfg
-        size = details.get("input_size")
-        return Foreign(
-            state_dict,
-            metadata,
-            facts.get("architecture", ""),
-            size and (int(size[-2]), int(size[-1])),
-            {name: details[name] for name in _PREPROCESSING if details.get(name) is not None},
-            _class_names({**details, **facts}),
-        )
-    except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {config}: {error}") from None
-
-
-def _class_names(facts: dict[str, Any]) -> tuple[str, ...]:
-    """Return timm's `label_names` (a list, or a dict by number) or the `id2label` of transformers.
-
-    A number without a name in a dict is its own name.
-    """
-    names = next(
-        (facts[key] for key in ("label_names", "labels", "id2label") if facts.get(key)), ()
-    )
-    if isinstance(names, dict):
-        by_number = {int(number): name for number, name in names.items()}
-        names = [by_number.get(k, k) for k in range(max(by_number) + 1)]
-    return tuple(map(str, names))
+    return Foreign(state_dict, metadata, facts)
 
 
 def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

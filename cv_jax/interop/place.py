@@ -5,7 +5,7 @@ from typing import Any
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop import foreign, saved, weights
+from cv_jax.interop import foreign, hub_config, saved, weights
 from cv_jax.interop.preprocessing import published
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import flatten, size_of, trained_with
@@ -26,7 +26,7 @@ def read(place: str, report: Callable[[str], None]) -> Saved:
     found = foreign.read(place)
     if saved.METADATA in found.metadata:
         return saved.parse(found.state_dict, found.metadata, place)
-    if not found.architecture:
+    if not found.config.get("architecture"):
         raise InputError(
             f"{place} was not written by cv_jax and does not name its model; convert it with "
             f"`python -m cv_jax convert {place} …`"
@@ -62,17 +62,18 @@ def from_foreign(
     Raises:
       InputError: model or source is unknown, or the weights do not fit the model.
     """
-    source = source or ("timm" if found.architecture else None)
+    facts = hub_config.describe(found.config, place)
+    source = source or ("timm" if facts.architecture else None)
     if source is None:
         choice = "|".join(weights.SOURCES)
         raise InputError(f"{place} does not name its layout; add --source {choice}")
-    if model is None and not found.architecture:
+    if model is None and not facts.architecture:
         raise InputError(f"{place} does not name its model; add --model NAME")
     known = {}
     if model is None:
-        model, known = weights.reference(source, found.architecture)
+        model, known = weights.reference(source, facts.architecture)
     fields = {**known, **(fields or {})}
-    size = image_size or found.image_size
+    size = image_size or facts.image_size
     variables = weights.load(
         model,
         source,
@@ -83,7 +84,7 @@ def from_foreign(
         report=report,
         **fields,
     )
-    evaluation = published(found.preprocessing, size_of(model, size))
+    evaluation = published(facts.preprocessing, size_of(model, size))
     return as_saved(
         variables,
         model,
@@ -91,8 +92,8 @@ def from_foreign(
         size,
         source,
         place,
-        found.preprocessing,
-        class_names=found.class_names,
+        facts.preprocessing,
+        class_names=facts.class_names,
         evaluation=evaluation,
     )
 
