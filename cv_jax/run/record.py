@@ -44,6 +44,7 @@ class Record:
         workdir: Path,
         config: ml_collections.ConfigDict,
         fingerprint: dict[str, Any],
+        classes: tuple[str, ...] = (),
         *,
         total_steps: int,
         log_every: int,
@@ -57,6 +58,7 @@ class Record:
           workdir: the run directory.
           config: the run's config.
           fingerprint: identity of the data.
+          classes: names of the classes; () if unknown.
           total_steps: updates of the whole run.
           log_every: steps between two training lines; 0 for the last step only.
           save_every: steps between two checkpoints; 0 for the last step only.
@@ -66,7 +68,8 @@ class Record:
         """
         self.workdir, self.config, self.code = workdir, config, None
         self.saved_step, self.improved, self.note = 0, False, ""
-        self._fingerprint, self._total_steps, self._schedule = fingerprint, total_steps, schedule
+        self._fingerprint, self._classes = fingerprint, classes
+        self._total_steps, self._schedule = total_steps, schedule
         self._log_every, self._save_every = log_every, save_every
         self._utilisation = utilisation
         self._main = processes.is_main()
@@ -87,7 +90,7 @@ class Record:
           newest: ignore later checkpoints.
         """
         if self._main:
-            records.repair(self.workdir)
+            records.repair(self.workdir, self._classes)
         return self._checkpoints.restore(target, newest=newest)
 
     def start(self, step: int, weights: str | None) -> bool:
@@ -109,7 +112,9 @@ class Record:
             return True
 
         def record():
-            records.record_start(self.workdir, self.config, self._fingerprint, step, weights)
+            records.record_start(
+                self.workdir, self.config, self._fingerprint, step, weights, self._classes
+            )
 
         processes.decided(record)
         return False

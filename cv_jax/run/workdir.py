@@ -1,6 +1,7 @@
 """The run directory: the files of a run besides checkpoints.
 
 config.json      the resolved config of the first start, flat
+classes.json     names of the classes, in the order of the classifier
 run.json         a list of starts: time, commit, versions, devices, flags, data fingerprint
 metrics.jsonl    one object a line: step, split, name → value; equal if the run is repeated
 timing.jsonl     times and throughput; they differ from run to run
@@ -33,7 +34,7 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
-from cv_jax.run import json_files, provenance
+from cv_jax.run import class_names, json_files, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def check(
     config: ml_collections.ConfigDict,
     fingerprint: dict[str, Any],
     evaluating: bool = False,
+    classes: tuple[str, ...] = (),
 ) -> None:
     """Check that a run of this config may start or continue in a directory; write nothing.
 
@@ -58,6 +60,7 @@ def check(
       config: the resolved config.
       fingerprint: identity of the data.
       evaluating: accept other values of evaluation fields.
+      classes: names of the classes; () if unknown.
 
     Raises:
       InputError: the run in the directory has another config or other data, the directory has files
@@ -76,6 +79,7 @@ def check(
             raise InputError(
                 f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"
             )
+        class_names.check(path, classes, ways_out)
         before = starts[-1]["data"] if starts else fingerprint
         changed = [
             f"{part}.{key}: was {before[part].get(key)!r}, is now {value!r}"
@@ -154,9 +158,11 @@ def in_use(path: Path) -> bool:
     return False
 
 
-def repair(path: Path) -> None:
-    """Write a damaged `config.json` again, and rename a damaged `run.json`."""
+def repair(path: Path, classes: tuple[str, ...] = ()) -> None:
+    """Write a damaged `config.json` or `classes.json` again, and rename a damaged `run.json`."""
     config, starts = _started_with(path)
+    if config is not None:
+        class_names.record(path, classes)
     if config is not None and not _is_sound(path / "config.json"):
         logger.warning("%s is damaged and written again", path / "config.json")
         json_files.write_record(path / "config.json", config)
@@ -171,8 +177,9 @@ def record_start(
     fingerprint: dict[str, Any],
     step: int,
     weights: str | None = None,
+    classes: tuple[str, ...] = (),
 ) -> None:
-    """Write `config.json` at the first start, and add this start to `run.json`.
+    """Write `config.json` and `classes.json` at the first start, and add this start to `run.json`.
 
     Args:
       path: the run directory.
@@ -180,10 +187,12 @@ def record_start(
       fingerprint: identity of the data.
       step: updates made.
       weights: digest of the initial weights from `config.init_from`; `None` without them.
+      classes: names of the classes; () if unknown.
     """
     old, starts = _started_with(path)
     if old is None:
         json_files.write_record(path / "config.json", configs.flatten(config))
+    class_names.record(path, classes)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
@@ -231,9 +240,10 @@ def damage(path: Path, kept: str) -> list[str]:
       kept: the metric lines in its newest sound checkpoint.
     """
     found = []
-    files = [path / "config.json", path / "run.json", path / "summary.json"]
+    names = ("config.json", class_names.FILE, "run.json", "summary.json")
+    files = [path / name for name in names]
     for file in [*files, *sorted(path.glob("evaluation*.json"))]:
-        # The summary is written at the end of the run.
+        # The summary is written at the end of the run; older runs have no names of classes.
         with contextlib.suppress(FileNotFoundError):
             try:
                 read_starts(path) if file.name == "run.json" else json_files.read_record(file)

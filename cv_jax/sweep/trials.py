@@ -39,7 +39,7 @@ def prepare(
             if parts.config.xla_flags not in checked:
                 check_flags(parts.config.xla_flags)
                 checked.add(parts.config.xla_flags)
-            workdir.check(path, parts.config, parts.fingerprint)
+            workdir.check(path, parts.config, parts.fingerprint, classes=parts.classes)
             if not path.exists():
                 parts.pretrained()  # raises an error if the weights are missing or do not fit
         command = [*program, *sweep.command(point, path)]

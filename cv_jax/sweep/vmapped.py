@@ -96,7 +96,7 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
     with contextlib.ExitStack() as stack:
         lanes = []
         for (path, config), parts in zip(trials.items(), experiments, strict=True):
-            records.check(path, config, parts.fingerprint)
+            records.check(path, config, parts.fingerprint, classes=parts.classes)
             stack.enter_context(records.claimed(path))
             lanes.append(Lane(path, parts, config))
         todo = [lane for lane in lanes if not _finished(lane)]

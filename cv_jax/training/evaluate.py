@@ -30,7 +30,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     def check():
         if not checkpoints.steps():
             raise InputError(f"--evaluate: there is no checkpoint in {workdir}; train first")
-        records.check(workdir, experiment.config, experiment.fingerprint, evaluating=True)
+        parts = experiment.config, experiment.fingerprint
+        records.check(workdir, *parts, evaluating=True, classes=experiment.classes)
 
     processes.decided(check)
     state, step = checkpoints.restore(experiment.abstract_state, repair=False)

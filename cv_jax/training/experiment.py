@@ -55,6 +55,7 @@ class Experiment:
       mesh: the devices.
       model: the Linen module.
       num_classes: classes of the dataset.
+      classes: their names; () if unknown.
       image_shape: (height, width, channels) of the model's input.
       augmentation: the parsed `config.augment`.
       train_images: the training split.
@@ -71,6 +72,7 @@ class Experiment:
     mesh: Mesh
     model: nn.Module
     num_classes: int
+    classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     augmentation: Augmentation
     train_images: pipeline.Images
@@ -204,6 +206,7 @@ class Experiment:
             workdir,
             self.config,
             self.fingerprint,
+            self.classes,
             total_steps=self.total_steps,
             log_every=self.every("log.every"),
             save_every=self.every("checkpoint.every"),
@@ -301,6 +304,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         mesh=mesh,
         model=model,
         num_classes=num_classes,
+        classes=train_source.classes or (),
         image_shape=image_shape,
         augmentation=augmentation,
         train_images=train_images,

@@ -42,7 +42,9 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     """
 
     def has_checkpoint():
-        records.check(workdir, experiment.config, experiment.fingerprint)
+        records.check(
+            workdir, experiment.config, experiment.fingerprint, classes=experiment.classes
+        )
         return bool(finished(workdir / "checkpoints"))
 
     # Loaded before anything is written. A run with a checkpoint does not need initial weights.
