@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cv_jax.models import checks
 from cv_jax.models.attention import FUSED, TENSOR_AXES
@@ -32,14 +33,14 @@ from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
 from cv_jax.models.windows import (
     WINDOW_RULES,
     Size,
+    arrange,
     as_bias,
     fit_window,
     pad_to,
     padded,
-    partition,
     resize_bias_table,
+    restore,
     shift_mask,
-    unpartition,
 )
 
 
@@ -96,18 +97,9 @@ class Block(nn.Module):
         window, shift = fit_window(size, self.window_size, self.window_rule)
         if not self.shifted:
             shift = (0, 0)
-        whole = padded(size, window)
         mask = None
         if any(shift):
-            mask = as_bias(shift_mask(whole, window, shift))[:, None]
-
-        # timm rolls the map, then pads; torchvision pads, then rolls.
-        roll_first = self.window_rule == "shrink"
-        if roll_first:
-            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
-        x = pad_to(x, whole)
-        if not roll_first:
-            x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
+            mask = as_bias(shift_mask(padded(size, window), window, shift))[:, None]
         x, weights = WindowAttention(
             self.num_heads,
             window,
@@ -117,11 +109,8 @@ class Block(nn.Module):
             self.dtype,
             self.param_dtype,
             name="attn",
-        )(partition(x, window), mask, train=train)
-        x = unpartition(x, window, whole)
-        if roll_first:
-            return jnp.roll(x[:, : size[0], : size[1]], shift, axis=(1, 2)), weights
-        return jnp.roll(x, shift, axis=(1, 2))[:, : size[0], : size[1]], weights
+        )(arrange(x, window, shift, self.window_rule), mask, train=train)
+        return restore(x, window, shift, self.window_rule, size), weights
 
 
 class PatchMerging(nn.Module):
@@ -253,6 +242,29 @@ class Swin(nn.Module):
                     f"num_heads {heads} does not divide width {self.width * 2**stage} of stage "
                     f"{stage}"
                 )
+
+    def window_tokens(self, image_size: Size) -> dict[str, np.ndarray]:
+        """Return the tokens of each window of each block.
+
+        Args:
+          image_size: height and width of the images.
+
+        Returns:
+          Name of the block's attention weights in `features` → int [windows, T], the index of every
+          token in its map [h·w], row by row; −1 for padding.
+        """
+        size, found = tuple(-(-side // self.patch_size) for side in image_size), {}
+        for stage, depth in enumerate(self.depths):
+            index = 1 + jnp.arange(size[0] * size[1]).reshape(1, *size, 1)
+            for block in range(depth):
+                window, shift = fit_window(size, self.window_size, self.window_rule)
+                shift = shift if block % 2 else (0, 0)
+                windows = arrange(index, window, shift, self.window_rule)
+                found[f"layers_{stage}/blocks_{block}/attention"] = (
+                    np.asarray(windows)[0, :, :, 0] - 1
+                )
+            size = tuple(-(-side // 2) for side in size)
+        return found
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False):

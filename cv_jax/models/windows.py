@@ -57,6 +57,31 @@ def unpartition(windows: jax.Array, window: Size, size: Size) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *size, channels)
 
 
+def arrange(x: jax.Array, window: Size, shift: Size, rule: str) -> jax.Array:
+    """Return the windows [B, windows, tokens, C] of a map [B, H, W, C], rolled and padded.
+
+    Args:
+      x: the map.
+      window: height and width of a window.
+      shift: rows and columns of the roll.
+      rule: "shrink": roll the map, then pad (timm). "pad": pad, then roll (torchvision).
+    """
+    whole, roll = padded(x.shape[1:3], window), (-shift[0], -shift[1])
+    if rule == "shrink":
+        x = pad_to(jnp.roll(x, roll, axis=(1, 2)), whole)
+    else:
+        x = jnp.roll(pad_to(x, whole), roll, axis=(1, 2))
+    return partition(x, window)
+
+
+def restore(windows: jax.Array, window: Size, shift: Size, rule: str, size: Size) -> jax.Array:
+    """Return the map [B, *size, C] of windows from `arrange`: its inverse."""
+    x = unpartition(windows, window, padded(size, window))
+    if rule == "shrink":
+        return jnp.roll(x[:, : size[0], : size[1]], shift, axis=(1, 2))
+    return jnp.roll(x, shift, axis=(1, 2))[:, : size[0], : size[1]]
+
+
 def shift_mask(size: Size, window: Size, shift: Size) -> np.ndarray:
     """Return the attention mask of windows of a rolled map.
 
