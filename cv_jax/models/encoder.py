@@ -59,6 +59,7 @@ class Block(nn.Module):
       act: activation of the MLP, one of `layers.ACTIVATIONS`.
       qk_norm: see `Attention`.
       layer_scale: initial value of a learned factor per channel on both branches; 0: no factor.
+      norm_epsilon: constant under the root of both LayerNorms.
       dropout_rate: dropped share after attention and MLP layers.
       implementation: attention implementation, one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether to return the attention weights.
@@ -71,6 +72,7 @@ class Block(nn.Module):
     act: str = "gelu"
     qk_norm: bool = False
     layer_scale: float = 0.0
+    norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
     implementation: str = "xla"
     attention_weights: bool = False
@@ -95,7 +97,7 @@ class Block(nn.Module):
                 y = drop_path(self.make_rng("dropout"), y, drop_path_rate)
             return y
 
-        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm1")(x)
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm1")(x)
         y, weights = Attention(
             self.num_heads,
             self.qk_norm,
@@ -105,7 +107,7 @@ class Block(nn.Module):
             name="attn",
         )(y, train=train)
         x = x + branch(y, "ls1")
-        y = nn.LayerNorm(epsilon=1e-6, **types, name="norm2")(x)
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm2")(x)
         hidden_dim = int(x.shape[-1] * self.mlp_ratio)
         y = Mlp(hidden_dim, self.act, self.dropout_rate, **types, name="mlp")(y, train=train)
         x = x + branch(y, "ls2")

@@ -116,6 +116,7 @@ class MAE(nn.Module):
       decoder_depth: number of decoder blocks.
       decoder_num_heads: attention heads of the decoder.
       mask_ratio: share of removed patches.
+      norm_epsilon: constant under the root of every LayerNorm.
       scan_layers: one scanned block instead of unrolled blocks; see encoder.py.
       remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       attention_implementation: one of `attention.IMPLEMENTATIONS`.
@@ -136,6 +137,7 @@ class MAE(nn.Module):
     decoder_depth: int = 8
     decoder_num_heads: int = 16
     mask_ratio: float = 0.75
+    norm_epsilon: float = 1e-6
     scan_layers: bool = False
     remat_policy: str = "none"
     attention_implementation: str = "xla"
@@ -226,7 +228,7 @@ class MAE(nn.Module):
         cls_token = jnp.broadcast_to(cls_token.astype(x.dtype), (batch, 1, self.width))
         x = features["embed"] = jnp.concatenate([cls_token, x], axis=1)
         x = self._run_blocks(x, features, train, "blocks", self.depth, self.num_heads)
-        x = features["norm"] = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(x)
+        x = features["norm"] = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm")(x)
         features["mask"] = mask
         x = self._decode(x, features, restore, (rows, columns), train)
         pixels = self.patch_size**2 * image.shape[-1]
@@ -250,7 +252,7 @@ class MAE(nn.Module):
         x = features["decoder_embed"] = jnp.concatenate([x[:, :1], patches], axis=1)
         depth, heads = self.decoder_depth, self.decoder_num_heads
         x = self._run_blocks(x, features, train, "decoder_blocks", depth, heads)
-        x = nn.LayerNorm(epsilon=1e-6, **types, name="decoder_norm")(x)
+        x = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="decoder_norm")(x)
         x = features["pre_logits"] = x[:, 1:]
         return x
 
@@ -265,6 +267,7 @@ class MAE(nn.Module):
             scan=self.scan_layers,
             remat_policy=self.remat_policy,
             mlp_ratio=self.mlp_ratio,
+            norm_epsilon=self.norm_epsilon,
             implementation=self.attention_implementation,
             attention_weights=self.attention_weights,
             dtype=self.dtype,

@@ -5,8 +5,9 @@ ICLR 2021, arXiv:2010.11929. The image is split into patches, each patch is mapp
 token plus a position embedding, and the tokens pass a pre-norm Transformer encoder.
 
 As in the paper: class token, learned positions, exact GELU, LayerNorm with epsilon 1e-6, Glorot
-initialisation with biases near zero, zero head. Options beyond the paper: pooling by the mean or by
-attention (MAP, Zhai et al. 2022, arXiv:2106.04560), fixed sine-cosine positions (Beyer et al.
+initialisation with biases near zero, zero head. Options beyond the paper: pooling by the mean, by
+attention (MAP, Zhai et al. 2022, arXiv:2106.04560) or by class token and mean (DINOv2's classifier,
+Oquab et al. 2024, arXiv:2304.07193), fixed sine-cosine positions (Beyer et al.
 2022, arXiv:2205.01580), stochastic depth, layer scale (Touvron et al. 2021, arXiv:2103.17239),
 normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442), registers (Darcet et al. 2024,
 arXiv:2309.16588), a distillation token (DeiT, see deit.py). Sizes: Table 1 of the paper for B, L,
@@ -29,7 +30,7 @@ from cv_jax.models.entry import Entry, LayerOrder
 from cv_jax.models.layers import Mlp, at_least_float32
 from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
-POOLS = ("cls", "mean", "map")
+POOLS = ("cls", "mean", "map", "cls_mean")
 POSITIONS = ("learned", "sincos")
 
 
@@ -56,6 +57,7 @@ class AttentionPool(nn.Module):
     num_heads: int
     mlp_ratio: float
     act: str
+    norm_epsilon: float
     dtype: str
     param_dtype: str
 
@@ -72,7 +74,7 @@ class AttentionPool(nn.Module):
         heads = (split_heads(y, self.num_heads) for y in (q, kv[..., 0, :], kv[..., 1, :]))
         y, _ = attend(*heads)
         y = nn.Dense(dim, **dense, name="proj")(merge_heads(y)[:, 0])
-        z = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(y)
+        z = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm")(y)
         return y + Mlp(int(dim * self.mlp_ratio), self.act, **types, name="mlp")(z, train=train)
 
 
@@ -88,7 +90,8 @@ class ViT(nn.Module):
       num_heads: attention heads; must divide the width.
       mlp_ratio: hidden width of the MLPs over the token width.
       act: activation of the MLPs, one of `layers.ACTIVATIONS`.
-      pool: "cls": the class token; "mean": the mean of the patches; "map": attention pooling.
+      pool: "cls": the class token; "mean": the mean of the patches; "map": attention pooling;
+        "cls_mean": class token and mean of the patches, concatenated.
       class_token: add a class token also where `pool` does not read it, as in MAE's fine-tuning.
       fc_norm: normalise the pooled features (parameters `fc_norm`) instead of every token (`norm`).
       head_norm: batch normalisation without scale and shift before the classifier, for linear
@@ -102,6 +105,7 @@ class ViT(nn.Module):
       pos_embed_prefix: whether learned positions include the tokens that are not patches.
       qk_norm: LayerNorm of every head's queries and keys.
       layer_scale: initial value of a learned factor per channel on every branch; 0: no factor.
+      norm_epsilon: constant under the root of every LayerNorm of tokens.
       dropout_rate: dropped share after positions, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
       scan_layers: one scanned block instead of `depth` unrolled blocks; see encoder.py.
@@ -132,6 +136,7 @@ class ViT(nn.Module):
     pos_embed_prefix: bool = True
     qk_norm: bool = False
     layer_scale: float = 0.0
+    norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
     scan_layers: bool = False
@@ -171,7 +176,10 @@ class ViT(nn.Module):
 
     def prefix_tokens(self) -> int:
         """Return the number of tokens before the patches: class, distillation and registers."""
-        return int(self.pool == "cls" or self.class_token) + int(self.distilled) + self.registers
+        return int(self._has_class_token()) + int(self.distilled) + self.registers
+
+    def _has_class_token(self) -> bool:
+        return self.class_token or self.pool in ("cls", "cls_mean")
 
     def pos_embed_prefix_tokens(self) -> int:
         """Return the number of positions before the positions of the patches."""
@@ -223,6 +231,7 @@ class ViT(nn.Module):
             act=self.act,
             qk_norm=self.qk_norm,
             layer_scale=self.layer_scale,
+            norm_epsilon=self.norm_epsilon,
             dropout_rate=self.dropout_rate,
             implementation=self.attention_implementation,
             attention_weights=self.attention_weights,
@@ -230,11 +239,11 @@ class ViT(nn.Module):
         )
         features.update(block_features)
         if not self.fc_norm:
-            x = features["norm"] = nn.LayerNorm(epsilon=1e-6, **types, name="norm")(x)
+            x = features["norm"] = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm")(x)
 
         x = self._pool(x, train)
         if self.fc_norm:
-            x = nn.LayerNorm(epsilon=1e-6, **types, name="fc_norm")(x)
+            x = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="fc_norm")(x)
         features["pre_logits"] = x.mean(axis=1) if self.distilled else x
         if not self.num_classes:
             return at_least_float32(features["pre_logits"]), features
@@ -257,7 +266,7 @@ class ViT(nn.Module):
         """Add positions, and the other tokens before the patches."""
         dim, normal = self.width, nn.initializers.normal
         tokens = []
-        if self.pool == "cls" or self.class_token:
+        if self._has_class_token():
             tokens.append(
                 self.param("cls_token", nn.initializers.zeros, (1, 1, dim), self.param_dtype)
             )
@@ -277,14 +286,15 @@ class ViT(nn.Module):
         return jnp.concatenate([*prefix, x + positions], axis=1)
 
     def _pool(self, x: jax.Array, train: bool) -> jax.Array:
-        """Tokens [B, T, D] → [B, D]; with a distillation token [B, 2, D]."""
+        """Tokens [B, T, D] → [B, D]; with a distillation token [B, 2, D], "cls_mean" [B, 2·D]."""
         if self.pool == "map":
             types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-            pool = AttentionPool(self.num_heads, self.mlp_ratio, self.act, **types, name="pool")
-            return pool(x, train=train)
-        if self.pool == "mean":
-            return x[:, self.prefix_tokens() :].mean(axis=1)
-        return x[:, :2] if self.distilled else x[:, 0]
+            fields = (self.num_heads, self.mlp_ratio, self.act, self.norm_epsilon)
+            return AttentionPool(*fields, **types, name="pool")(x, train=train)
+        if self.pool == "cls":
+            return x[:, :2] if self.distilled else x[:, 0]
+        mean = x[:, self.prefix_tokens() :].mean(axis=1)
+        return mean if self.pool == "mean" else jnp.concatenate([x[:, 0], mean], axis=-1)
 
 
 def resize(params: Mapping, old: ViT, new: ViT, method: str = "bicubic_antialias") -> dict:
