@@ -6,6 +6,7 @@ from typing import Any
 from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import foreign, hub_config, saved, weights
+from cv_jax.interop.classes import names_of
 from cv_jax.interop.preprocessing import published
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import flatten, size_of, trained_with
@@ -130,7 +131,7 @@ def as_saved(
         source,
         origin,
         _for_channels(preprocessing, channels),
-        class_names=class_names if len(class_names) == fields.get("num_classes") else (),
+        class_names=names_of(model, fields, class_names),
         evaluation=evaluation or {},
     )
 

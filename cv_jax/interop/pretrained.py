@@ -9,10 +9,13 @@ import ml_collections
 import numpy as np
 
 from cv_jax import models
+from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.interop import place, saved
+from cv_jax.interop.classes import names_of, ordered
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
+from cv_jax.run import class_names
 from cv_jax.run.checkpoint import CheckpointError, read_newest
 from cv_jax.run.json_files import Damaged, read_record
 
@@ -26,17 +29,22 @@ def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[st
 
 
 def load(
-    config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Load variables of the config's model from `config.init_from`; see `read`.
 
-    A classifier with other classes is dropped. Image, window and patch sizes and input channels are
-    adapted. A ViT takes the encoder of a masked autoencoder. Each change is printed.
+    A classifier of another number of classes is dropped. One with the names of the dataset's
+    classes is put into their order. Image, window and patch sizes and input channels are adapted. A
+    ViT takes the encoder of a masked autoencoder. Each change is printed.
 
     Args:
       config: the run's config.
       num_classes: classes of the dataset.
       image_shape: (height, width, channels) of the model's input.
+      classes: names of the dataset's classes; () if unknown.
 
     Raises:
       InputError: the weights do not exist, do not name their model, or do not fit; one line.
@@ -52,6 +60,7 @@ def load(
         weights = read(config.init_from, report)
         if weights.model not in models.MODELS:
             raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
+        weights = ordered(weights, classes, report)
         convert = models.MODELS[weights.model].converters.get(models.MODELS[name].module)
         if convert is not None:
             weights = _converted(convert, weights, name, size, fields, config.seed)
@@ -119,8 +128,8 @@ class Run(NamedTuple):
     """Trained model of a run directory.
 
     Attributes:
-      weights: the evaluated variables (averaged, if the run averages) and their model.
-        `weights.preprocessing` holds the mean and std of `config.data`.
+      weights: the evaluated variables (averaged, if the run averages) and their model, with the
+        names, normalisation and preprocessing in the records of the run.
       config: the flat config of the run, as JSON values.
       step: number of updates.
     """
@@ -165,8 +174,21 @@ def read_run(path: pathlib.Path) -> Run:
         fields["num_classes"] = classes or defaults["num_classes"]
     channels = _fitting_channels(path, arrays, name, size, fields, channels)
     preprocessing = {"mean": config["data.mean"], "std": config["data.std"]}
+    try:
+        names = class_names.read(path)
+    except Damaged:  # as in an older run without names
+        names = ()
     weights = saved.Saved(
-        unflatten(arrays), name, fields, size, channels, "", str(path), preprocessing
+        unflatten(arrays),
+        name,
+        fields,
+        size,
+        channels,
+        "",
+        str(path),
+        preprocessing,
+        class_names=names_of(name, fields, names),
+        evaluation={key: values.get(key, FIELDS[key].default) for key in saved.EVALUATION},
     )
     return Run(weights, config, step)
 

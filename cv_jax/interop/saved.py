@@ -23,6 +23,7 @@ from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
 FORMAT = 2
 METADATA = "cv_jax"  # metadata key of the description
+EVALUATION = ("eval_preprocess", "eval.average", "loss.name")  # keys of `Saved.evaluation`
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +43,9 @@ class Saved(NamedTuple):
         besides: crop_pct, interpolation, …
       version: version of cv_jax that wrote the file.
       class_names: names of the classes in the order of the classifier; () if unknown.
-      evaluation: values of `eval_preprocess`, `eval.average` and `loss.name` by these names: all
-        that prediction needs of a config. A field without a value has its default; without
-        `eval_preprocess` the preprocessing is unknown.
+      evaluation: values of the config fields in `EVALUATION`: all that prediction needs of a
+        config. A field without a value has its default; without `eval_preprocess` the
+        preprocessing is unknown.
     """
 
     variables: dict[str, Any]

@@ -175,7 +175,7 @@ class Experiment:
         """
         if self.config.init_from is None:
             return None
-        return pretrained.load(self.config, self.num_classes, self.image_shape)
+        return pretrained.load(self.config, self.num_classes, self.image_shape, self.classes)
 
     @functools.cached_property
     def abstract_state(self) -> step.TrainState:
@@ -284,7 +284,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if config.distill.teacher is not None:
         if tasks.task_name(config) != "classification":
             raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
-        teacher = read_teacher(config, num_classes, image_shape)
+        teacher = read_teacher(config, num_classes, image_shape, train_source.classes or ())
         fingerprint["teacher"] = teacher.fingerprint
 
     mesh = meshes.make_mesh(config.mesh.devices, config.mesh.model)

@@ -15,6 +15,7 @@ import ml_collections
 from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained, saved
+from cv_jax.interop.classes import ordered
 from cv_jax.interop.target import flatten, trained_with
 
 
@@ -33,7 +34,10 @@ class Teacher(NamedTuple):
 
 
 def read_teacher(
-    config: ml_collections.ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...] = (),
 ) -> Teacher:
     """Read the teacher of `config.distill.teacher`: a run directory or converted weights.
 
@@ -43,6 +47,8 @@ def read_teacher(
       config: the student's config.
       num_classes: classes of the dataset.
       image_shape: (height, width, channels) of the images.
+      classes: names of the dataset's classes; () if unknown. A teacher with these names in another
+        order is reordered.
 
     Raises:
       InputError: the teacher is missing, is not a classifier of these classes, or does not fit;
@@ -58,6 +64,7 @@ def read_teacher(
         if weights.model not in models.MODELS:
             raise InputError(f"{place} has the unknown model {weights.model}")
         _check_classes(weights, num_classes)
+        weights = ordered(weights, classes, report)
         size = tuple(image_shape[:2])
         fields = dict(weights.fields)
         variables = saved.fit(

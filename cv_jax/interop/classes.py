@@ -1,0 +1,107 @@
+"""Names of classes: of an older run, and of a classifier that another dataset continues."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cv_jax import models
+from cv_jax.data import sources
+from cv_jax.errors import InputError
+from cv_jax.interop.saved import Saved
+from cv_jax.interop.target import HEAD, flatten, trained_with, unflatten
+from cv_jax.run import json_files, workdir
+
+_SHOWN = 4  # names in a message
+
+
+def names_of(model: str, fields: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names if they are those of the model's classes, else ().
+
+    A masked autoencoder has no classes. A model of tokens does not state its number of classes.
+    """
+    if models.MODELS[model].task == "reconstruction":
+        return ()
+    return names if fields.get("num_classes", len(names)) == len(names) else ()
+
+
+def of_dataset(
+    path: Path, config: dict[str, Any], data_dir: str | None, report: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return the names in the dataset of a run that did not record them.
+
+    Args:
+      path: the run directory.
+      config: the flat config of the run.
+      data_dir: folder of prepared datasets; default: that of the config.
+      report: called with one sentence if the dataset is missing or has changed.
+
+    Returns:
+      The names; () if the dataset has none or is not that of the training.
+    """
+    name, folder = config["data.name"], data_dir or config.get("data.dir")
+    try:
+        trained = workdir.read_starts(path)[-1]["data"]["train"]
+        source = sources.open_source(
+            name,
+            config["data.train_split"],
+            sources.data_folder(folder),
+            config.get("data.subset_seed", 0),
+        )
+    except (FileNotFoundError, json_files.Damaged, LookupError, TypeError):
+        reason = f"{path}/run.json does not identify its data"
+    except InputError as error:
+        reason = str(error)
+    else:
+        changed = [key for key, value in source.fingerprint.items() if trained.get(key) != value]
+        if not changed:
+            return source.classes or ()
+        reason = f"{name} is not the data of its training ({', '.join(changed)} differs)"
+    report(f"classes are printed as numbers: {path} does not record their names, and {reason}")
+    return ()
+
+
+def ordered(weights: Saved, names: tuple[str, ...], report: Callable[[str], None]) -> Saved:
+    """Return weights whose classifier has its classes in the order of a dataset.
+
+    A classifier with the same names in another order is reordered. Nothing is changed if a name is
+    unknown or differs; then a sentence says which order the classifier must have.
+
+    Args:
+      weights: the weights; their classifier may have any classes.
+      names: names of the dataset's classes; () if unknown.
+      report: called with one sentence.
+    """
+    theirs = weights.class_names
+    arrays = flatten(weights.variables)
+    if theirs == names or trained_with(arrays)[0] != len(names):
+        return weights
+    if not theirs:
+        natural = tuple(sorted(names, key=natural_key))
+        if weights.source and natural != names:
+            report(
+                f"the classifier is kept, its class names are unknown: its classes must be in the "
+                f"order of the dataset, {_listed(names)}; timm sorts a folder's classes as "
+                f"{_listed(natural)}"
+            )
+        return weights
+    if sorted(theirs) != sorted(names) or len(set(names)) < len(names):
+        report(
+            f"the classifier is kept although its classes, {_listed(theirs)}, have other names "
+            f"than those of the dataset, {_listed(names)}"
+        )
+        return weights
+    order = [theirs.index(name) for name in names]
+    arrays = {path: x[..., order] if HEAD.fullmatch(path) else x for path, x in arrays.items()}
+    report(f"classes of the classifier reordered by name: {_listed(theirs)} → {_listed(names)}")
+    return weights._replace(variables=unflatten(arrays), class_names=names)
+
+
+def natural_key(name: str) -> list[str | int]:
+    """Return timm's sort key of class folders: numbers by value, letters without case."""
+    return [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", name.lower())]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = "" if len(names) <= _SHOWN else ", …"
+    return ", ".join(map(repr, names[:_SHOWN])) + more
