@@ -33,6 +33,13 @@ class Grid(NamedTuple):
         """Whether there is a token at every place."""
         return bool((self.tokens >= 0).all())
 
+    def places(self) -> np.ndarray:
+        """Return the place of every token, counted row by row: int [T]; −1 without a place."""
+        found = np.full(self.length, -1)
+        tokens = self.tokens.reshape(-1)
+        found[tokens[tokens >= 0]] = np.flatnonzero(tokens >= 0)
+        return found
+
     def centres(self) -> np.ndarray:
         """Return the centre of every place in pixels: float [rows, columns, 2], (row, column)."""
         index = np.stack(np.indices(self.tokens.shape), axis=-1)

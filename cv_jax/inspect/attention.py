@@ -1,0 +1,224 @@
+"""Attention over the image: maps, distance and entropy.
+
+All layers have one form: windows of tokens, each token with its place in the image. A layer of a
+ViT has one window with all tokens. Windows of a Swin keep their form, because a matrix over all
+pairs of its tokens is large (see `matrix`); the places undo rolls and padding.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cv_jax.inspect import network, places
+
+CROSS = "cross_attention"  # end of a feature's name: the queries are not in the image
+NO_PLACE, PADDING = -1, -2  # a token outside the image, such as a class token; padding of a window
+
+
+class Layer(NamedTuple):
+    """Attention weights of one layer over the image.
+
+    Attributes:
+      name: of the feature.
+      weights: float32 [B, windows, heads, Tq, Tk]; rows sum to one.
+      queries: int [B, windows, Tq], place of every query, row by row; else `NO_PLACE` or `PADDING`.
+      keys: the same of the keys [B, windows, Tk].
+      shape: (rows, columns) of the places.
+      patch: (height, width) of a place in pixels.
+    """
+
+    name: str
+    weights: jax.Array
+    queries: np.ndarray
+    keys: np.ndarray
+    shape: tuple[int, int]
+    patch: tuple[float, float]
+
+
+def layers(
+    model: nn.Module, variables: Mapping, images: jax.Array, *others: jax.Array
+) -> list[Layer]:
+    """Return the attention of every layer whose keys are places in the image, in forward order.
+
+    Fused attention and scanned blocks are recomputed in a readable form (see `network.readable`).
+
+    Args:
+      model: any module whose first input is an image.
+      variables: its variables.
+      images: float [B, H, W, C], normalised.
+      *others: further inputs, such as the noise of a masked autoencoder [B, patches].
+
+    Returns:
+      The layers; an empty list for a model without attention over image tokens.
+    """
+    model, variables = network.readable(model, variables)
+    _, features = network.features(model, variables, images, *others)
+    size = images.shape[1:3]
+    weights = {
+        name: x.astype(jnp.float32) for name, x in features.items() if places.is_attention(name)
+    }
+    if not weights:
+        return []
+    if hasattr(model, "window_tokens"):
+        tokens = model.window_tokens(size)
+        shapes = {name: features[name.removesuffix("/attention")].shape[1:3] for name in weights}
+        return [
+            _of_windows(name, x, tokens[name], shapes[name], size) for name, x in weights.items()
+        ]
+    # Other inputs may move the tokens of each image: a mask removes patches.
+    count = len(images) if others else 1
+    grids = [
+        places.token_grid(model, tuple(x[i : i + 1] for x in (images, *others)), size)
+        for i in range(count)
+    ]
+    if grids[0] is None:
+        return []
+    tokens = np.stack([grid.places() for grid in grids])
+    tokens = np.broadcast_to(tokens, (len(images), grids[0].length))[:, None]
+    return [
+        _of_sequence(name, x, tokens, grids[0])
+        for name, x in weights.items()
+        if x.shape[-1] == grids[0].length
+    ]
+
+
+def _of_windows(name, weights, tokens, shape, image_size) -> Layer:
+    index = np.broadcast_to(np.where(tokens < 0, PADDING, tokens), (len(weights), *tokens.shape))
+    patch = tuple(side / count for side, count in zip(image_size, shape, strict=True))
+    return Layer(name, weights, index, index, tuple(shape), patch)
+
+
+def _of_sequence(name, weights, tokens, grid) -> Layer:
+    queries = tokens
+    if name.endswith(CROSS):
+        queries = np.full((len(weights), 1, weights.shape[-2]), NO_PLACE)
+    return Layer(name, weights[:, None], queries, tokens, grid.tokens.shape, grid.patch)
+
+
+def mean_distance(layer: Layer) -> np.ndarray:
+    """Return the mean attention distance of each head in pixels: float64 [heads].
+
+    The distance between the centres of query and key, weighted by the attention, as in figure 7
+    (right) of the ViT paper (arXiv:2010.11929): the mean over images and queries. Tokens without a
+    place are left out, and the weights of the other keys are scaled to the sum one. NaN if no query
+    has a place, as in cross-attention.
+    """
+    queries = int((layer.queries >= 0).sum())
+    if not queries:
+        return np.full(layer.weights.shape[2], np.nan)
+    centres = np.stack(np.indices(layer.shape), axis=-1).reshape(-1, 2) * np.array(layer.patch)
+
+    @jax.jit
+    def total(weights, queries, keys):
+        apart = jnp.asarray(centres)[queries][..., :, None, :]
+        apart = apart - jnp.asarray(centres)[keys][..., None, :, :]
+        distance = jnp.sqrt((apart**2).sum(axis=-1))[:, :, None]
+        weights = weights * (keys >= 0)[:, :, None, None, :]
+        mean = (weights * distance).sum(axis=-1) / jnp.maximum(weights.sum(axis=-1), 1e-30)
+        return (mean * (queries >= 0)[:, :, None]).sum(axis=(0, 1, 3))
+
+    sums = total(layer.weights, layer.queries, layer.keys)
+    return np.asarray(sums, np.float64) / queries
+
+
+def entropy(layer: Layer) -> np.ndarray:
+    """Return the mean entropy of each head's rows in nats: float64 [heads].
+
+    0: every query reads one key. ln(Tk): every query reads all keys equally.
+    """
+    counted = layer.queries != PADDING
+
+    @jax.jit
+    def total(weights, counted):
+        terms = jax.scipy.special.entr(weights).sum(axis=-1)
+        return (terms * counted[:, :, None]).sum(axis=(0, 1, 3))
+
+    return np.asarray(total(layer.weights, counted), np.float64) / int(counted.sum())
+
+
+def matrix(layer: Layer) -> jax.Array:
+    """Return the attention between all places: float32 [B, heads, places, places].
+
+    Windows are put back into the whole map; pairs in different windows have weight 0. Tokens
+    without a place are left out. The memory grows with the square of the number of places.
+
+    Raises:
+      ValueError: the queries of the layer have no places.
+    """
+    count = layer.shape[0] * layer.shape[1]
+    if (layer.queries < 0).all():
+        raise ValueError(f"{layer.name}: its queries have no places in the image")
+
+    @jax.vmap
+    def whole(weights, queries, keys):
+        # The additional row and column take the tokens without a place.
+        result = jnp.zeros((weights.shape[1], count + 1, count + 1), weights.dtype)
+        result = result.at[:, queries[:, :, None], keys[:, None, :]].set(
+            jnp.moveaxis(weights, 1, 0)
+        )
+        return result[:, :count, :count]
+
+    return whole(layer.weights, _or_last(layer.queries, count), _or_last(layer.keys, count))
+
+
+def _or_last(index: np.ndarray, count: int) -> np.ndarray:
+    """Replace the marks of tokens without a place by `count`."""
+    return np.where(index < 0, count, index)
+
+
+def key_maps(layer: Layer, values: jax.Array | np.ndarray) -> np.ndarray:
+    """Put values of a layer's keys into the image.
+
+    Args:
+      layer: gives the places.
+      values: [B, windows, Tk] or [B, heads, windows, Tk].
+
+    Returns:
+      float32 [B, rows, columns] or [B, heads, rows, columns]; places without a key are 0.
+    """
+    values, count = np.asarray(values, np.float32), layer.shape[0] * layer.shape[1]
+    maps = np.zeros((*values.shape[:-2], count + 1), np.float32)
+    for image, keys in enumerate(_or_last(layer.keys, count)):
+        maps[image][..., keys.reshape(-1)] = values[image].reshape(*values.shape[1:-2], -1)
+    return maps[..., :count].reshape(*maps.shape[:-1], *layer.shape)
+
+
+def in_windows(layer: Layer, maps: np.ndarray) -> np.ndarray:
+    """Return the values of a map at a layer's keys: [B, rows, columns] → [B, windows, Tk].
+
+    The inverse of `key_maps`; tokens without a place get 0.
+    """
+    flat = np.pad(np.asarray(maps).reshape(len(maps), -1), ((0, 0), (0, 1)))
+    index = _or_last(layer.keys, flat.shape[1] - 1).reshape(len(flat), -1)
+    return np.take_along_axis(flat, index, axis=1).reshape(layer.keys.shape)
+
+
+def place_maps(layer: Layer, query: int) -> np.ndarray:
+    """Return what one place reads: float32 [B, heads, rows, columns].
+
+    Args:
+      layer: the layer.
+      query: the place, counted row by row.
+    """
+    chosen = jnp.asarray(layer.queries == query)[:, :, None, :, None]
+    return key_maps(layer, jnp.moveaxis((layer.weights * chosen).sum(axis=-2), 2, 1))
+
+
+def token_maps(layer: Layer, token: int) -> np.ndarray:
+    """Return what one token of each window reads, as token 0, the class token of a ViT.
+
+    Returns:
+      float32 [B, heads, rows, columns].
+    """
+    return key_maps(layer, jnp.moveaxis(layer.weights[..., token, :], 2, 1))
+
+
+def received(layer: Layer) -> np.ndarray:
+    """Return the mean attention that each place receives: float32 [B, heads, rows, columns]."""
+    counted = jnp.asarray(layer.queries != PADDING)[:, :, None, :, None]
+    total = jnp.maximum(counted.sum(axis=-2), 1)
+    return key_maps(layer, jnp.moveaxis((layer.weights * counted).sum(axis=-2) / total, 2, 1))
