@@ -74,15 +74,16 @@ def shapes(
     return jax.eval_shape(functools.partial(run, model), variables, images, *others)[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def feature_gradients(
     model: nn.Module,
     variables: Mapping,
     images: jax.Array,
     classes: jax.Array,
     names: tuple[str, ...],
+    of: str = "logit",
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Return features, and the gradient of a class's logit with respect to each of them.
+    """Return features, and the gradient of a number with respect to each of them.
 
     Args:
       model: a classifier.
@@ -90,16 +91,20 @@ def feature_gradients(
       images: float [B, H, W, C], normalised.
       classes: int [B], the class of each image.
       names: features; `IMAGE` is the input.
+      of: "logit": the logit of each image's class. "cross_entropy": the loss of the classes, the
+        mean over the batch.
 
     Returns:
       `(features, gradients)`: name → array of the feature's shape. The gradient of a feature that
-      the logit does not depend on is zero.
+      the number does not depend on is zero.
     """
 
     def scores(images):
         logits, found = run(model, variables, images)
         found = OrderedDict(found, **{IMAGE: images})
         chosen = OrderedDict((name, found[name]) for name in names)
+        if of == "cross_entropy":
+            logits = -jax.nn.log_softmax(logits) / len(logits)
         return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0], chosen
 
     # An addition of zero makes the input a variable of its own, like any feature.
