@@ -14,6 +14,7 @@ ACTIVATIONS = {
     # The references use the exact form; Flax's default is the tanh approximation.
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # of OpenAI's CLIP
     "silu": nn.silu,
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
@@ -28,6 +29,30 @@ def activation(name: str):
     """
     checks.one_of("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
+
+
+POOLINGS = ("mean", "max", "mean_max", "concat")
+
+
+def pool(x: jax.Array, kind: str, axes: tuple[int, ...]) -> jax.Array:
+    """Pool the positions of a map or of tokens to features.
+
+    Args:
+      x: [..., C].
+      kind: "mean", "max"; "mean_max": the average of mean and maximum; "concat": mean and maximum
+        side by side, [..., 2·C].
+      axes: of the positions.
+
+    Raises:
+      ValueError: the kind is not in `POOLINGS`.
+    """
+    checks.one_of("pool", kind, POOLINGS)
+    if kind == "mean":
+        return x.mean(axis=axes)
+    if kind == "max":
+        return x.max(axis=axes)
+    both = x.mean(axis=axes), x.max(axis=axes)
+    return (both[0] + both[1]) / 2 if kind == "mean_max" else jnp.concatenate(both, axis=-1)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

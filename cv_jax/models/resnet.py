@@ -38,7 +38,7 @@ from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.conv_layers import he_fan_out, uniform_fan_in
 from cv_jax.models.encoder import REMAT_POLICIES
 from cv_jax.models.entry import Entry, LayerOrder
-from cv_jax.models.layers import DropPath, at_least_float32, drop_path_rates
+from cv_jax.models.layers import POOLINGS, DropPath, at_least_float32, drop_path_rates, pool
 
 BLOCKS = {"basic": 1, "bottleneck": 4}  # block → output channels over the width of the stage
 SHORTCUTS = ("A", "B", "C", "none")
@@ -134,10 +134,10 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem, stages of residual blocks, mean over positions, linear classifier.
+    """Stem, stages of residual blocks, pooling over positions, linear classifier.
 
     Attributes:
-      num_classes: size of the output; 0 gives the mean of the last maps.
+      num_classes: size of the output; 0 gives the pooled last maps.
       stage_sizes: blocks of each stage; every stage but the first halves the resolution.
       widths: channels of each stage; a bottleneck block has four times as many output channels.
       stem_width: channels of the first convolution.
@@ -150,6 +150,7 @@ class ResNet(nn.Module):
       width_per_group: channels of a group in a stage of width 64; proportional to the width.
       zero_init_residual: every branch is initially zero: its last scale, or with `preact` its last
         kernel.
+      pool: pooling of the last maps, one of `layers.POOLINGS`.
       drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
       remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
       axis_name: mesh axis of the statistics of batch normalisation in the per-device view.
@@ -172,6 +173,7 @@ class ResNet(nn.Module):
     groups: int = 1
     width_per_group: int = 64
     zero_init_residual: bool = False
+    pool: str = "mean"
     drop_path_rate: float = 0.0
     remat_policy: str = "none"
     axis_name: str | None = None
@@ -193,6 +195,7 @@ class ResNet(nn.Module):
         checks.one_of("block", self.block, BLOCKS)
         checks.one_of("shortcut", self.shortcut, SHORTCUTS)
         checks.one_of("stride_in", self.stride_in, STRIDES)
+        checks.one_of("pool", self.pool, POOLINGS)
         checks.rate("drop_path_rate", self.drop_path_rate)
         checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
@@ -226,7 +229,7 @@ class ResNet(nn.Module):
         Returns:
           `(logits float32 [B, num_classes], features)`: the maps [B, h, w, c] after the stem and
           after each block (`layer1_0` …), with `preact` the activated last maps (`norm`), and
-          `"pre_logits"` [B, c].
+          `"pre_logits"` [B, c]; [B, 2·c] with pool "concat".
 
         Raises:
           ValueError: see `check`.
@@ -277,7 +280,7 @@ class ResNet(nn.Module):
         if self.preact:
             x = features["norm"] = norm(x, "norm")
 
-        x = features["pre_logits"] = x.mean(axis=(1, 2))
+        x = features["pre_logits"] = pool(x, self.pool, (1, 2))
         if self.num_classes:
             x = nn.Dense(self.num_classes, kernel_init=uniform_fan_in, **types, name="head")(x)
         return at_least_float32(x), features

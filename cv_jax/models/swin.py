@@ -28,7 +28,7 @@ from cv_jax.models import checks
 from cv_jax.models.attention import FUSED, TENSOR_AXES
 from cv_jax.models.encoder import REMAT_POLICIES
 from cv_jax.models.entry import Entry, LayerOrder
-from cv_jax.models.layers import DropPath, Mlp, at_least_float32, drop_path_rates
+from cv_jax.models.layers import POOLINGS, DropPath, Mlp, at_least_float32, drop_path_rates, pool
 from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
 from cv_jax.models.windows import (
     WINDOW_RULES,
@@ -187,6 +187,7 @@ class Swin(nn.Module):
       pretrained_windows: version 2: side of each stage's window in pre-training, which scales the
         offsets; 0 for the window itself. One value is for all stages.
       mlp_ratio: hidden width of the MLPs over the token width.
+      pool: pooling of the last map, one of `layers.POOLINGS`.
       dropout_rate: dropped share after the embedding, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
       remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
@@ -207,6 +208,7 @@ class Swin(nn.Module):
     window_rule: str = "shrink"
     pretrained_windows: tuple[int, ...] = (0,)
     mlp_ratio: float = 4.0
+    pool: str = "mean"
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
     remat_policy: str = "none"
@@ -218,20 +220,18 @@ class Swin(nn.Module):
         """Raise a ValueError if a field is invalid, or two fields exclude each other."""
         checks.one_of("version", self.version, (1, 2))
         checks.one_of("window_rule", self.window_rule, WINDOW_RULES)
+        checks.one_of("pool", self.pool, POOLINGS)
         checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
-        checks.rate("drop_path_rate", self.drop_path_rate)
-        checks.rate("dropout_rate", self.dropout_rate)
-        checks.positive("patch_size", [self.patch_size])
-        checks.positive("window_size", [self.window_size])
+        for field in ("drop_path_rate", "dropout_rate"):
+            checks.rate(field, getattr(self, field))
+        for field in ("patch_size", "window_size", "width"):
+            checks.positive(field, [getattr(self, field)])
         checks.positive("depths", self.depths)
-        checks.positive("width", [self.width])
         checks.positive("num_heads", self.num_heads)
-        stages = len(self.depths)
-        if len(self.num_heads) != stages:
-            raise ValueError(
-                f"num_heads {self.num_heads} needs one value for each of depths {self.depths}"
-            )
-        if len(self.pretrained_windows) not in (1, stages):
+        needs = f"needs one value for each of depths {self.depths}"
+        if len(self.num_heads) != len(self.depths):
+            raise ValueError(f"num_heads {self.num_heads} {needs}")
+        if len(self.pretrained_windows) not in (1, len(self.depths)):
             raise ValueError(
                 f"pretrained_windows {self.pretrained_windows} needs one value, or one for each of "
                 f"depths {self.depths}"
@@ -282,15 +282,15 @@ class Swin(nn.Module):
         self.check()
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         features = OrderedDict()
-        patch = (self.patch_size, self.patch_size)
+        patch = (self.patch_size,) * 2
         x = pad_to(image, padded(image.shape[1:3], patch))
         x = nn.Conv(self.width, patch, patch, padding="VALID", **types, name="patch_embed")(x)
         x = nn.LayerNorm(epsilon=1e-5, **types, name="patch_norm")(x)
         x = features["embed"] = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
         rates = drop_path_rates(self.drop_path_rate, sum(self.depths))
-        pretrained = self.pretrained_windows
-        pretrained = pretrained * len(self.depths) if len(pretrained) == 1 else pretrained
+        given = self.pretrained_windows
+        pretrained = given * len(self.depths) if len(given) == 1 else given
         for stage, depth in enumerate(self.depths):
             done = sum(self.depths[:stage])
             block = dict(
@@ -309,7 +309,7 @@ class Swin(nn.Module):
             x, stage_features = module(x, train=train)
             features.update({f"layers_{stage}/{k}": v for k, v in stage_features.items()})
         x = features["norm"] = nn.LayerNorm(epsilon=1e-5, **types, name="norm")(x)
-        x = features["pre_logits"] = x.mean(axis=(1, 2))
+        x = features["pre_logits"] = pool(x, self.pool, (1, 2))
         if self.num_classes:
             x = nn.Dense(self.num_classes, kernel_init=INIT, **types, name="head")(x)
         return at_least_float32(x), features

@@ -27,10 +27,10 @@ from cv_jax.models.attention import FUSED, TENSOR_AXES, FusedDense, attend, merg
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry, LayerOrder
-from cv_jax.models.layers import Mlp, at_least_float32
+from cv_jax.models.layers import Mlp, at_least_float32, pool
 from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
-POOLS = ("cls", "mean", "map", "cls_mean")
+POOLS = ("cls", "mean", "max", "mean_max", "map", "cls_mean")
 POSITIONS = ("learned", "sincos")
 
 
@@ -90,14 +90,13 @@ class ViT(nn.Module):
       num_heads: attention heads; must divide the width.
       mlp_ratio: hidden width of the MLPs over the token width.
       act: activation of the MLPs, one of `layers.ACTIVATIONS`.
-      pool: "cls": the class token; "mean": the mean of the patches; "map": attention pooling;
-        "cls_mean": class token and mean of the patches, concatenated.
+      pool: "cls": the class token; "mean", "max", "mean_max": of the patches, see `layers.pool`;
+        "map": attention pooling; "cls_mean": class token and mean of the patches, concatenated.
       class_token: add a class token also where `pool` does not read it, as in MAE's fine-tuning.
       fc_norm: normalise the pooled features (parameters `fc_norm`) instead of every token (`norm`).
       head_norm: batch normalisation without scale and shift before the classifier, for linear
         probes (He et al., 2022, appendix A.1).
-      registers: number of additional learned tokens; pooling by the class token or the mean ignores
-        them.
+      registers: number of additional learned tokens; every pooling but "map" ignores them.
       distilled: a distillation token after the class token, with its own head (DeiT); needs pool
         "cls". See `__call__` for the outputs.
       pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions and zero for tokens
@@ -293,8 +292,10 @@ class ViT(nn.Module):
             return AttentionPool(*fields, **types, name="pool")(x, train=train)
         if self.pool == "cls":
             return x[:, :2] if self.distilled else x[:, 0]
-        mean = x[:, self.prefix_tokens() :].mean(axis=1)
-        return mean if self.pool == "mean" else jnp.concatenate([x[:, 0], mean], axis=-1)
+        patches = x[:, self.prefix_tokens() :]
+        if self.pool == "cls_mean":
+            return jnp.concatenate([x[:, 0], patches.mean(axis=1)], axis=-1)
+        return pool(patches, self.pool, (1,))
 
 
 def resize(params: Mapping, old: ViT, new: ViT, method: str = "bicubic_antialias") -> dict:

@@ -56,6 +56,8 @@ def test_pools():
     for fields, pool in [
         (dict(pool="cls", registers=2), lambda x: x[:, 0]),
         (dict(pool="mean", registers=2, class_token=True), lambda x: x[:, 3:].mean(axis=1)),
+        (dict(pool="max", class_token=True), lambda x: x[:, 1:].max(axis=1)),
+        (dict(pool="mean_max"), lambda x: (x.mean(axis=1) + x.max(axis=1)) / 2),
     ]:
         model, variables = build(**fields)
         _, features = model.apply(variables, IMAGE)
@@ -149,7 +151,7 @@ def test_resize_to_itself_is_exact():
     [
         (dict(patch_size=7), "patch_size 7 does not divide the image 16x24; nearest"),
         (dict(num_heads=3), "num_heads 3 does not divide width 16"),
-        (dict(pool="max"), "unknown pool 'max'; allowed: cls, mean, map"),
+        (dict(pool="median"), "unknown pool 'median'; allowed: cls, mean, max"),
         (dict(pos_embed="rope"), "unknown pos_embed 'rope'; allowed: learned, sincos"),
         (dict(distilled=True, pool="mean"), "distilled needs pool 'cls'"),
         (dict(distilled=True, head_norm=True), "head_norm needs a model with one head"),
