@@ -16,6 +16,10 @@ from cv_jax.inspect import network, occlusion, places, rollout
 from cv_jax.inspect.network import IMAGE
 
 
+class NoPlaces(ValueError):
+    """The model has no feature with places in the image, so the method does not apply."""
+
+
 def gradient(
     model: nn.Module, variables: Mapping, images: jax.Array, classes: jax.Array
 ) -> np.ndarray:
@@ -113,7 +117,7 @@ def grad_cam(
       feature: name of the feature; default: see `last_map`.
 
     Raises:
-      ValueError: the model has no such feature, or the feature has no places in the image.
+      NoPlaces: the model has no such feature, or the feature has no places in the image.
     """
     model, variables = network.readable(model, variables)
     grid = places.token_grid(model, (images[:1],), images.shape[1:3])
@@ -121,7 +125,7 @@ def grad_cam(
     if feature is None:
         feature = last_map(model, variables, images, grid)
     if feature not in known:
-        raise ValueError(f"no feature {feature!r} with places in the image; allowed: {known}")
+        raise NoPlaces(f"no feature {feature!r} with places in the image; allowed: {known}")
     found, gradients = network.feature_gradients(model, variables, images, classes, (feature,))
     value, slope = (places.to_map(x[feature], grid) for x in (found, gradients))
     weights = slope.mean(axis=(1, 2), keepdims=True)
@@ -139,7 +143,7 @@ def last_map(
     the last block for the last time.
 
     Raises:
-      ValueError: the model has no such feature.
+      NoPlaces: the model has no such feature.
     """
     names = _maps(model, variables, images, grid)
     classes = jnp.zeros(1, int)
@@ -147,7 +151,7 @@ def last_map(
     for name in reversed(names):
         if jnp.abs(places.to_map(gradients[name], grid)).max() > 0:
             return name
-    raise ValueError("the model has no feature with places in the image")
+    raise NoPlaces("the model has no feature with places in the image")
 
 
 def _maps(model, variables, images, grid) -> tuple[str, ...]:
@@ -166,7 +170,7 @@ def pixel_gradient(
 def _rollout(model, variables, images, classes):
     found = rollout.rollout(model, variables, images)
     if found is None:
-        raise ValueError("the model has no attention over tokens of the image")
+        raise NoPlaces("the model has no attention over tokens of the image")
     return np.asarray(jax.image.resize(jnp.asarray(found), images.shape[:3], "linear"))
 
 
