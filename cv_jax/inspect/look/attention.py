@@ -171,5 +171,5 @@ def _cross(subject: Subject, found: list[attention.Layer]) -> Finding:
     for i in range(count):
         figures.show(axes[i, 0], subject.pixels[i], subject.names[i])
     ends = [np.mean([r["centre_column"] for r in rows if r["token"] == t]) for t in (1, steps)]
-    text = f"mean centre of attention: column {ends[0]:.1f} at the first token, {ends[1]:.1f} at the last"
+    text = f"mean centre of attention: column {ends[0]:.1f}, at the last token {ends[1]:.1f}"
     return Finding("cross_attention", text, figure, rows)
