@@ -6,35 +6,37 @@ python launch.py --config configs/vit_b16.py --evaluate
 python launch.py --config configs/mlp.py --sweep=width --seeds 3 --slots 2
 """
 
-import argparse
-import logging
 import os
+import sys
+
+from cv_jax import signals
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    signals.block()
+    # Every step on a CPU allocates its working memory anew, and mapping it in pages of 4 KiB takes
+    # much of the time (`benchmarks/huge_pages.py`). glibc reads the setting for large allocations
+    # in huge pages when a process starts.
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
+    signals.watch()
+
+import argparse
 import shlex
 import subprocess
-import sys
 import textwrap
 import traceback
 from pathlib import Path
 
 from cv_jax import config as configs
+from cv_jax import output
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import clusters, processes
-from cv_jax.errors import ExitCode, InputError, RunError, one_line
+from cv_jax.errors import ExitCode, InputError, Parser, RunError, one_line
 from cv_jax.sweep import slurm
 
 # Fields that may differ between processes: how and where each of them loads the same data.
 LOCAL = ("data.dir", "data.workers", "data.threads", "data.prefetch", "compile_cache")
-
-
-def use_huge_pages() -> None:
-    """Restart this program once, on Linux, with huge pages for large allocations.
-
-    Every step on a CPU allocates its working memory anew, and mapping it in pages of 4 KiB takes
-    much of the time (`benchmarks/huge_pages.py`). glibc reads the setting when a process starts.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, sys.orig_argv)
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -60,14 +62,9 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, dict[str,
     return flags, overrides
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(f"{message}; see python launch.py --help")
-
-
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="launch.py",
+    parser = Parser(
+        prog="python launch.py",
         description=__doc__,
         epilog=_describe_fields(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -218,6 +215,8 @@ def check_xla_flags(flags: str) -> str:
 def main(arguments: list[str]) -> int:
     """Run one command, and return its exit code."""
     flags, overrides = parse_arguments(arguments)
+    if not (flags.dry_run or flags.evaluate):
+        output.optional()
     if flags.sweep is not None or flags.search is not None:
         from cv_jax.sweep import main as sweeps
 
@@ -257,12 +256,11 @@ def main(arguments: list[str]) -> int:
 
 def run(arguments: list[str]) -> int:
     """Run `main`, and print an error as one line; all processes return the same exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return processes.finish(main(arguments))
     except InputError as error:
         return processes.fail(ExitCode.MISTAKE, one_line(error))
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         if isinstance(error, RunError) or getattr(error, "errno", None):  # a failed system call
             return processes.fail(ExitCode.FAILED, one_line(error))
         if not processes.several():
@@ -275,9 +273,8 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    use_huge_pages()
-    sys.stdout.reconfigure(errors="backslashreplace")  # paths may not be valid UTF-8
+    output.guard()
     code = run(sys.argv[1:])
     if code == ExitCode.FAILED:
-        processes.end_at_once(code)  # do not wait for threads that still write
+        signals.end_at_once(code)  # do not wait for threads that still write
     sys.exit(code)

@@ -1,10 +1,16 @@
 """`python -m cv_jax COMMAND …`: all commands except training, which is `launch.py`."""
 
+from cv_jax import signals
+
+if __name__ == "__main__":
+    signals.watch()  # before the imports below
+
 import importlib
-import os
 import sys
 
-from cv_jax.errors import InputError, RunError, one_line
+from cv_jax import output
+from cv_jax.devices import start
+from cv_jax.errors import ExitCode, InputError, RunError, did_you_mean, one_line
 
 # Name → module with the function `main(arguments) -> exit code`, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -37,29 +43,35 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit code (2 for invalid input)."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: python -m cv_jax COMMAND [arguments]\n")
-        for name, (_, summary) in COMMANDS.items():
-            print(f"  {name:17}{summary}")
-        return 0 if arguments else 2
-    name, *rest = arguments
-    if name not in COMMANDS:
-        print(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    module = importlib.import_module(COMMANDS[name][0])
     try:
-        return module.main(rest)
+        return _run(*arguments)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (head, less) closed the pipe; prevent an error in Python's final flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return ExitCode.MISTAKE
     except (RunError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
+
+
+def _run(name: str = "", *rest: str) -> int:
+    if name in ("", "-h", "--help", "help"):
+        print("usage: python -m cv_jax COMMAND [arguments]\n")
+        for command, (_, summary) in COMMANDS.items():
+            print(f"  {command:17}{summary}")
+        return ExitCode.DONE if name else ExitCode.MISTAKE
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS)
+        raise InputError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}{hint}")
+    start.load_jax()
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(list(rest))
+    except (InputError, RunError, OSError):
+        raise
+    except Exception:
+        start.check_devices()  # raises an InputError if no program can run here
+        raise
 
 
 if __name__ == "__main__":
+    output.guard()
     sys.exit(main(sys.argv[1:]))

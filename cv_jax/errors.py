@@ -1,5 +1,6 @@
 """Errors whose message is one line for the user, hints inside these messages, and exit codes."""
 
+import argparse
 import difflib
 import enum
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ class ExitCode(enum.IntEnum):
     MISTAKE = 2  # a mistake in the input
     NOT_FINITE = 3  # the loss is NaN or infinite
     STOPPED = 75  # stopped by a signal with everything saved: run again to continue
+    # Besides: 128 + the number of a signal that ended the process when there was nothing to save.
 
 
 class InputError(Exception):
@@ -27,9 +29,28 @@ class RunError(Exception):
     """A failure outside the input, such as a full disk. The exit code is 1."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Parser of a command line that raises an `InputError` for a mistake."""
+
+    def error(self, message):
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def printable(text: str) -> str:
+    r"""Replace each character that would move the cursor or change a terminal, such as by `\n`."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def one_line(error: object, longest: int = 1000) -> str:
-    """The message without line breaks, cut after `longest` characters; else the error's type."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The message as one printable line, cut after `longest` characters; else the error's type.
+
+    Messages of other libraries have several lines, which are joined. A line break in a message of
+    this package belongs to a name that the user gave.
+    """
+    text = str(error).strip()
+    if not isinstance(error, (InputError, RunError)):
+        text = " ".join(text.split())
+    text = printable(text) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]} …"
 
 

@@ -5,11 +5,10 @@ below it the augmented images of the training step (one row per view), and so on
 images are converted back from the normalised scale.
 """
 
-import argparse
 from pathlib import Path
 
 from cv_jax.augment.batch import augment_batch
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 
 _GAP = 4  # pixels between images
 
@@ -20,7 +19,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: the string or the dataset is invalid, or the file exists.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax augment", description=__doc__)
+    parser = Parser(prog="python -m cv_jax augment", description=__doc__)
     parser.add_argument("string", help='for example "pad_crop(4)|flip|mixup(0.2)"')
     parser.add_argument("--data", default="digits", help="dataset, as config.data.name")
     parser.add_argument("--split", default="train", help="as config.data.train_split")

@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 
-from cv_jax import interop
+from cv_jax import interop, output
 from cv_jax.commands import option_types
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 from cv_jax.interop import foreign, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: the options or the weights do not fit; no file is written.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cv_jax convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace DEST if it exists")
     options = parser.parse_args(arguments)
+    output.optional()  # the weights are the result
 
     for name in ("num_classes", "channels"):
         value, least = getattr(options, name), int(name == "channels")

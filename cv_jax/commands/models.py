@@ -1,12 +1,11 @@
 """`python -m cv_jax models`: lists models with year, input, parameters and multiply-adds."""
 
-import argparse
 import json
 import shutil
 import sys
 
 from cv_jax import models
-from cv_jax.errors import InputError, did_you_mean
+from cv_jax.errors import InputError, Parser, did_you_mean
 
 
 def main(arguments: list[str]) -> int:
@@ -15,7 +14,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: no model matches the pattern.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax models", description=__doc__)
+    parser = Parser(prog="python -m cv_jax models", description=__doc__)
     parser.add_argument(
         "pattern", nargs="?", default="*", help='name or pattern such as "vit_*" (default: all)'
     )

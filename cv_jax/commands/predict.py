@@ -4,7 +4,6 @@ Images are decoded, preprocessed and evaluated as in the run's own evaluation, w
 views.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cv_jax import tasks
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 from cv_jax.evaluation.step import make_classifier
 
 _BATCH = 32  # images per batch
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: RUN is not the run of a classifier, or a file does not exist or is not an image.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax predict", description=__doc__)
+    parser = Parser(prog="python -m cv_jax predict", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory of a classifier")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument(

@@ -12,7 +12,7 @@ import os
 import shlex
 from pathlib import Path
 
-from cv_jax.errors import InputError, one_line
+from cv_jax.errors import InputError, Parser, one_line
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         options.
       RunError: an image cannot be read.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cv_jax prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,12 +6,11 @@ share of an image of the requested size that a unit depends on, the mean over al
 is traced in evaluation mode; nothing is trained or computed.
 """
 
-import argparse
 import json
 
 from cv_jax import models
 from cv_jax.commands import option_types
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +19,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: the model is unknown, takes no image, or does not accept the fields or image size.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax receptive-field", description=__doc__)
+    parser = Parser(prog="python -m cv_jax receptive-field", description=__doc__)
     parser.add_argument("name", help="model, as listed by python -m cv_jax models")
     parser.add_argument(
         "--image-size",

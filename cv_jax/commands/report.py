@@ -5,10 +5,9 @@ with the same seeds, and the unfinished trials. SWEEP_DIR/report gets the same t
 trials.csv and a figure selected by the swept keys.
 """
 
-import argparse
 from pathlib import Path
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 
 
 def main(arguments: list[str]) -> int:
@@ -17,7 +16,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: SWEEP_DIR holds no sweep, no trial has the metric, or --out is not a folder.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax report", description=__doc__)
+    parser = Parser(prog="python -m cv_jax report", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="SWEEP_DIR")
     parser.add_argument(
         "--metric", help="metric to compare (default: test_accuracy, or else test_loss)"

@@ -4,12 +4,11 @@ For each class, the picture shows the average of its training images, the deviat
 of all classes, and the weights as an image. The cosines of templates and averages are printed.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 
 
 def main(arguments: list[str]) -> int:
@@ -19,7 +18,7 @@ def main(arguments: list[str]) -> int:
       InputError: RUN is not the run of a linear classifier, its data do not exist, or the file
         exists.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax templates", description=__doc__)
+    parser = Parser(prog="python -m cv_jax templates", description=__doc__)
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run directory of a linear classifier"
     )

@@ -1,9 +1,8 @@
 """`python -m cv_jax verify DIR…`: checks the files of runs or prepared records by their digests."""
 
-import argparse
 from pathlib import Path
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, Parser
 
 
 def main(arguments: list[str]) -> int:
@@ -12,7 +11,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       InputError: a directory holds neither checkpoints nor records.
     """
-    parser = argparse.ArgumentParser(prog="python -m cv_jax verify", description=__doc__)
+    parser = Parser(prog="python -m cv_jax verify", description=__doc__)
     parser.add_argument("workdir", nargs="+", type=Path, help="run directory, or folder of records")
     damaged = 0
     for workdir in parser.parse_args(arguments).workdir:

@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
-import psutil
 from jax._src.distributed import global_state
 
+from cv_jax import signals
 from cv_jax.devices.clusters import START_SECONDS, Cluster
 from cv_jax.errors import InputError, one_line
+from cv_jax.signals import end_at_once
 
 FAREWELL_SECONDS = 5  # process 0 stays alive for so long after an error, to send the message
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a missing heartbeat reports a dead process much earlier
@@ -81,6 +82,7 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
         ) from None
     timer.cancel()
     _watcher.start()
+    signals.act_by(lambda number: fail(128 + number, signals.text(number)))
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         logging.getLogger().setLevel(logging.ERROR)
@@ -295,15 +297,6 @@ def _farewell() -> None:
             time.sleep(0.05)
     except jax.errors.JaxRuntimeError:
         pass  # process 0 has ended
-
-
-def end_at_once(code: int) -> NoReturn:
-    """End this process and its children at once, without cleanup."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(code)
 
 
 def _next_key() -> str:

@@ -3,5 +3,5 @@
 - `record.py` writes the run directory; `workdir.py` checks, locks and repairs it.
 - `checkpoint.py` saves and restores the train state; `json_files.py` writes JSON files and lines.
 - `writers.py` copies metric lines to TensorBoard and Weights & Biases.
-- `provenance.py` records commit, versions and devices; `signals.py` catches SIGTERM and Ctrl-C.
+- `provenance.py` records commit, versions and devices.
 """

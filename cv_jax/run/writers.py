@@ -139,7 +139,7 @@ def open_writers(
     def attempt(name, action, *arguments):
         try:
             return action(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             opened.pop(name, None)
             reason = one_line(f"{type(error).__name__}: {error}", 300)
             say(f"log.writers: {name} has failed and is off; metrics.jsonl continues; {reason}")

@@ -51,10 +51,10 @@ class Trial(NamedTuple):
         return (self.workdir / "pruned.json").is_file()
 
     def open_log(self) -> IO[bytes]:
-        """Open the log for appending, and write the command to it."""
-        log = self.log.open("ab")
-        log.write(f"$ {shlex.join(self.command)}\n".encode())
-        log.flush()
+        """Open the log for appending, and write the command to it unless the disk is full."""
+        log = self.log.open("ab", buffering=0)
+        with contextlib.suppress(OSError):
+            log.write(f"$ {shlex.join(self.command)}\n".encode())
         return log
 
 
@@ -172,7 +172,7 @@ def tail(path: Path, start: int = 0) -> bytes:
     """Read the last 64 KiB of a file, but nothing before byte `start`."""
     with path.open("rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - 65536))
-        return file.read()
+        return file.read(65536)
 
 
 def _lasting(overrides: dict[str, str]) -> dict[str, str]:

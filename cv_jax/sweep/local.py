@@ -17,10 +17,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from cv_jax import signals
 from cv_jax.errors import ExitCode
-from cv_jax.run import json_files, signals, workdir
+from cv_jax.run import json_files, workdir
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.display import Board
 from cv_jax.sweep.folder import Trial, progress, tail
@@ -81,8 +82,8 @@ def run(
 ) -> list[Outcome]:
     """Train all trials.
 
-    SIGTERM and Ctrl-C let the running trials save and stop; other trials have no outcome then. A
-    second Ctrl-C kills them.
+    A signal lets the running trials save and stop; other trials have no outcome then. Ctrl-C after
+    another signal kills them and ends this process with code 130.
 
     Args:
       trials: the trials; the next trial is drawn when a slot is free.
@@ -94,20 +95,13 @@ def run(
 
     Returns:
       The outcomes in the order of the ends.
-
-    Raises:
-      KeyboardInterrupt: after a second Ctrl-C.
     """
-    with signals.caught("", again=_interrupt) as stop:
+    with signals.caught("") as stop:
         scheduler = _Scheduler(trials, slots, folder, board, prune, stop)
         try:
             return scheduler.run()
         finally:
             scheduler.close()
-
-
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class _Scheduler:
@@ -150,7 +144,7 @@ class _Scheduler:
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Kill the trials that still run, after a second Ctrl-C or an error."""
+        """Kill the trials that still run after an error."""
         for one in self._running:
             _kill(one)
         self._board.close()

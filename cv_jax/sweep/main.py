@@ -21,8 +21,6 @@ from cv_jax.sweep.folder import Trial
 from cv_jax.sweep.points import Sweep
 from cv_jax.sweep.search import Search
 
-KILLED = 130
-
 
 def main(
     flags: Namespace,
@@ -117,11 +115,7 @@ def _run_on_slots(
     if draws is not None:
         source = itertools.chain(todo, draws.proposals(sweep, total, board.line))
         options = {"prune": search.Pruner(folder)}
-    try:
-        outcomes = local.run(source, shares, folder, board, **options)
-    except KeyboardInterrupt:
-        print("killed; the same command continues", file=sys.stderr)
-        return KILLED
+    outcomes = local.run(source, shares, folder, board, **options)
     code = report(outcomes, total, folder)
     if draws is not None:
         _report_best(outcomes)

@@ -22,12 +22,12 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
+from cv_jax import signals
 from cv_jax.data import pipeline
 from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import ExitCode, InputError
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress
-from cv_jax.run import signals
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
 from cv_jax.sweep import folder as folders
@@ -102,7 +102,7 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
         todo = [lane for lane in lanes if not _finished(lane)]
         say(f"{len(todo)} of {len(lanes)} trials to train in one program")
         if todo:
-            stop = stack.enter_context(signals.caught())
+            stop = stack.enter_context(signals.caught(recording=False))
             _train(todo, say, stop)
     return [ExitCode.DONE if lane.record is None else lane.record.code for lane in lanes]
 
@@ -175,6 +175,7 @@ def _train(lanes: list[Lane], say: Callable[[str], None], stop: signals.Stop) ->
             if step == start_step + 1:
                 timing = profiling.first_step(metrics)
                 progress.line([record.first_step(step, timing) for _, record in _running(lanes)][0])
+                stop.recording = True
             if pending:
                 _settle(lanes, *pending, progress)
             pending = step, metrics

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
+from cv_jax import signals
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress, clock
-from cv_jax.run import signals
 from cv_jax.run import workdir as records
 from cv_jax.run.checkpoint import finished
 from cv_jax.run.record import Record, is_due
@@ -50,7 +50,7 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     # Loaded before anything is written. A run with a checkpoint does not need initial weights.
     weights = None if processes.decided(has_checkpoint) else experiment.pretrained()
     traced = profiling.tracing(experiment.config, workdir)
-    with records.shared(workdir), signals.caught() as stop, traced as trace:
+    with records.shared(workdir), signals.caught(recording=False) as stop, traced as trace:
         return _train(experiment, workdir, command, weights, stop, trace)
 
 
@@ -88,6 +88,7 @@ def _train(
         step += 1
         if step == start_step + 1:
             progress.line(record.first_step(step, profiling.first_step(metrics)))
+            stop.recording = True  # there was nothing to save before
         # Metrics are fetched one step late, so the devices compute this step meanwhile.
         if pending and not record.settle(*pending, progress.images_per_second()):
             return _not_finite(record, progress, pending[0])

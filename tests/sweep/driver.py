@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from cv_jax import output
 from cv_jax.sweep import local, main
 from cv_jax.sweep.display import Board
 from cv_jax.sweep.folder import Trial
@@ -20,11 +21,10 @@ def trials_of(folder, steps, kinds):
 
 
 if __name__ == "__main__":
+    output.guard()
+    output.optional()
     folder, slots, steps, *kinds = sys.argv[1:]
     trials = list(trials_of(Path(folder), int(steps), kinds))
     shares = [Slot(f"slot {i}", {"SLOT": str(i)}, ()) for i in range(int(slots))]
-    try:
-        outcomes = local.run(iter(trials), shares, Path(folder), Board(len(trials), len(shares)))
-    except KeyboardInterrupt:
-        sys.exit(main.KILLED)
+    outcomes = local.run(iter(trials), shares, Path(folder), Board(len(trials), len(shares)))
     sys.exit(main.report(outcomes, len(trials), folder))

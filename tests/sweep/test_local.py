@@ -20,7 +20,7 @@ from driver import trials_of  # noqa: E402
 
 from cv_jax.errors import ExitCode  # noqa: E402
 from cv_jax.run import json_files  # noqa: E402
-from cv_jax.sweep import local, main  # noqa: E402
+from cv_jax.sweep import local  # noqa: E402
 from cv_jax.sweep.display import Board  # noqa: E402
 from cv_jax.sweep.folder import Trial  # noqa: E402
 from cv_jax.sweep.slots import Slot  # noqa: E402
@@ -149,7 +149,7 @@ def test_a_trial_that_fails_with_progress_finishes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_trials_and_the_next_start_continues(tmp_path, number):
     kinds = ["plain"] * 4
     process = start(tmp_path, kinds, steps=100)
@@ -174,8 +174,20 @@ def test_a_second_ctrl_c_kills_the_trials(tmp_path):
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    finish(process, main.KILLED)
+    _, err = finish(process, 130)
+    assert err.endswith("killed; the same command continues\n")
     assert not any(child.is_running() for child in children)
+
+
+def test_a_sweep_goes_on_without_a_reader_and_with_full_logs(tmp_path):
+    """The reader of its output has ended, and each write to a log fails like on a full disk."""
+    for i in range(3):
+        (tmp_path / f"trial={i}.log").symlink_to("/dev/full")
+    process = start(tmp_path, ["plain"] * 3, steps=5)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert_trained_once(tmp_path, 3, 5)
 
 
 def test_a_locked_run_directory_is_waited_for(tmp_path, capsys):
