@@ -23,15 +23,14 @@ import jaxlib
 from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
+from cv_jax.devices import processor
+
 logger = logging.getLogger(__name__)
 
 MIN_COMPILE_SECONDS = 0.1  # smaller programs compile about as fast as they load
 MAX_BYTES = 4 * 2**30  # of all folders together; the least recently used entries are deleted
 SUFFIX = ".program"
 DIGEST_BYTES = 32
-# Lines of /proc/cpuinfo that identify the kind of processor, on x86 and on Arm.
-CPUINFO = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
-CPUINFO += tuple(f"CPU {x}" for x in ("implementer", "architecture", "variant", "part", "revision"))
 
 
 def use(where: str) -> Path | None:
@@ -62,14 +61,8 @@ def machine() -> str:
     These are the version of jaxlib, the processor with its features, and the number of threads
     over which XLA divides work.
     """
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        facts = [line for line in lines if line.split(":")[0].strip() in CPUINFO]
-    except OSError:  # not Linux
-        facts = [platform.processor()]
-    linux = hasattr(os, "sched_getaffinity")
-    threads = len(os.sched_getaffinity(0)) if linux else os.cpu_count()
-    facts += [platform.system(), platform.machine(), str(threads), os.environ.get("NPROC", "")]
+    facts = [f"{name}: {value}" for name, value in processor.facts().items()]
+    facts += [platform.system(), platform.machine(), str(processor.threads())]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
     return f"jaxlib-{jaxlib.__version__}-{platform.machine()}-{digest}"
 

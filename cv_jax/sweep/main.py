@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from cv_jax import config as configs
-from cv_jax.devices import compile_cache
+from cv_jax.devices import compile_cache, start
 from cv_jax.errors import ExitCode, InputError, RunError
 from cv_jax.evaluation.metrics import quality
 from cv_jax.sweep import folder as folders
@@ -64,6 +64,7 @@ def main(
             _simulate_devices(plan.devices)
 
     # ---- Validation of all points that are known before the first trial
+    start.check_devices()
     prepare = functools.partial(
         trials.prepare, folder=folder, program=program, check_flags=check_flags
     )

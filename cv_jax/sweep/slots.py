@@ -12,11 +12,13 @@ memory.
 import glob
 import importlib.metadata
 import importlib.util
+import itertools
 import math
 import os
 import subprocess
 from typing import NamedTuple
 
+from cv_jax.devices import start
 from cv_jax.errors import InputError
 
 # Chips of one process of a TPU host → their layout, TPU_CHIPS_PER_PROCESS_BOUNDS.
@@ -99,19 +101,16 @@ def find_devices() -> tuple[str, list[str]]:
       InputError: the environment sets a platform without devices here.
     """
     wanted = os.environ.get("JAX_PLATFORMS", "").partition(",")[0]
-    if wanted == "cpu":
-        return "cpu", []
-    if wanted not in ("", "cuda", "gpu", "tpu"):
-        raise InputError(f"JAX_PLATFORMS={wanted}: sweeps run on cpu, cuda or tpu")
-    found = {} if wanted == "tpu" else {"gpu": _find_gpus()}
-    if wanted in ("", "tpu"):
-        found["tpu"] = _find_chips()
-    for platform, devices in found.items():
-        if devices:
-            return platform, devices
-    if wanted:
-        raise InputError(f"JAX_PLATFORMS={wanted}: this machine has no such device")
-    return "cpu", []
+    platform = {"cuda": "gpu"}.get(wanted, wanted)
+    found = {"gpu": _find_gpus(), "tpu": _find_chips(), "cpu": []}
+    available = [name for name, devices in found.items() if devices or name == "cpu"]
+    if platform and platform not in available:
+        raise InputError(
+            f"JAX_PLATFORMS={wanted}: sweeps find no such device; available on this machine: "
+            f"{', '.join(available)}"
+        )
+    chosen = platform or available[0]
+    return chosen, found[chosen]
 
 
 def _find_gpus() -> list[str]:
@@ -119,8 +118,9 @@ def _find_gpus() -> list[str]:
     if not any("cuda" in plugin.name for plugin in plugins):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [word for word in visible.split(",") if word]
+    if visible is not None:  # CUDA ends its list at -1, and at Slurm's NoDevFiles
+        words = (word.strip() for word in visible.split(","))
+        return list(itertools.takewhile(lambda word: word.isdigit() or "-" in word[1:], words))
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
@@ -141,9 +141,9 @@ def _find_chips() -> list[str]:
 def _gpu(devices: list[str], sharing: int) -> dict[str, str]:
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
     if sharing > 1:
-        whole = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", MEMORY_FRACTION))
-        share = math.floor(1000 * whole / sharing) / 1000
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{share:.3f}"
+        name, whole = start.memory_fraction()
+        share = math.floor(1000 * (whole or MEMORY_FRACTION) / sharing) / 1000
+        environment[name] = f"{share:.3f}"
     return environment
 
 

@@ -87,12 +87,33 @@ def test_only_visible_devices_are_used(machine):
     assert slots.plan().platform == "cpu"
     machine(gpus=8, JAX_PLATFORMS="cpu")
     assert slots.plan().platform == "cpu"
-    machine(JAX_PLATFORMS="cuda")
-    with pytest.raises(InputError, match="this machine has no such device"):
-        slots.plan()
-    machine(JAX_PLATFORMS="metal")
-    with pytest.raises(InputError, match="sweeps run on cpu, cuda or tpu"):
-        slots.plan()
+    for none in ("-1", "-1,0", "NoDevFiles"):
+        machine(gpus=8, CUDA_VISIBLE_DEVICES=none)
+        assert slots.plan().platform == "cpu"
+    machine(gpus=8, CUDA_VISIBLE_DEVICES="3,-1,4")
+    assert [slot.name for slot in slots.plan().slots] == ["gpu 3"]
+    for name in ("cuda", "metal", "tpu,cpu"):
+        machine(JAX_PLATFORMS=name)
+        first = name.partition(",")[0]
+        with pytest.raises(
+            InputError, match=f"JAX_PLATFORMS={first}: .* available on this machine: cpu$"
+        ):
+            slots.plan()
+
+
+def test_slots_that_share_a_gpu_share_its_memory(machine):
+    def shares(**environment):
+        machine(gpus=1, **environment)
+        return [slot.environment for slot in slots.plan(2).slots]
+
+    old, new = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+    assert [own[old] for own in shares()] == ["0.375", "0.375"]
+    assert [own[old] for own in shares(**{old: "0.9"})] == ["0.450", "0.450"]
+    assert [own[new] for own in shares(**{new: "0.5"})] == ["0.250", "0.250"]
+    assert old not in shares(**{new: "0.5"})[0]  # JAX refuses to start with both
+    for value in ("nonsense", "0", "-1", "nan"):
+        with pytest.raises(InputError, match=f"{old}={value} is not a positive number"):
+            shares(**{old: value, new: ""})
 
 
 def test_tpu_chips(machine):
