@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import shlex
-import subprocess
 import textwrap
 import traceback
 from pathlib import Path
@@ -31,7 +30,7 @@ from pathlib import Path
 from cv_jax import config as configs
 from cv_jax import output
 from cv_jax.config.fields import FIELDS
-from cv_jax.devices import clusters, processes
+from cv_jax.devices import clusters, processes, start
 from cv_jax.errors import ExitCode, InputError, Parser, RunError, one_line
 from cv_jax.sweep import slurm
 
@@ -194,21 +193,13 @@ def _check_together(flags: argparse.Namespace) -> None:
 
 
 def check_xla_flags(flags: str) -> str:
-    """Return the flags of `XLA_FLAGS` and these, after a test in a separate process.
+    """Return the flags of `XLA_FLAGS` and these.
 
     Raises:
-      InputError: XLA rejects a flag. In this process XLA would abort without a Python exception.
+      InputError: XLA rejects a flag.
     """
     both = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    trial = subprocess.run(
-        [sys.executable, "-c", "import jax; jax.devices()"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": both, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-    )
-    if trial.returncode:
-        reason = [line for line in trial.stderr.splitlines() if "flag" in line.lower()]
-        raise InputError(f"config.xla_flags={flags!r}: {(reason or ['rejected by XLA'])[-1]}")
+    start.check_xla_flags(both, f"config.xla_flags={flags!r}")
     return both
 
 
@@ -227,23 +218,25 @@ def main(arguments: list[str]) -> int:
 
     # Import after setting XLA_FLAGS: jax reads them when it first uses a device.
     from cv_jax.devices import compile_cache
-    from cv_jax.run import workdir
+    from cv_jax.run import provenance, workdir
     from cv_jax.training import dry_run, evaluate, experiment, loop
 
     stated = clusters.stated(flags.coordinator, flags.num_processes, flags.process_id)
     processes.start(stated or clusters.found(), config.mesh.heartbeat_seconds)
     values = {k: v for k, v in configs.flatten(config).items() if k not in LOCAL}
     processes.require_same("config", {**values, "evaluate": flags.evaluate})
+    start.check_devices()
+    processes.require_same("environment", provenance.shared())
     compile_cache.use(config.compile_cache)
-    path = flags.workdir or workdir.default_workdir(flags.config, config)
     try:
-        parts = experiment.build(config)
+        parts = experiment.build(config, flags.evaluate)
     except RunError as error:  # before training every error is a mistake in the input
         raise InputError(str(error)) from None
     processes.require_same("data", parts.fingerprint)
     if flags.dry_run:
         dry_run.describe(parts)
         return ExitCode.DONE
+    path = flags.workdir or workdir.default_workdir(flags.config, config, parts.fingerprint)
     if flags.evaluate:
         return evaluate.evaluate(parts, path)
     command = shlex.join(["python", "launch.py", *arguments])

@@ -189,7 +189,7 @@ def test_other_data_are_refused(trained, data_dir, tmp_path):
     shutil.copytree(data_dir / "digits", tmp_path / "digits")
     info = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("carried by", "taken from"))
-    with pytest.raises(InputError, match=r"was started on other data.*train.checksum"):
+    with pytest.raises(InputError, match=r"was started with other data.*train.checksum"):
         run(*FAST, data_dir=tmp_path, workdir=trained)
 
 

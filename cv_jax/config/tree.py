@@ -7,6 +7,7 @@ of the chosen model under `config.model`.
 import hashlib
 import json
 import typing
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -90,8 +91,18 @@ def kind(name: str) -> str:
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-    """Return eight hexadecimal digits of a hash over the values of all result fields."""
-    values = {name: value for name, value in flatten(config).items() if kind(name) == "result"}
+    """Return eight hexadecimal digits of a hash over the result fields that differ from defaults.
+
+    A field that a later version adds does not change it. After the change of a default, two
+    configs with different values may have the same digest.
+    """
+    defaults = flatten(default(config.data.name, config.model.name))
+    values = {
+        name: value
+        for name, value in flatten(config).items()
+        if kind(name) == "result"
+        and (name in ("data.name", "model.name") or not _equal(value, defaults[name]))
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -99,6 +110,7 @@ def difference(
     old: dict[str, Any],
     new: ml_collections.ConfigDict,
     kinds: tuple[str, ...] = ("result", "evaluation"),
+    ignored: Collection[str] = (),
 ) -> list[str]:
     """Return one line for each field whose value differs between a stored config and a new one.
 
@@ -106,16 +118,22 @@ def difference(
       old: dotted name → stored value; a missing field counts as its default.
       new: the new config.
       kinds: kinds of the fields to compare.
+      ignored: names of fields that are not compared.
     """
     lines, now = [], flatten(new)
     defaults = flatten(default(model=now["model.name"]))
-    for name in sorted({*old, *now}):
+    for name in sorted({*old, *now} - set(ignored)):
         if name in now and kind(name) not in kinds:
             continue
         then, value = old.get(name, defaults.get(name)), now.get(name)
-        if json.dumps(then) != json.dumps(value):
+        if not _equal(then, value):
             lines.append(f"config.{name}: was {then!r}, is now {value!r}")
     return lines
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal as JSON, which has no tuples; 0 and 0.0 are equal."""
+    return json.loads(json.dumps(a)) == json.loads(json.dumps(b))
 
 
 def type_of(config: ml_collections.ConfigDict, name: str) -> Any:

@@ -52,11 +52,12 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def restore_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record again if the content of its file differs."""
-    text = _json_text(sealed(record))
-    if path.read_bytes() != text.encode():
+    """Write a record again if its file is damaged."""
+    try:
+        read_record(path)
+    except Damaged:
         logger.warning("%s is damaged and written again", path)
-        _replace(path, text)
+        write_record(path, record)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Record:
       code: exit code of the run; `None` while it runs.
       saved_step: step of the newest checkpoint.
       improved: whether the last decisive evaluation is the best so far and must be saved.
+      other_conditions: see `workdir.record_start`.
       note: loss and utilisation of the last training line, for the progress bar.
     """
 
@@ -52,6 +53,7 @@ class Record:
         schedule: Callable[[int], Any],
         utilisation: Callable[[float], float] | None = None,
         keep_last: int = 1,
+        trials: int = 1,
     ):
         """
         Args:
@@ -65,11 +67,13 @@ class Record:
           schedule: learning rate as a function of the number of updates.
           utilisation: `images per second → share of the devices' peak`; `None` if unknown.
           keep_last: lower limit of the number of newest checkpoints to keep.
+          trials: number of runs in the program.
         """
         self.workdir, self.config, self.code = workdir, config, None
         self.saved_step, self.improved, self.note = 0, False, ""
+        self.other_conditions = ""
         self._fingerprint, self._classes = fingerprint, classes
-        self._total_steps, self._schedule = total_steps, schedule
+        self._total_steps, self._schedule, self._trials = total_steps, schedule, trials
         self._log_every, self._save_every = log_every, save_every
         self._utilisation = utilisation
         self._main = processes.is_main()
@@ -112,11 +116,17 @@ class Record:
             return True
 
         def record():
-            records.record_start(
-                self.workdir, self.config, self._fingerprint, step, weights, self._classes
+            return records.record_start(
+                self.workdir,
+                self.config,
+                self._fingerprint,
+                step,
+                weights,
+                self._classes,
+                self._trials,
             )
 
-        processes.decided(record)
+        self.other_conditions = processes.decided(record)
         return False
 
     def open_writers(self, say: Callable[[str], None]) -> None:

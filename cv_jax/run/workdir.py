@@ -15,6 +15,7 @@ its step, and a restart restores metrics.jsonl from them.
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -34,16 +35,46 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
-from cv_jax.run import class_names, json_files, provenance
+from cv_jax.run import class_names, identity, json_files, provenance
 
 logger = logging.getLogger(__name__)
 
 
-def default_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
-    """Return `runs/<config>-<dataset>-<digest of the result fields>`."""
+def default_workdir(
+    reference: str, config: ml_collections.ConfigDict, fingerprint: dict[str, Any]
+) -> Path:
+    """Return `runs/<config>-<dataset>-<digest>`, or the directory that has this run already.
+
+    An older version may have given the directory another digest, or its data may have moved. Of
+    several directories, the one with the most updates is chosen.
+
+    Args:
+      reference: the config file, with its argument.
+      config: the resolved config.
+      fingerprint: identity of the data.
+    """
     name = Path(reference.partition(":")[0]).stem
     dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
-    return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
+    path = Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
+
+    def has_this_run(path):
+        try:
+            old, starts = _started_with(path)
+        except (InputError, OSError):
+            return False
+        return old is not None and not (
+            identity.other_config(old, starts, config, ("result",))
+            or identity.other_data(starts, fingerprint)
+        )
+
+    def choose():
+        if has_this_run(path):
+            return str(path)
+        others = sorted(Path("runs").glob(f"{glob.escape(name)}-*"))
+        found = [other for other in others if has_this_run(other)]
+        return str(max(found, key=_newest_step, default=path))
+
+    return Path(processes.decided(choose))
 
 
 def check(
@@ -74,27 +105,51 @@ def check(
     old, starts = _started_with(path)
     if old is not None:
         kinds = ("result",) if evaluating else ("result", "evaluation")
-        lines = configs.difference(old, config, kinds)
+        lines = identity.other_config(old, starts, config, kinds, evaluating)
         if lines:
             raise InputError(
                 f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"
             )
         class_names.check(path, classes, ways_out)
-        before = starts[-1]["data"] if starts else fingerprint
-        changed = [
-            f"{part}.{key}: was {before[part].get(key)!r}, is now {value!r}"
-            for part in fingerprint
-            for key, value in fingerprint[part].items()
-            if before[part].get(key) != value and not (evaluating and part == "mesh")
-        ]
-        if changed:
-            subject = "devices" if changed[0].startswith("mesh.") else "data"
+        if evaluating:  # devices do not matter, and another split may be measured
+            same_split = old["data.eval_split"] == config.data.eval_split
+            compared = ("train", "eval") if same_split else ("train",)
+            fingerprint = {part: fingerprint[part] for part in compared if part in fingerprint}
+        lines = identity.other_data(starts, fingerprint)
+        if lines:
+            others = {"mesh": "other devices", "teacher": "another teacher"}
+            subject = others.get(lines[0].partition(".")[0], "other data")
             raise InputError(
-                f"--workdir={path} was started on other {subject}; {ways_out}: {'; '.join(changed)}"
+                f"--workdir={path} was started with {subject}; {ways_out}: {'; '.join(lines)}"
             )
     elif path.is_dir() and any(not _may_precede_a_run(child) for child in path.iterdir()):
         raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
     _check_writable(path)
+
+
+def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether to load `config.init_from`: without a checkpoint, and to check weights that moved."""
+    old, _ = _started_with(path)
+    moved = old is not None and old.get("init_from") != config.init_from
+    return config.init_from is not None and (moved or _newest_step(path) < 0)
+
+
+def check_initial_weights(path: Path, weights: str | None) -> None:
+    """Check that loaded weights are those of the first start.
+
+    Args:
+      path: the run directory.
+      weights: digest of the loaded weights; `None` if none were loaded.
+
+    Raises:
+      InputError: the run was started with other weights.
+    """
+    before = identity.initial_weights(_started_with(path)[1])
+    if before is not None and weights not in (None, before):
+        raise InputError(
+            f"--workdir={path} was started with other weights in config.init_from; give another "
+            f"--workdir, or the old weights: sha256: was {before!r}, is now {weights!r}"
+        )
 
 
 @contextlib.contextmanager
@@ -178,7 +233,8 @@ def record_start(
     step: int,
     weights: str | None = None,
     classes: tuple[str, ...] = (),
-) -> None:
+    trials: int = 1,
+) -> str:
     """Write `config.json` and `classes.json` at the first start, and add this start to `run.json`.
 
     Args:
@@ -188,6 +244,10 @@ def record_start(
       step: updates made.
       weights: digest of the initial weights from `config.init_from`; `None` without them.
       classes: names of the classes; () if unknown.
+      trials: number of runs in the program.
+
+    Returns:
+      The conditions that differ from those of the earlier starts, in words; "" without any.
     """
     old, starts = _started_with(path)
     if old is None:
@@ -198,6 +258,7 @@ def record_start(
         "step": step,
         "command": sys.argv,
         **provenance.environment(),
+        "trials_in_one_program": trials,
         "config": configs.flatten(config),
         "data": fingerprint,
         **({} if weights is None else {"init_from": weights}),
@@ -205,18 +266,26 @@ def record_start(
     json_files.write_json(
         path / "run.json", [*map(json_files.sealed, starts), json_files.sealed(start)]
     )
+    return identity.other_conditions(starts, start)
+
+
+def other_conditions(path: Path, config: ml_collections.ConfigDict, step: int) -> str:
+    """Say in which conditions the first `step` updates differ from this process; "" if in none."""
+    now = {"step": step, **provenance.environment(), "config": configs.flatten(config)}
+    return identity.other_conditions(_started_with(path)[1], now)
 
 
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     """Return the file for the metrics of `--evaluate`.
 
     It is `evaluation.json` if evaluation fields and `eval.extra` equal those of the first start,
-    else `evaluation-<digest of these fields>.json`: no evaluation replaces a different one.
+    else `evaluation-<digest of those that differ>.json`: no evaluation replaces a different one.
     """
     old, now = _started_with(path)[0], configs.flatten(config)
     names = [name for name, field in FIELDS.items() if field.kind == "evaluation"]
-    values = {name: now[name] for name in [*names, "eval.extra"]}
-    if all(old.get(name, FIELDS[name].default) == value for name, value in values.items()):
+    before = {name: old.get(name, FIELDS[name].default) for name in [*names, "eval.extra"]}
+    values = {name: now[name] for name in before if now[name] != before[name]}
+    if not values:
         return path / "evaluation.json"
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return path / f"evaluation-{digest}.json"
@@ -279,6 +348,11 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
             f"--workdir={path}: {reason}, so the run is unknown; give another --workdir"
         )
     return starts[0]["config"], starts
+
+
+def _newest_step(path: Path) -> int:
+    steps = [p.name for p in (path / "checkpoints").glob("*") if p.name.isdecimal()]
+    return max(map(int, steps), default=-1)
 
 
 def _is_sound(file: Path) -> bool:

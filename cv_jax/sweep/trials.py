@@ -7,6 +7,7 @@ from typing import Any
 
 from cv_jax import config as configs
 from cv_jax.errors import InputError, RunError
+from cv_jax.interop.pretrained import digest
 from cv_jax.progress import counted
 from cv_jax.run import workdir
 from cv_jax.sweep import folder as folders
@@ -40,8 +41,8 @@ def prepare(
                 check_flags(parts.config.xla_flags)
                 checked.add(parts.config.xla_flags)
             workdir.check(path, parts.config, parts.fingerprint, classes=parts.classes)
-            if not path.exists():
-                parts.pretrained()  # raises an error if the weights are missing or do not fit
+            if workdir.needs_initial_weights(path, parts.config):
+                workdir.check_initial_weights(path, digest(parts.pretrained()))
         command = [*program, *sweep.command(point, path)]
         log = folder / f"{point.name}.log"
         size = parts.config.batch_size

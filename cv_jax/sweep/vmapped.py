@@ -103,7 +103,7 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
         say(f"{len(todo)} of {len(lanes)} trials to train in one program")
         if todo:
             stop = stack.enter_context(signals.caught(recording=False))
-            _train(todo, say, stop)
+            _train(todo, _initial_weights(todo), stop)
     return [ExitCode.DONE if lane.record is None else lane.record.code for lane in lanes]
 
 
@@ -123,11 +123,13 @@ class Lane:
     config: ml_collections.ConfigDict
     record: Record | None = None
 
-    def open(self, utilisation: Callable[[float], float] | None) -> None:
-        """Open the record; see `run.record.Record`."""
+    def open(self, utilisation: Callable[[float], float] | None, trials: int) -> None:
+        """Open the record of one of `trials` trials; see `run.record.Record`."""
         own = dataclasses.replace(self.parts, config=self.config)
         # Two checkpoints: after a kill between the saves of a step, all lanes have the older one.
-        self.record = own.record(self.workdir, utilisation=utilisation, keep_last=2)
+        self.record = own.record(
+            self.workdir, utilisation=utilisation, keep_last=2, trials=trials
+        )
 
 
 def _finished(lane: Lane) -> bool:
@@ -135,18 +137,27 @@ def _finished(lane: Lane) -> bool:
     return summary is not None and summary["step"] == lane.parts.total_steps
 
 
-def _train(lanes: list[Lane], say: Callable[[str], None], stop: signals.Stop) -> None:
+def _initial_weights(lanes: list[Lane]) -> Any:
+    """Return the variables of `config.init_from`; `None` if no trial needs them."""
+    if not any(records.needs_initial_weights(lane.workdir, lane.config) for lane in lanes):
+        return None
+    weights = lanes[0].parts.pretrained()
+    for lane in lanes:
+        records.check_initial_weights(lane.workdir, digest(weights))
+    return weights
+
+
+def _train(lanes: list[Lane], weights: Any, stop: signals.Stop) -> None:
     """Train all lanes from their newest common checkpoint; `Record.code` has the exit codes."""
     parts, config = [lane.parts for lane in lanes], lanes[0].config
     first, total_steps = parts[0], parts[0].total_steps
     stacked = Stacked(parts, config.mesh.devices or len(jax.devices()))
     devices = stacked.place.mesh.size
     for lane in lanes:
-        lane.open(profiling.utilisation(first, len(lanes) / devices))
+        lane.open(profiling.utilisation(first, len(lanes) / devices), len(lanes))
 
     # ---- Merged programs; state: restored or initialised
     states, start_step = _restore(lanes)
-    weights = first.pretrained() if states is None else None
     source = Batches(parts, stacked.count)
     try:
         train_step = stacked.train_step(source.example())
@@ -163,6 +174,11 @@ def _train(lanes: list[Lane], say: Callable[[str], None], stop: signals.Stop) ->
         f"on {config.data.name}: step {start_step} of {total_steps}, {devices} "
         f"{jax.devices()[0].platform} device(s)"
     )
+
+    changed = {lane.record.other_conditions: lane.workdir for lane in reversed(lanes)}
+    for text, workdir in reversed(changed.items()):
+        if text:
+            progress.line(f"WARNING: {workdir} {text}")
 
     # ---- Steps
     evaluators = [stacked.evaluators(i) for i in range(len(lanes))]

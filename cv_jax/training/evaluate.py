@@ -1,5 +1,6 @@
 """`--evaluate`: all evaluations of the newest checkpoint of a run."""
 
+import sys
 from pathlib import Path
 
 from cv_jax.devices import processes
@@ -41,6 +42,9 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     }
     if not processes.is_main():
         return ExitCode.DONE
+    changed = records.other_conditions(workdir, experiment.config, step)
+    if changed:
+        print(f"WARNING: {workdir} {changed}", file=sys.stderr)
     file = records.evaluation_file(workdir, experiment.config)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
     json_files.write_record(

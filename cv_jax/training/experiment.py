@@ -64,7 +64,7 @@ class Experiment:
       total_steps: updates of the whole run.
       schedule: learning rate as a function of the number of updates.
       optimiser: see `optimisers.Optimiser`.
-      teacher: the teacher model; `None` without distillation.
+      teacher: the teacher model; `None` without distillation, and for evaluation.
       fingerprint: identity of the data, the teacher and, with `mesh.step=pmap`, the devices.
     """
 
@@ -248,8 +248,12 @@ class Experiment:
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(config: ml_collections.ConfigDict, evaluating: bool = False) -> Experiment:
     """Build the parts of a run.
+
+    Args:
+      config: the resolved config.
+      evaluating: whether to leave out the teacher, which only training needs.
 
     Raises:
       InputError: the config is invalid; the message is one line.
@@ -281,7 +285,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     evaluations = plan.plan(config, model, train_source, total_steps)
     fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}
     teacher = None
-    if config.distill.teacher is not None:
+    if config.distill.teacher is not None and not evaluating:
         if tasks.task_name(config) != "classification":
             raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
         teacher = read_teacher(config, num_classes, image_shape, train_source.classes or ())

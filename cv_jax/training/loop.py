@@ -19,7 +19,6 @@ from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress, clock
 from cv_jax.run import workdir as records
-from cv_jax.run.checkpoint import finished
 from cv_jax.run.record import Record, is_due
 from cv_jax.training import profiling
 from cv_jax.training.experiment import Experiment
@@ -41,17 +40,19 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
       CheckpointError: a checkpoint could not be written, or none is sound.
     """
 
-    def has_checkpoint():
+    def weights_are_needed():
         records.check(
             workdir, experiment.config, experiment.fingerprint, classes=experiment.classes
         )
-        return bool(finished(workdir / "checkpoints"))
+        return records.needs_initial_weights(workdir, experiment.config)
 
-    # Loaded before anything is written. A run with a checkpoint does not need initial weights.
-    weights = None if processes.decided(has_checkpoint) else experiment.pretrained()
+    # Loaded before anything is written.
+    weights = experiment.pretrained() if processes.decided(weights_are_needed) else None
+    loaded = None if weights is None else digest(weights)
+    processes.decided(lambda: records.check_initial_weights(workdir, loaded))
     traced = profiling.tracing(experiment.config, workdir)
     with records.shared(workdir), signals.caught(recording=False) as stop, traced as trace:
-        return _train(experiment, workdir, command, weights, stop, trace)
+        return _train(experiment, workdir, command, weights, loaded, stop, trace)
 
 
 def _train(
@@ -59,6 +60,7 @@ def _train(
     workdir: Path,
     command: str,
     weights: Any,
+    loaded: str | None,
     stop: signals.Stop,
     trace: profiling.Trace,
 ) -> int:
@@ -68,7 +70,6 @@ def _train(
     # ---- State: restored or initialised
     restored = record.restore(experiment.abstract_state)
     state, start_step = restored or (experiment.init()(weights), 0)
-    loaded = None if restored or weights is None else digest(weights)
     processes.require_same("config.init_from", {"sha256": loaded})
     if record.start(start_step, loaded):
         print(f"finished already: {record.write_summary(*experiment.sizes, again=True)}")
@@ -76,6 +77,8 @@ def _train(
     progress = Progress(total_steps, start_step, experiment.config.batch_size)
     record.open_writers(progress.line)
     _announce(experiment, workdir, start_step, progress)
+    if record.other_conditions:
+        progress.line(f"WARNING: {workdir} {record.other_conditions}")
 
     # ---- Steps
     train_step = experiment.train_step()

@@ -1,0 +1,87 @@
+"""What identifies a run, and what else may change its bits: comparison with its earlier starts.
+
+A run is identified by the values of its result fields, its data, its teacher and its initial
+weights. A field that names a place is not part of it: what is in the place has a digest, and may
+move.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import ml_collections
+
+from cv_jax import config as configs
+from cv_jax.run import provenance
+
+# Part of the fingerprint → the field that names its place.
+_PLACES = {"train": "data.name", "teacher": "distill.teacher"}
+
+
+def other_config(
+    old: dict[str, Any],
+    starts: list[dict[str, Any]],
+    config: ml_collections.ConfigDict,
+    kinds: Iterable[str],
+    evaluating: bool = False,
+) -> list[str]:
+    """Return one line for each field that makes a config the config of another run.
+
+    Args:
+      old: the flat config of the first start.
+      starts: the starts of the run.
+      config: the new config.
+      kinds: kinds of fields to compare.
+      evaluating: ignore what only training reads.
+    """
+    known = starts[-1]["data"] if starts else {}
+    moved = {field for part, field in _PLACES.items() if part in known}
+    if initial_weights(starts) is not None:
+        moved.add("init_from")
+    given = configs.flatten(config)
+    # A run with a teacher or initial weights differs from a run without.
+    ignored = {name for name in moved if old.get(name) is not None and given[name] is not None}
+    if evaluating:
+        ignored |= {"distill.teacher", "init_from"}
+    return configs.difference(old, config, tuple(kinds), ignored)
+
+
+def other_data(starts: list[dict[str, Any]], fingerprint: dict[str, Any]) -> list[str]:
+    """Return one line for each value of the fingerprint that differs from that of the last start.
+
+    Args:
+      starts: the starts of the run.
+      fingerprint: identity of the data, the teacher and, with `mesh.step=pmap`, the devices.
+    """
+    before = starts[-1]["data"] if starts else {}
+    return [
+        f"{part}.{key}: was {before[part].get(key)!r}, is now {value!r}"
+        for part, values in fingerprint.items()
+        if part in before
+        for key, value in values.items()
+        if before[part].get(key) != value
+    ]
+
+
+def initial_weights(starts: list[dict[str, Any]]) -> str | None:
+    """Return the digest of the weights from `config.init_from`; `None` if no start has it."""
+    found = (start.get("init_from") for start in starts)
+    return next(filter(None, found), None)
+
+
+def other_conditions(starts: list[dict[str, Any]], now: dict[str, Any]) -> str:
+    """Say in which conditions the earlier starts differ from a new one; "" if in none.
+
+    The text follows the name of the run.
+
+    Args:
+      starts: the earlier starts, in order.
+      now: the new start; only starts whose updates it continues are compared.
+    """
+    step, lines = now["step"], {}
+    for start in reversed(starts):
+        if start["step"] < step:
+            step = start["step"]
+            lines.update(dict.fromkeys(provenance.differences(start, now)))
+    if not lines:
+        return ""
+    return f"was trained in other conditions, which may change its bits: {'; '.join(lines)}"
