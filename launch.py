@@ -20,6 +20,9 @@ if __name__ == "__main__":  # before the imports below, which take seconds
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
     signals.watch()
+    from cv_jax.devices import start
+
+    start.load_jax()
 
 import argparse
 import shlex
