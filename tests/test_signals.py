@@ -64,6 +64,19 @@ def test_children_end_too():
     assert not child.is_running()
 
 
+def test_the_end_of_a_child_is_not_reported():
+    process = python(
+        "from cv_jax import signals",
+        "signals.watch()",
+        "print(1, flush=True)",
+        "subprocess.run(['sleep', '60'])",
+        "print('the child has ended', file=sys.stderr)",
+    )
+    process.stdout.readline()
+    time.sleep(0.2)
+    interrupted(process, signal.SIGTERM)
+
+
 def test_sighup_stays_ignored_under_nohup():
     process = python(
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)",

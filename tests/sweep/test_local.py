@@ -176,6 +176,7 @@ def test_a_second_ctrl_c_kills_the_trials(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = finish(process, 130)
     assert err.endswith("killed; the same command continues\n")
+    psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children)
 
 
