@@ -19,6 +19,7 @@ import jax
 
 from cv_jax import interop, output
 from cv_jax.commands import option_types
+from cv_jax.config.model_fields import parse_fields
 from cv_jax.errors import InputError, Parser
 from cv_jax.interop import foreign, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
@@ -91,7 +92,7 @@ def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
         _note,
         model=options.model,
         source=options.source,
-        fields=options.fields,
+        fields=lambda model: _fields(model, options),
         image_size=options.image_size,
         num_classes=options.num_classes,
         channels=options.channels,
@@ -108,7 +109,7 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
                 f"--{name}={given} does not fit {options.source_place}: its {name} is "
                 f"{stored or 'cv_jax'}"
             )
-    fields = {**old.fields, **options.fields}
+    fields = {**old.fields, **_fields(old.model, options)}
     if options.num_classes is not None:
         fields["num_classes"] = options.num_classes
     size = options.image_size or old.image_size
@@ -128,6 +129,11 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
         class_names=old.class_names,
         evaluation=_evaluation(old, size),
     )
+
+
+def _fields(model: str, options: argparse.Namespace) -> dict[str, Any]:
+    elsewhere = {"num_classes": "--num-classes", "image_size": "--image-size"}
+    return parse_fields(model, options.fields, "--fields", elsewhere)
 
 
 def _evaluation(old: Saved, size: tuple[int, int]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Types of options for argparse, shared by several commands."""
 
 import argparse
-import ast
 import re
-from typing import Any
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -15,16 +13,15 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-def fields(text: str) -> dict[str, Any]:
-    """Parse `name=value,name=value`; a value is a Python literal, or else a string."""
+def fields(text: str) -> dict[str, str]:
+    """Parse `name=value,name=value` to name → text; see `config.model_fields`."""
     fields = {}
     # A comma separates fields only before `name=`; values may contain commas.
-    for part in re.split(r",(?=\w+=)", text):
+    for part in re.split(r",\s*(?=\w+=)", text):
         name, equals, value = part.partition("=")
-        if not equals:
+        if not equals or not name.isidentifier():
             raise argparse.ArgumentTypeError(f"expected name=value,…, got {text!r}")
-        try:
-            fields[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            fields[name] = value
+        if name in fields:
+            raise argparse.ArgumentTypeError(f"{name} is given twice in {text!r}")
+        fields[name] = value
     return fields

@@ -10,6 +10,7 @@ import json
 
 from cv_jax import models
 from cv_jax.commands import option_types
+from cv_jax.config.model_fields import parse_fields
 from cv_jax.errors import InputError, Parser
 
 
@@ -58,7 +59,8 @@ def _model(options):
                 f"{options.name} takes tokens, not an image: it has no receptive field"
             )
         image_size = options.image_size or inputs[0].shape[1:3]
-        fields = dict(options.fields)
+        elsewhere = {"image_size": "--image-size"}
+        fields = parse_fields(options.name, options.fields, "--fields", elsewhere)
         if options.image_size and "image_size" in models.fields(options.name):
             fields["image_size"] = options.image_size
         return models.create(options.name, **fields), inputs, image_size

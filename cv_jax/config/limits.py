@@ -26,11 +26,15 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if name in FIELDS:
             FIELDS[name].check(value)
         elif name != "model.name":
-            _check_model_field(name, value)
+            check_model_field(f"config.{name}", name.removeprefix("model."), value)
 
 
-def _check_model_field(name: str, value: Any) -> None:
-    field, leaf = f"config.{name}", name.removeprefix("model.")
+def check_model_field(field: str, leaf: str, value: Any) -> None:
+    """Check the value of a model's field `leaf` against general limits; `field` is for messages.
+
+    Raises:
+      InputError: the value is not allowed.
+    """
     numbers = value if isinstance(value, tuple) else (value,)
     if leaf in ("dtype", "param_dtype") and value not in DTYPES:
         raise InputError(f"{field}: {value!r} is not one of {', '.join(DTYPES)}")

@@ -42,7 +42,7 @@ def from_foreign(
     *,
     model: str | None = None,
     source: str | None = None,
-    fields: dict[str, Any] | None = None,
+    fields: Callable[[str], dict[str, Any]] = lambda model: {},
     image_size: ImageSize = None,
     num_classes: int | None = None,
     channels: int | None = None,
@@ -55,7 +55,7 @@ def from_foreign(
       report: called with one sentence for each change to the weights.
       model: the registry's name; default: from `config.json`.
       source: layout of the weights; default: timm if there is a `config.json`.
-      fields: further fields of the model.
+      fields: `name of the model → further fields`.
       image_size: (height, width) of the model's input; default: as published.
       num_classes: classes of a new classifier; default: as in the weights.
       channels: input channels; default: as in the weights.
@@ -73,7 +73,7 @@ def from_foreign(
     known = {}
     if model is None:
         model, known = weights.reference(source, facts.architecture)
-    fields = {**known, **(fields or {})}
+    fields = {**known, **fields(model)}
     size = image_size or facts.image_size
     variables = weights.load(
         model,
