@@ -229,7 +229,8 @@ def main(arguments: list[str]) -> int:
     values = {k: v for k, v in configs.flatten(config).items() if k not in LOCAL}
     processes.require_same("config", {**values, "evaluate": flags.evaluate})
     start.check_devices()
-    processes.require_same("environment", provenance.shared())
+    if processes.several():
+        processes.require_same("environment", provenance.shared())
     compile_cache.use(config.compile_cache)
     try:
         parts = experiment.build(config, flags.evaluate)

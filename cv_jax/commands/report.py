@@ -73,6 +73,11 @@ def _sections(sweep, found, groups, metric, tables):
     for name, key in (("commit", "commit"), ("devices", "devices"), ("versions", "versions")):
         values = {str(_short(result.start.get(key))) for result in done}
         facts.append(f"- {name}: {'; '.join(sorted(values))}")
+    from cv_jax.run import identity
+
+    mixed = identity.mixed_conditions([result.starts for result in done])
+    if mixed:
+        facts.append(f"- conditions that differ between trials and may change bits: {mixed}")
     yield "\n".join(facts)
     yield tables.of_settings(groups)
     compared = metric and tables.of_comparisons(groups, metric)

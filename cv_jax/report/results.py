@@ -23,7 +23,7 @@ class Result(NamedTuple):
       state: DONE, or a description of the progress.
       metrics: name → number; empty if the trial is not done.
       config: flat values of config.json; empty if the run has not begun.
-      start: last entry of run.json; empty if the run has not begun.
+      starts: entries of run.json; empty if the run has not begun.
     """
 
     name: str
@@ -32,7 +32,12 @@ class Result(NamedTuple):
     state: str
     metrics: dict[str, float]
     config: dict[str, Any]
-    start: dict[str, Any]
+    starts: list[dict[str, Any]]
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The last start; empty if the run has not begun."""
+        return self.starts[-1] if self.starts else {}
 
 
 def read(folder: Path) -> tuple[Sweep, list[Result]]:
@@ -51,7 +56,7 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
         path, own = folder / point.name, {**point.arguments, **point.overrides}
         try:
             config = _recorded(json_files.read_record, path / "config.json", {})
-            start = _recorded(workdir.read_starts, path, [{}])[-1]
+            starts = _recorded(workdir.read_starts, path, [])
             summary = _recorded(json_files.read_record, path / "summary.json", None)
             metrics = _metrics(path, config, summary) if summary else {}
         except (json_files.Damaged, OSError, ValueError, KeyError, TypeError) as error:
@@ -64,7 +69,7 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
                 state=DONE if summary else _state(path, ended.get(point.name)),
                 metrics=metrics,
                 config=config,
-                start=start,
+                starts=starts,
             )
         )
     return sweep, results

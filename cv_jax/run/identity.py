@@ -5,7 +5,9 @@ weights. A field that names a place is not part of it: what is in the place has 
 move.
 """
 
-from collections.abc import Iterable
+import collections
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ml_collections
@@ -75,13 +77,35 @@ def other_conditions(starts: list[dict[str, Any]], now: dict[str, Any]) -> str:
 
     Args:
       starts: the earlier starts, in order.
-      now: the new start; only starts whose updates it continues are compared.
+      now: the new start.
     """
-    step, lines = now["step"], {}
-    for start in reversed(starts):
-        if start["step"] < step:
-            step = start["step"]
-            lines.update(dict.fromkeys(provenance.differences(start, now)))
+    lines: dict[str, None] = {}
+    for start in _kept(starts, now["step"]):
+        lines.update(dict.fromkeys(provenance.differences(start, now)))
     if not lines:
         return ""
     return f"was trained in other conditions, which may change its bits: {'; '.join(lines)}"
+
+
+def mixed_conditions(runs: list[list[dict[str, Any]]]) -> str:
+    """Say in which conditions runs differ, compared with the first one; "" if in none.
+
+    Args:
+      runs: the starts of each run.
+    """
+    kept = [start for starts in runs for start in _kept(starts)]
+    found = collections.Counter(
+        line for start in kept for line in provenance.differences(kept[0], start)
+    )
+    return "; ".join(f"{line} ({count} of {len(kept)} starts)" for line, count in found.items())
+
+
+def _kept(starts: list[dict[str, Any]], step: float = math.inf) -> Iterator[dict[str, Any]]:
+    """Yield the starts, the last one first, whose updates are in the state after `step` updates.
+
+    A start without a checkpoint is not among them: the next start has the same step.
+    """
+    for start in reversed(starts):
+        if start["step"] < step:
+            step = start["step"]
+            yield start

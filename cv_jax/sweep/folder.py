@@ -2,8 +2,8 @@
 
 `sweep.json` holds the config file, its argument, the overrides for all points, and `points`, a list
 of {name, overrides, arguments}; for a search also `search`, its method and ranges. The same sweep
-may continue with more points, such as more seeds. A sweep with other values or without one of the
-stored points is another sweep and is refused.
+may continue with more points, such as more seeds, and after its data have moved. A sweep with other
+values or without one of the stored points is another sweep and is refused.
 """
 
 import contextlib
@@ -145,6 +145,13 @@ def summary_of(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def starts_of(path: Path) -> list[dict[str, Any]]:
+    """Return the starts of a run; none if it has not begun or the file is damaged."""
+    with contextlib.suppress(FileNotFoundError, json_files.Damaged):
+        return workdir.read_starts(path)
+    return []
+
+
 def progress(path: Path) -> int:
     """Return the step of a run's summary or of its last metric line."""
     line = summary_of(path) or newest(path / "metrics.jsonl")
@@ -182,10 +189,19 @@ def _lasting(overrides: dict[str, str]) -> dict[str, str]:
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
+    dataset, comma, options = sweep.argument.partition(",")
     return {
         "config": Path(sweep.config).name,
-        "argument": sweep.argument,
-        "overrides": _lasting(sweep.overrides),
+        "argument": f"{_without_place('data.name', dataset)}{comma}{options}",
+        "overrides": {n: _without_place(n, x) for n, x in _lasting(sweep.overrides).items()},
         "search": sweep.search,
         "points": [point.name for point in sweep.points],
     }
+
+
+def _without_place(name: str, text: str) -> str:
+    """Return the text of an override without a place: each trial checks what is in the place."""
+    if name in ("distill.teacher", "init_from") and text.lower() != "none":
+        return "…"
+    kind, colon, _ = text.partition(":")
+    return f"{kind}:…" if name == "data.name" and kind in ("folder", "records") and colon else text

@@ -14,6 +14,7 @@ from cv_jax import config as configs
 from cv_jax.devices import compile_cache, start
 from cv_jax.errors import ExitCode, InputError, RunError
 from cv_jax.evaluation.metrics import quality
+from cv_jax.run import identity
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import local, points, search, slots, slurm, trials, vmapped
 from cv_jax.sweep.display import Board
@@ -158,6 +159,10 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not finished; the same command continues" if left else ""
     print(f"{text}, in {folder}")
+    runs = [folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE]
+    mixed = identity.mixed_conditions(runs)
+    if mixed:
+        print(f"WARNING: trials ran in other conditions: {mixed}", file=sys.stderr)
     if left:
         return ExitCode.STOPPED
     return ExitCode.FAILED if failed else ExitCode.DONE

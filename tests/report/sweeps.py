@@ -17,7 +17,16 @@ def write(folder, points, argument=""):
 
 
 def finish(
-    folder, point, accuracy, *, train=None, seconds=(1.0, 2.0), adds=1000, config=None, more=()
+    folder,
+    point,
+    accuracy,
+    *,
+    train=None,
+    seconds=(1.0, 2.0),
+    adds=1000,
+    config=None,
+    more=(),
+    conditions=None,
 ):
     """Write the files of a finished trial."""
     path = folder / point.name
@@ -25,7 +34,8 @@ def finish(
     seed = point.overrides.get("seed", 0)
     values = {"seed": seed, "batch_size": 10, "model.name": "mlp", **(config or {})}
     json_files.write_record(path / "config.json", values)
-    start = {"commit": "abc", "devices": ["cpu cpu"], "versions": {"jax": "1"}}
+    start = {"step": 0, "commit": "abc", "devices": ["cpu cpu"], "versions": {"jax": "1"}}
+    start |= {"config": values, **(conditions or {})}
     json_files.write_json(path / "run.json", [json_files.sealed(start)])
     summary = {"step": 20, "parameters": 12345, "multiply_adds": adds}
     json_files.write_record(path / "summary.json", {**summary, "test_accuracy": accuracy})

@@ -109,6 +109,16 @@ def test_a_small_p_value_is_not_rounded_to_zero(tmp_path, capsys):
     assert line.strip("| ").endswith("| < 0.001")
 
 
+def test_conditions_that_differ_between_trials_are_named(tmp_path, capsys):
+    points = sweeps.write(tmp_path / "sweep", [{"seed": seed} for seed in range(3)])
+    for point, version in zip(points, ("1", "1", "2"), strict=True):
+        conditions = {"versions": {"jax": version}}
+        sweeps.finish(tmp_path / "sweep", point, 0.9, conditions=conditions)
+    assert main(["report", str(tmp_path / "sweep")]) == 0
+    line = "- conditions that differ between trials and may change bits: jax: was '1', is now '2' "
+    assert f"{line}(1 of 3 starts)" in capsys.readouterr().out
+
+
 def test_files(folder, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     assert main(["report", str(folder), "--out", str(out)]) == 0

@@ -326,6 +326,13 @@ def test_only_starts_whose_updates_are_kept_are_compared():
     assert compared(0, second, second) == ""  # a run that begins again
 
 
+def test_conditions_of_several_runs_are_compared_with_the_first():
+    plain, other = [start(0)], [start(0, xla_flags="--a=1"), start(0), start(4, cpu_threads=1)]
+    assert identity.mixed_conditions([]) == identity.mixed_conditions([plain, plain]) == ""
+    mixed = "cpu_threads: was 2, is now 1 (1 of 3 starts)"  # the first start has no updates
+    assert identity.mixed_conditions([plain, other]) == mixed
+
+
 def test_a_restart_and_an_evaluation_in_other_conditions_say_so(command, monkeypatch, capsys):
     assert command("linear", "--workdir", "run") == 0
     forget_the_end(Path("run"))

@@ -45,6 +45,24 @@ def test_more_points_and_other_run_fields_are_the_same_sweep(tmp_path):
     assert folders.read(folder) == more
 
 
+@pytest.mark.parametrize("argument", ["folder:{}", "records:{},model=mlp"])
+def test_places_may_move(tmp_path, argument):
+    def moved(place, **overrides):
+        overrides = {"init_from": place, "distill.teacher": f"{place}/t", **overrides}
+        return sweep_of(*TWO, argument=argument.format(place), overrides=overrides)
+
+    with folders.claimed(tmp_path / "s", moved("old")):
+        pass
+    folders.check(tmp_path / "s", moved("/new"))
+    for other in (
+        moved("old", init_from="none"),
+        moved("old", **{"distill.kind": "hard"}),
+        sweep_of(*TWO, argument="digits", overrides=moved("old").overrides),
+    ):
+        with pytest.raises(InputError, match="holds another sweep"):
+            folders.check(tmp_path / "s", other)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
