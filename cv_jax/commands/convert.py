@@ -21,7 +21,7 @@ from cv_jax import interop, output
 from cv_jax.commands import option_types
 from cv_jax.config.model_fields import parse_fields
 from cv_jax.errors import InputError, Parser
-from cv_jax.interop import foreign, place, preprocessing, pretrained, saved
+from cv_jax.interop import classes, foreign, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
 
 OURS = "ours"
@@ -81,7 +81,7 @@ def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
     """Return the weights of SOURCE, fitted to the options, and the default layout of DEST."""
     if pretrained.is_run(options.source_place):
         run = pretrained.read_run(pathlib.Path(options.source_place))
-        return _refit(run.weights, options), OURS
+        return _refit(classes.named(run.weights, run.config, None, _note), options), OURS
     found = foreign.read(options.source_place)
     if saved.METADATA in found.metadata:
         weights = _refit(saved.parse(*found[:2], options.source_place), options)

@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{out} exists; add --force to overwrite it")
 
     from cv_jax import config as configs
+    from cv_jax.data import splits
     from cv_jax.inspect import templates
     from cv_jax.interop import pretrained
 
@@ -42,7 +43,10 @@ def main(arguments: list[str]) -> int:
     config = configs.restore(run.config)
     if options.dir is not None:
         config.data.dir = options.dir
-    pixels, labels, names = _training_images(config)
+    source = splits.open_train(config)
+    _check_data(options.run, config.data.name, source.fingerprint)
+    names = run.weights.class_names or source.classes or tuple(map(str, range(source.num_classes)))
+    pixels, labels = _training_images(config, source)
     kernel = np.asarray(run.weights.variables["params"]["head"]["kernel"])
     found = templates.compare(kernel, config.data.std, pixels, labels)
 
@@ -61,16 +65,30 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _training_images(config):
+def _check_data(path: Path, name: str, fingerprint: dict) -> None:
+    """Check that the data are those of the training; others have other averages and classes."""
+    from cv_jax.run import identity, json_files, workdir
+
+    try:
+        starts = workdir.read_starts(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}/run.json, which identifies its data, is missing") from None
+    except json_files.Damaged as error:
+        raise InputError(f"{path}/run.json is damaged: {error}") from None
+    lines = identity.other_data(starts, {"train": fingerprint})
+    if lines:
+        raise InputError(f"{path} was not trained on {name} as it is now: {'; '.join(lines)}")
+
+
+def _training_images(config, source):
     """Return the training images as the model gets them without augmentation.
 
     Returns:
-      Pixels uint8 [N, H, W, C], labels [N], and class names.
+      Pixels uint8 [N, H, W, C], and labels [N].
     """
-    from cv_jax.data import pipeline, splits
+    from cv_jax.data import pipeline
     from cv_jax.evaluation import plan
 
-    source = splits.open_train(config)
     operations = plan.preprocessing(
         config.eval_preprocess, config.image_size, "config.eval_preprocess"
     )
@@ -80,4 +98,4 @@ def _training_images(config):
     missing = set(range(source.num_classes)) - set(labels.tolist())
     if missing:
         raise InputError(f"class {min(missing)} has no training image and no average")
-    return pixels, labels, source.classes or tuple(map(str, range(source.num_classes)))
+    return pixels, labels

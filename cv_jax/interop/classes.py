@@ -7,10 +7,10 @@ from typing import Any
 
 from cv_jax import models
 from cv_jax.data import sources
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, RunError, one_line
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import HEAD, flatten, trained_with, unflatten
-from cv_jax.run import json_files, workdir
+from cv_jax.run import identity, json_files, workdir
 
 _SHOWN = 4  # names in a message
 
@@ -25,40 +25,41 @@ def names_of(model: str, fields: dict[str, Any], names: tuple[str, ...]) -> tupl
     return names if fields.get("num_classes", len(names)) == len(names) else ()
 
 
-def of_dataset(
-    path: Path, config: dict[str, Any], data_dir: str | None, report: Callable[[str], None]
-) -> tuple[str, ...]:
-    """Return the names in the dataset of a run that did not record them.
+def named(
+    weights: Saved, config: dict[str, Any], data_dir: str | None, report: Callable[[str], None]
+) -> Saved:
+    """Return the weights of a run with names of their classes.
+
+    A run that did not record the names takes them from its dataset, if the dataset is unchanged.
 
     Args:
-      path: the run directory.
+      weights: weights of the run.
       config: the flat config of the run.
       data_dir: folder of prepared datasets; default: that of the config.
       report: called with one sentence if the dataset is missing or has changed.
-
-    Returns:
-      The names; () if the dataset has none or is not that of the training.
     """
-    name, folder = config["data.name"], data_dir or config.get("data.dir")
+    if weights.class_names or models.MODELS[weights.model].task == "reconstruction":
+        return weights
+    path, name, split = Path(weights.origin), config["data.name"], config["data.train_split"]
+    folder = sources.data_folder(data_dir or config.get("data.dir"))
     try:
-        trained = workdir.read_starts(path)[-1]["data"]["train"]
-        source = sources.open_source(
-            name,
-            config["data.train_split"],
-            sources.data_folder(folder),
-            config.get("data.subset_seed", 0),
-        )
+        starts = workdir.read_starts(path)
+        if "train" not in starts[-1]["data"]:
+            raise LookupError
+        source = sources.open_source(name, split, folder, config.get("data.subset_seed", 0))
     except (FileNotFoundError, json_files.Damaged, LookupError, TypeError):
         reason = f"{path}/run.json does not identify its data"
-    except InputError as error:
-        reason = str(error)
+    except (InputError, RunError, OSError) as error:
+        reason = f"its dataset cannot be opened: {one_line(error)}"
     else:
-        changed = [key for key, value in source.fingerprint.items() if trained.get(key) != value]
-        if not changed:
-            return source.classes or ()
-        reason = f"{name} is not the data of its training ({', '.join(changed)} differs)"
-    report(f"classes are printed as numbers: {path} does not record their names, and {reason}")
-    return ()
+        lines = identity.other_data(starts, {"train": source.fingerprint})
+        if not lines:
+            names = names_of(weights.model, weights.fields, source.classes or ())
+            return weights._replace(class_names=names)
+        differences = ", ".join(line.partition(":")[0] for line in lines)
+        reason = f"{name} is not the data of its training ({differences} differ)"
+    report(f"classes are numbers, because {path} does not record their names and {reason}")
+    return weights
 
 
 def ordered(weights: Saved, names: tuple[str, ...], report: Callable[[str], None]) -> Saved:

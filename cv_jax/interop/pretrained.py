@@ -120,8 +120,9 @@ def digest(variables: dict[str, Any]) -> str:
 
 
 def is_run(where: str) -> bool:
-    """Whether a path is a run directory (it has a folder `checkpoints`)."""
-    return (pathlib.Path(where) / "checkpoints").is_dir()
+    """Whether a path is a run directory (it has a folder `checkpoints` or a file `run.json`)."""
+    path = pathlib.Path(where)
+    return (path / "checkpoints").is_dir() or (path / "run.json").is_file()
 
 
 class Run(NamedTuple):

@@ -110,7 +110,8 @@ def test_the_names_of_an_older_run_need_its_own_data(load_config, tmp_path, data
     assert found.weights.class_names == ()
 
     def names(**changes):
-        return classes.of_dataset(run, {**found.config, **changes}, None, notes.append)
+        config = {**found.config, **changes}
+        return classes.named(found.weights, config, None, notes.append).class_names
 
     assert (names(), notes) == (tuple("0123456789"), [])
     assert names(**{"data.dir": str(tmp_path), "data.name": "folder:nowhere"}) == ()
@@ -121,12 +122,12 @@ def test_the_names_of_an_older_run_need_its_own_data(load_config, tmp_path, data
     assert names() == ()
     (run / "run.json").write_text("")
     assert names() == ()
-    start = re.escape(f"classes are printed as numbers: {run} does not record their names, and ")
+    start = re.escape(f"classes are numbers, because {run} does not record their names and ")
     for note, reason in zip(
         notes,
         (
-            "config.data.name: 'folder:nowhere': folder nowhere does not exist",
-            "digits is not the data of its training .checksum differs.",
+            "its dataset cannot be opened: config.data.name: 'folder:nowhere': .* does not exist",
+            "digits is not the data of its training .train.checksum differ.",
             f"{re.escape(str(run))}/run.json does not identify its data",
         ),
         strict=True,
