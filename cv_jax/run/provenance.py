@@ -34,6 +34,8 @@ VARIABLES = re.compile(
     r"|NPY_\w+_CPU_FEATURES|OPENCV_(CPU_DISABLE|IPP)|JSIMD_\w+"
 )
 
+GROUPS = ("versions", "jax_settings", "variables")  # dicts in the environment
+
 
 def environment() -> dict[str, Any]:
     """Return code, packages, devices, processor, settings and variables of this process."""
@@ -53,17 +55,20 @@ def environment() -> dict[str, Any]:
 
 
 def shared() -> dict[str, Any]:
-    """Return the part of the environment that all processes of a run must share.
+    """Return name → value of what all processes of a run must share.
 
     Each process compiles the program and computes the replicated values itself. On a CPU their bits
     depend on the processor and the threads.
     """
     found = environment()
-    names = ["code", "python", "versions", "xla_flags", "jax_settings", "variables"]
+    names = ["code", "python", "xla_flags"]
     if jax.default_backend() == "cpu":
         names += ["processor", "cpu_threads"]
-    kind = jax.local_devices()[0].device_kind
-    return {**{name: found[name] for name in names}, "device_kind": kind}
+    same = {name: found[name] for name in names}
+    same["device_kind"] = jax.local_devices()[0].device_kind
+    for group in GROUPS:
+        same |= found[group]
+    return same
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -81,7 +86,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in ("mesh.params", "mesh.fsdp_min_size", "mesh.model"):
         pairs[f"config.{name}"] = before["config"].get(name), now["config"].get(name)
     defaults = {**jax_settings.FIXED, **jax_settings.RECORDED}
-    for group in ("versions", "jax_settings", "variables"):
+    for group in GROUPS:
         if group in before:
             for name in sorted({*before[group], *now[group]} - set(STORAGE)):
                 absent = defaults.get(name)

@@ -48,15 +48,24 @@ def coordinator():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def begin(commands):
+def begin(commands, **variables):
+    """Start processes; `variables` are further environment variables of the last one."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen(command, env=ENVIRONMENT, **pipes) for command in commands]
+    *first, last = commands
+    environments = [ENVIRONMENT] * len(first) + [{**ENVIRONMENT, **variables}]
+    return [
+        subprocess.Popen(command, env=environment, **pipes)
+        for command, environment in zip([*first, last], environments, strict=True)
+    ]
 
 
-def start(count, workdir, data_dir, special=None, **overrides):
-    """Start `count` processes of one run; `special` are extra arguments of the last process."""
+def start(count, workdir, data_dir, special=None, variables=None, **overrides):
+    """Start `count` processes of one run.
+
+    `special` and `variables` are extra arguments and environment variables of the last process.
+    """
     address, values = coordinator(), {"data.dir": data_dir, **OVERRIDES, **overrides}
-    return begin(
+    commands = [
         [
             *(sys.executable, str(ROOT / "launch.py"), "--config", f"{ROOT}/configs/mlp.py"),
             *("--workdir", str(workdir), "--coordinator", address),
@@ -65,7 +74,8 @@ def start(count, workdir, data_dir, special=None, **overrides):
             *(special or [] if index == count - 1 else []),
         ]
         for index in range(count)
-    )
+    ]
+    return begin(commands, **(variables or {}))
 
 
 def finish(started, code=0):
@@ -221,6 +231,20 @@ def test_an_input_error_in_one_process_ends_all(tmp_path, data_dir):
     message = "config of process 1 differs from that of process 0: seed=7, not 0"
     assert second == f"error: {message}\n"
     assert first == f"error: process 1: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_in_different_environments_are_refused(tmp_path, data_dir):
+    """Each process computes the replicated values itself, and they must have the same bits."""
+    variables = {"NVIDIA_TF32_OVERRIDE": "0", "PJRT_NPROC": "7"}
+    (_, first), (_, second) = finish(
+        start(2, tmp_path / "run", data_dir, variables=variables), code=2
+    )
+    assert second.startswith(
+        "error: environment of process 1 differs from that of process 0: cpu_threads=7, not "
+    )
+    assert second.endswith("; NVIDIA_TF32_OVERRIDE='0', not None\n")
+    assert first == f"error: process 1: {second.removeprefix('error: ')}"
     assert not (tmp_path / "run").exists()
 
 
