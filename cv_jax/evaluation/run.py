@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from cv_jax.data import class_order
 from cv_jax.data.pipeline import Images
-from cv_jax.errors import RunError
+from cv_jax.errors import RunError, printable
 from cv_jax.evaluation.kind import Evaluation, Experiment, Scores
 
 
@@ -71,9 +72,14 @@ def record(evaluation: Evaluation, scores: Scores) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Scores]) -> str:
+def table(found: dict[str, Scores], names: tuple[str, ...] | None) -> str:
     """Table of the metrics, one line per evaluation; and of the accuracy of each class if the first
-    evaluation has at most twenty classes."""
+    evaluation has at most twenty classes.
+
+    Args:
+      found: name → scores of each evaluation.
+      names: names of the classes of the first evaluation; `None` if unknown.
+    """
     columns = list(dict.fromkeys(name for scores in found.values() for name in scores.metrics))
     rows = [["", *columns]]
     for name, scores in found.items():
@@ -81,9 +87,23 @@ def table(found: dict[str, Scores]) -> str:
     text = _aligned(rows)
     classes = next(iter(found.values())).details.get("per_class", [])
     if 0 < len(classes) <= 20:
-        rows = [list(classes[0]), *([_cell(value) for value in row.values()] for row in classes)]
-        text += "\n\n" + _aligned(rows)
+        text += "\n\n" + _class_table(classes, names)
     return text
+
+
+def _class_table(classes: list[dict[str, Any]], names: tuple[str, ...] | None) -> str:
+    """Table of the classes in the order of the classifier; a line says how timm orders them."""
+    rows = [list(classes[0]), *([_cell(value) for value in row.values()] for row in classes)]
+    if names is None:
+        return _aligned(rows)
+    rows = [[printable(name), *row] for name, row in zip(("name", *names), rows, strict=True)]
+    natural, order = class_order.natural(names), ""
+    if names == tuple(sorted(names)) != natural:
+        order = (
+            "\nclasses are numbered in the order of their names as text, as in torchvision; timm "
+            f"orders them {class_order.listed(natural)}"
+        )
+    return _aligned(rows) + order
 
 
 def _cell(value: Any) -> str:

@@ -1,18 +1,16 @@
 """Names of classes: of an older run, and of a classifier that another dataset continues."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cv_jax import models
-from cv_jax.data import sources
+from cv_jax.data import class_order, sources
+from cv_jax.data.class_order import listed
 from cv_jax.errors import InputError, RunError, one_line
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import HEAD, flatten, trained_with, unflatten
 from cv_jax.run import identity, json_files, workdir
-
-_SHOWN = 4  # names in a message
 
 
 def names_of(model: str, fields: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,31 +76,21 @@ def ordered(weights: Saved, names: tuple[str, ...], report: Callable[[str], None
     if theirs == names or trained_with(arrays)[0] != len(names):
         return weights
     if not theirs:
-        natural = tuple(sorted(names, key=natural_key))
+        natural = class_order.natural(names)
         if weights.source and natural != names:
             report(
                 f"the classifier is kept, its class names are unknown: its classes must be in the "
-                f"order of the dataset, {_listed(names)}; timm sorts a folder's classes as "
-                f"{_listed(natural)}"
+                f"order of the dataset, {listed(names)}; timm sorts a folder's classes as "
+                f"{listed(natural)}"
             )
         return weights
     if sorted(theirs) != sorted(names) or len(set(names)) < len(names):
         report(
-            f"the classifier is kept although its classes, {_listed(theirs)}, have other names "
-            f"than those of the dataset, {_listed(names)}"
+            f"the classifier is kept although its classes, {listed(theirs)}, have other names "
+            f"than those of the dataset, {listed(names)}"
         )
         return weights
     order = [theirs.index(name) for name in names]
     arrays = {path: x[..., order] if HEAD.fullmatch(path) else x for path, x in arrays.items()}
-    report(f"classes of the classifier reordered by name: {_listed(theirs)} → {_listed(names)}")
+    report(f"classes of the classifier reordered by name: {listed(theirs)} → {listed(names)}")
     return weights._replace(variables=unflatten(arrays), class_names=names)
-
-
-def natural_key(name: str) -> list[str | int]:
-    """Return timm's sort key of class folders: numbers by value, letters without case."""
-    return [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", name.lower())]
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = "" if len(names) <= _SHOWN else ", …"
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -51,7 +51,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
         file, {**about(experiment.config, step), **provenance.environment(), "evaluations": made}
     )
 
-    print(table(found))
+    print(table(found, experiment.evaluations[0].classes))
     scores, accuracy = found["test"].metrics, ""
     if "accuracy" in scores:
         accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "

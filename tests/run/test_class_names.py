@@ -97,3 +97,25 @@ def test_an_older_run_gets_its_names_at_the_next_start(parts, tmp_path):
     assert main(["verify", str(run)]) == 0
     assert loop.train(parts(f"folder:{folder}"), run, "") == 0
     assert class_names.read(run) == NAMES
+
+
+def test_an_evaluation_prints_names_and_their_order(parts, tmp_path, capsys):
+    for names, order in ((NAMES, "'2', '10', 'cat'"), (("1", "2", "cat"), None)):
+        folder, run = make_folder(tmp_path / names[0], names), tmp_path / f"run {names[0]}"
+        built = parts(f"folder:{folder}")
+        assert loop.train(built, run, "") == 0
+        capsys.readouterr()
+        assert evaluate.evaluate(built, run) == 0
+        lines = capsys.readouterr().out.splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("name "))
+        assert lines[first].split() == ["name", "class", "count", "correct", "accuracy"]
+        rows = [line.split()[:3] for line in lines[first + 1 : first + 4]]
+        assert rows == [[name, str(k), "2"] for k, name in enumerate(names)]
+        note = (
+            "classes are numbered in the order of their names as text, as in torchvision; timm "
+            f"orders them {order}"
+        )
+        assert (note in lines) == (order is not None)
+        assert ("timm" in "".join(lines)) == (order is not None)
+        stored = json.loads((run / "evaluation.json").read_text())["evaluations"]["test"]
+        assert [row["name"] for row in stored["per_class"]] == list(names)
