@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     source = splits.open_train(config)
     _check_data(options.run, config.data.name, source.fingerprint)
     names = run.weights.class_names or source.classes or tuple(map(str, range(source.num_classes)))
-    pixels, labels = _training_images(config, source)
+    pixels, labels = _training_images(config, source, names)
     kernel = np.asarray(run.weights.variables["params"]["head"]["kernel"])
     found = templates.compare(kernel, config.data.std, pixels, labels)
 
@@ -80,7 +80,7 @@ def _check_data(path: Path, name: str, fingerprint: dict) -> None:
         raise InputError(f"{path} was not trained on {name} as it is now: {'; '.join(lines)}")
 
 
-def _training_images(config, source):
+def _training_images(config, source, names):
     """Return the training images as the model gets them without augmentation.
 
     Returns:
@@ -97,5 +97,5 @@ def _training_images(config, source):
     pixels, labels = pipeline.prepare(source, operations.fixed, "memory").cached
     missing = set(range(source.num_classes)) - set(labels.tolist())
     if missing:
-        raise InputError(f"class {min(missing)} has no training image and no average")
+        raise InputError(f"class {names[min(missing)]!r} has no training image and no average")
     return pixels, labels

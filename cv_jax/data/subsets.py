@@ -110,8 +110,9 @@ def balanced(
     else:
         counts = np.bincount(labels, minlength=source.num_classes)
         if counts.min() < per_class:
+            name = (source.classes or range(source.num_classes))[counts.argmin()]
             raise InputError(
-                f"config.data.per_class={per_class}: class {counts.argmin()} of {source.name} has "
+                f"config.data.per_class={per_class}: class {name!r} of {source.name} has "
                 f"only {counts.min()} examples"
             )
         chosen = [order[labels[order] == label][:per_class] for label in range(source.num_classes)]
