@@ -138,6 +138,9 @@ _GROUPS = [
             minimum=0, maximum=2**32 - 1),
     _result("data.skip_broken", bool, False,
             "skip unreadable examples; every example is decoded once before the first step"),
+    _run("data.max_pixels", int, 178_956_970,
+         "largest number of pixels of an encoded image, read from its header; a larger image counts "
+         "as unreadable", minimum=1, maximum=LARGEST),
     _result("data.mean", tuple[float, ...], (0.5,),
             "mean of the pixels on the scale 0…1, one value or one per channel"),
     _result("data.std", tuple[float, ...], (0.5,),

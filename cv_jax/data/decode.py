@@ -7,10 +7,15 @@ exception is 16-bit images: their high byte is used, where Pillow clips at 255.
 
 JPEGs are decoded by libjpeg-turbo directly, with Pillow's settings (accurate inverse DCT, smooth
 chroma upsampling): the same pixels in less time.
+
+Both decoders follow the same rules. The content decides the format, not the name of the file. An
+image with more pixels than the limit is refused after its header is read, before memory for its
+pixels is allocated.
 """
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +25,15 @@ from PIL import Image
 
 from cv_jax.errors import RunError
 
+# Pillow tries these formats only. Some of its other readers start programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+# The default limit. By default, Pillow refuses an image above it as a decompression bomb.
+MAX_PIXELS = 178_956_970
+
+# Pillow warns at half of its limit; images up to the limit are allowed here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -27,23 +41,39 @@ class BrokenExample(RunError):
     """An unreadable example; the message is one line with the location and the reason."""
 
 
-def open_image(data: bytes | np.ndarray, channels: int, place: Callable[[], str]):
+def open_image(
+    data: bytes | np.ndarray,
+    channels: int,
+    place: Callable[[], str],
+    max_pixels: int = MAX_PIXELS,
+):
     """Return the image as an array, or as a `Jpeg`, which is decoded when its pixels are read.
 
     Args:
       data: an encoded image, or its pixels, uint8 [H, W, C].
       channels: 1, 3 or 4.
       place: returns the location of the data, for error messages.
+      max_pixels: largest height times width of an encoded image.
 
     Raises:
-      BrokenExample: the bytes are not an image of a supported format and mode.
+      BrokenExample: the bytes are not an image of a supported format and mode, or the image has
+        more pixels than allowed.
     """
     if isinstance(data, np.ndarray):
         return data
     frame = _frame(data) if channels != 4 else None
-    if frame is not None and frame.components in (1, channels):
-        return Jpeg(data, frame, channels, place)
-    return _decode_with_pillow(data, channels, place)
+    if frame is None or frame.components not in (1, channels):
+        return _decode_with_pillow(data, channels, place, max_pixels)
+    if frame.height * frame.width > max_pixels:
+        raise BrokenExample(f"{place()}: {_too_large(frame.height * frame.width, max_pixels)}")
+    return Jpeg(data, frame, channels, place, max_pixels)
+
+
+def _too_large(pixels: int, max_pixels: int) -> str:
+    return (
+        f"{pixels:,} pixels, more than the limit of {max_pixels:,} (config.data.max_pixels; "
+        "--max-pixels of prepare)"
+    )
 
 
 class Jpeg:
@@ -57,9 +87,17 @@ class Jpeg:
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, data: bytes, frame: "Frame", channels: int, place: Callable[[], str]):
+    def __init__(
+        self,
+        data: bytes,
+        frame: "Frame",
+        channels: int,
+        place: Callable[[], str],
+        max_pixels: int = MAX_PIXELS,
+    ):
         self.shape = (frame.height, frame.width, channels)
         self._data, self._frame, self._place = data, frame, place
+        self._max_pixels = max_pixels
         self._read, self._whole = False, None
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
@@ -89,7 +127,7 @@ class Jpeg:
             # Not strict: like Pillow, tolerate extraneous bytes.
             return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=False)
         except ValueError:
-            return _decode_with_pillow(self._data, channels, self._place)
+            return _decode_with_pillow(self._data, channels, self._place, self._max_pixels)
 
 
 class Frame(NamedTuple):
@@ -134,17 +172,27 @@ def _frame(data: bytes) -> Frame | None:
     return None
 
 
-# A segment marker after any number of fill bytes, and the length of the segment.
-_SEGMENT = re.compile(rb"\xff+([\xc0-\xfe])(..)", re.DOTALL)
+# A segment marker after any number of fill bytes, and the length of the segment. Markers without a
+# length (0xd0 to 0xd9) end the search: libjpeg would go on at another byte, and find another size.
+_SEGMENT = re.compile(rb"\xff+([\xc0-\xcf\xda-\xfe])(..)", re.DOTALL)
 
 
-def _decode_with_pillow(data: bytes, channels: int, place: Callable[[], str]) -> np.ndarray:
+def _decode_with_pillow(
+    data: bytes, channels: int, place: Callable[[], str], max_pixels: int
+) -> np.ndarray:
+    # Pillow refuses more than twice this number, also for tiles and frames inside of a file.
+    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pixels = image.height * image.width
+            if pixels > max_pixels:
+                raise ValueError(_too_large(pixels, max_pixels))
             return _convert(image, channels)
     except Exception as error:  # Pillow's readers raise many types
+        if isinstance(error, Image.DecompressionBombError):
+            error = _too_large(int(re.search(r"\d+", str(error))[0]), max_pixels)
         if isinstance(error, Image.UnidentifiedImageError):
-            error = "unknown image format" if data else "empty"
+            error = f"unknown image format; allowed: {', '.join(FORMATS)}" if data else "empty"
         raise BrokenExample(f"{place()}: {' '.join(str(error).split())}") from None
 
 

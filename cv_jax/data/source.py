@@ -25,7 +25,10 @@ class Records(Protocol):
         """Description of the location of an example, for messages."""
 
     def labels(self, progress: Callable) -> np.ndarray:
-        """All labels, int [N], without decoding images. `progress` wraps slow loops."""
+        """All labels, int [N], without decoding images; −1 for a record that cannot be read.
+
+        `progress` wraps slow loops.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Source:
       channels: number of channels of every image.
       fingerprint: JSON-serialisable identity of the data; equal data have equal fingerprints.
       classes: names of the classes; `None` if unknown.
+      notes: lines for the user on what was left out when the split was opened.
+      max_pixels: `config.data.max_pixels`; see `decode.open_image`.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Source:
     channels: int
     fingerprint: dict[str, Any]
     classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    max_pixels: int = decode.MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.records)
@@ -69,7 +76,7 @@ class Source:
             raise decode.BrokenExample(
                 f"{place()}: label {label} is not in 0…{self.num_classes - 1}"
             )
-        return decode.open_image(data, self.channels, place), label
+        return decode.open_image(data, self.channels, place, self.max_pixels), label
 
     def example(self, index: int) -> tuple[np.ndarray, int]:
         """Decoded image uint8 [H, W, C] and label."""
@@ -91,11 +98,13 @@ def check_classes(train: Source, evaluation: Source) -> None:
             f"config.data.eval_split: the classes of {train.name} are in another order than in the "
             "training split"
         )
-    lacking, missing = "eval", sorted(set(ours) - set(theirs))
+    lacking, missing, others = "eval", sorted(set(ours) - set(theirs)), theirs
     if not missing:
-        lacking, missing = "train", sorted(set(theirs) - set(ours))
-    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        lacking, missing, others = "train", sorted(set(theirs) - set(ours)), ours
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    alike = [other for other in others if other.casefold() == missing[0].casefold()]
+    hint = f", which has {alike[0]!r}" if alike else ""
     raise InputError(
-        f"config.data.{lacking}_split: class {missing[0]!r}{others} of {train.name} missing; "
+        f"config.data.{lacking}_split: class {missing[0]!r}{more} of {train.name} missing{hint}; "
         f"both splits must have the same classes"
     )

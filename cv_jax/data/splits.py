@@ -1,12 +1,15 @@
 """Opening of splits with the options of the config."""
 
+import dataclasses
+import functools
 import sys
 
 import ml_collections
 
 from cv_jax.data import sources, subsets
 from cv_jax.data.source import Source
-from cv_jax.errors import InputError
+from cv_jax.devices.processes import is_main
+from cv_jax.errors import InputError, printable
 from cv_jax.progress import counted
 
 
@@ -20,19 +23,18 @@ def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, fiel
       field: config field that names the split, for messages.
 
     Raises:
-      InputError: the split cannot be opened or is empty.
+      InputError: the split cannot be opened or is empty, or a class has unreadable examples only.
     """
     data = config.data
     source = sources.open_source(dataset, split, sources.data_folder(data.dir), data.subset_seed)
+    source = dataclasses.replace(source, max_pixels=data.max_pixels)
+    announce(source)
     if data.skip_broken:
         source, reasons = subsets.without_broken(
             source, data.threads, lambda loop: counted(loop, "looking for broken images")
         )
         if reasons:
-            print(
-                f"skipping {len(reasons)} unreadable examples of {split}; the first: {reasons[0]}",
-                file=sys.stderr,
-            )
+            say(f"skipping {len(reasons)} unreadable examples of {split}; the first: {reasons[0]}")
     if not len(source):
         raise InputError(f"{field}: split {split!r} is empty")
     return source
@@ -52,3 +54,16 @@ def open_train(config: ml_collections.ConfigDict) -> Source:
     if not len(source):
         raise InputError(f"config.data.fraction={data.fraction} selects no example")
     return source
+
+
+def announce(source: Source) -> None:
+    """Print the notes of a source; each note once per process."""
+    for note in source.notes:
+        say(note)
+
+
+@functools.cache  # splits of one folder share a note, and a run opens a split more than once
+def say(line: str) -> None:
+    """Print a line on the data in process 0; a line that was printed before is left out."""
+    if is_main():
+        print(printable(line), file=sys.stderr)

@@ -1,6 +1,8 @@
 """Decoding compared with Pillow."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cv_jax.config.fields import FIELDS
 from cv_jax.data import decode
 
 R = np.random.default_rng(0)
@@ -27,8 +30,8 @@ def picture(height, width, mode="RGB"):
     return Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels, mode)
 
 
-def opened(data, channels=3):
-    return decode.open_image(data, channels, lambda: "here")
+def opened(data, channels=3, **limit):
+    return decode.open_image(data, channels, lambda: "here", **limit)
 
 
 def pixels_of(data, channels=3):
@@ -171,3 +174,98 @@ def test_a_damaged_byte_gives_pixels_or_a_broken_example(place, value):
         return
     assert got.dtype == np.uint8
     assert got.shape[-1] == 3
+
+
+# ---- Formats and sizes: the same rules for both decoders
+
+
+def test_only_the_listed_formats_are_opened_by_content():
+    """Pillow starts Ghostscript for the first, whatever the name of the file."""
+    for data in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n",
+        encoded(picture(8, 8), "TGA"),
+        encoded(picture(8, 8), "ICO"),
+        encoded(picture(8, 8), "PCX"),
+    ):
+        with pytest.raises(decode.BrokenExample, match="here: unknown image format; allowed: JPEG"):
+            opened(data)
+
+
+KINDS = [
+    ("RGB", "JPEG"),
+    ("L", "JPEG"),
+    ("CMYK", "JPEG"),
+    ("RGB", "PNG"),
+    ("RGB", "BMP"),
+    ("L", "GIF"),
+    ("RGB", "WEBP"),
+    ("RGB", "TIFF"),
+    ("RGB", "PPM"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as in `decode`
+@pytest.mark.parametrize(("mode", "kind"), KINDS)
+@pytest.mark.parametrize("limit", [1199, 600, 599, 1])
+def test_one_limit_for_all_formats(mode, kind, limit):
+    file = encoded(picture(30, 40, mode), kind)
+    assert opened(file, max_pixels=1200).shape == (30, 40, 3)
+    with pytest.raises(decode.BrokenExample) as caught:
+        opened(file, max_pixels=limit)
+    assert str(caught.value) == (
+        f"here: 1,200 pixels, more than the limit of {limit:,} (config.data.max_pixels; "
+        "--max-pixels of prepare)"
+    )
+
+
+def large(kind):
+    """A file of a few hundred bytes whose header has the largest size of the format, or more than
+    twice the limit."""
+    file = bytearray(encoded(picture(8, 8), kind.split()[0], progressive=kind.endswith("ive")))
+    if kind.startswith("JPEG"):
+        at = decode._frame(bytes(file)).position
+        file[at : at + 4] = struct.pack(">HH", 30000, 30000)
+    elif kind == "PNG":
+        file[16:24] = struct.pack(">II", 30000, 30000)
+        file[29:33] = struct.pack(">I", zlib.crc32(file[12:29]))
+    elif kind == "BMP":
+        file[18:26] = struct.pack("<II", 30000, 30000)
+    elif kind == "GIF":
+        file[6:10] = struct.pack("<HH", 30000, 30000)
+    elif kind == "WEBP":
+        file[26:30] = struct.pack("<HH", 16383, 16383)
+    elif kind == "TIFF":
+        for tag in (256, 257):  # width and height
+            at = file.index(struct.pack("<HHII", tag, 4, 1, 8))
+            file[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 30000)
+    else:
+        file[:] = b"P6 30000 30000 255\n" + b"x" * 99
+    return bytes(file)
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "JPEG progressive", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]
+)
+def test_a_size_above_the_default_is_refused_before_decoding(kind, monkeypatch):
+    def decoded(*arguments, **options):
+        pytest.fail("the image was decoded")
+
+    monkeypatch.setattr(decode, "_convert", decoded)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decoded)
+    with pytest.raises(decode.BrokenExample) as caught:
+        pixels_of(large(kind))
+    pixels = 16383**2 if kind == "WEBP" else 30000**2
+    assert f"here: {pixels:,} pixels, more than the limit of 178,956,970 (" in str(caught.value)
+
+
+def test_a_jpeg_has_the_size_that_its_decoder_finds():
+    """A marker without length in the header: libjpeg skips it, and finds the first size."""
+    real, small = encoded(picture(300, 300), "JPEG", quality=5), encoded(picture(8, 8), "JPEG")
+    file = b"\xff\xd8\xff\xd0" + struct.pack(">H", len(real)) + real[2:] + small[2:]
+    assert pixels_of(file).shape == (300, 300, 3)
+    with pytest.raises(decode.BrokenExample, match="90,000 pixels, more than the limit of 10,000"):
+        np.asarray(opened(file, max_pixels=10_000))
+
+
+def test_the_limit_is_the_default_of_the_field():
+    assert FIELDS["data.max_pixels"].default == decode.MAX_PIXELS
