@@ -1,12 +1,15 @@
 """Fine-tuning of a masked autoencoder's encoder (He et al., 2022, appendix A.1).
 
-    python launch.py --config configs/mae_finetune.py:imagenet2012 --config.init_from=WEIGHTS
+    python -m cv_jax convert mae_pretrain_vit_base.pth WEIGHTS.safetensors \\
+        --model vit_b16 --source mae
+    python launch.py --config configs/mae_finetune.py:imagenet2012 \\
+        --config.init_from=WEIGHTS.safetensors
     python launch.py --config configs/mae_finetune.py:imagenet2012,model=vit_l16 …
     python launch.py --config configs/mae_finetune.py[:DATASET] --config.init_from=RUN
 
-WEIGHTS: official weights converted by `python -m cv_jax convert`, or a run directory of
-`configs/mae.py:imagenet2012`. RUN: a run directory of `configs/mae.py`. Without `init_from`
-training starts from scratch.
+`mae_pretrain_vit_base.pth`: official weights; the decoder of `…_full.pth` is dropped. RUN: a run
+directory of `configs/mae.py` with the same dataset. Without `init_from` training starts from
+scratch.
 
 Source: `FINETUNE.md` and `main_finetune.py` of facebookresearch/mae, for weights that were trained
 on standardised pixels. The ImageNet recipe is not trained in this repository.

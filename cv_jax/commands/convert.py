@@ -21,7 +21,7 @@ from cv_jax import interop, output
 from cv_jax.commands import option_types
 from cv_jax.config.model_fields import parse_fields
 from cv_jax.errors import InputError, Parser
-from cv_jax.interop import classes, foreign, place, preprocessing, pretrained, saved
+from cv_jax.interop import classes, foreign, hub_folder, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
 
 OURS = "ours"
@@ -44,11 +44,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--source", choices=interop.SOURCES, help="layout of SOURCE")
     parser.add_argument(
         "--to",
-        choices=(OURS, *interop.SOURCES),
+        choices=(OURS, *interop.TARGETS),
         help="layout of DEST (default: ours, or the source of a cv_jax file)",
     )
     parser.add_argument("--num-classes", type=int, help="replace the classifier; 0 drops it")
     parser.add_argument("--image-size", type=option_types.image_size, help="224 or HEIGHTxWIDTH")
+    parser.add_argument(
+        "--trained-size",
+        type=option_types.image_size,
+        help="size of the training images, if SOURCE does not state it and its patches or windows "
+        "are no square (224 or HEIGHTxWIDTH)",
+    )
     parser.add_argument("--channels", type=int, help="input channels")
     parser.add_argument(
         "--fields",
@@ -85,7 +91,7 @@ def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
     found = foreign.read(options.source_place)
     if saved.METADATA in found.metadata:
         weights = _refit(saved.parse(*found[:2], options.source_place), options)
-        return weights, weights.source or OURS
+        return weights, weights.source if weights.source in interop.TARGETS else OURS
     weights = place.from_foreign(
         found,
         options.source_place,
@@ -96,12 +102,18 @@ def _convert(options: argparse.Namespace) -> tuple[Saved, str]:
         image_size=options.image_size,
         num_classes=options.num_classes,
         channels=options.channels,
+        trained_size=options.trained_size,
     )
     return weights, OURS
 
 
 def _refit(old: Saved, options: argparse.Namespace) -> Saved:
     """Fit cv_jax weights to the classes, channels or image size in the options."""
+    if options.trained_size not in (None, old.image_size):
+        height, width = old.image_size
+        raise InputError(
+            f"--trained-size does not fit {options.source_place}: its images have {height}x{width}"
+        )
     for name in ("model", "source"):
         given, stored = getattr(options, name), getattr(old, name)
         if given is not None and given != stored:
@@ -154,42 +166,7 @@ def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
             raise InputError(f"{dest}: the name of a cv_jax file must end in .safetensors")
         saved.write(dest, weights)
         return
-    state_dict = interop.export(
-        weights.model, to, weights.variables, image_size=weights.image_size, **weights.fields
-    )
-    if dest.suffix in foreign.SUFFIXES:
-        foreign.write(dest, state_dict, {})
-        return
-    write_a_file = f"write a file ({', '.join(foreign.SUFFIXES)})"
-    published = interop.published(weights.model, to, weights.fields)
-    if published is None:
-        raise InputError(
-            f"{to} has no name for {weights.model} with these fields, and config.json in a folder "
-            f"needs one; {write_a_file}"
-        )
-    if "first_conv" not in published:
-        raise InputError(
-            f"config.json in a folder needs names of PyTorch layers, and {to} has none; "
-            f"{write_a_file}"
-        )
-    foreign.write(dest, state_dict, _hub_config(weights, **published))
-
-
-def _hub_config(weights: Saved, architecture: str, first_conv: str, classifier: str) -> dict:
-    """Return `config.json` in timm's format."""
-    classes = weights.fields.get("num_classes", 0)
-    return {
-        "architecture": architecture,
-        "num_classes": classes,
-        "model_args": {"in_chans": weights.channels},
-        "pretrained_cfg": {
-            **weights.preprocessing,
-            "input_size": [weights.channels, *weights.image_size],
-            "num_classes": classes,
-            "first_conv": first_conv,
-            "classifier": classifier,
-        },
-    }
+    hub_folder.write(dest, weights, to, _note)
 
 
 def _note(sentence: str) -> None:

@@ -7,22 +7,30 @@ Mapping tables (such as `convolutional.py`) pair the array names and layouts of 
 paths of the models here; each table serves both directions. `weights.py` applies a table strictly,
 `target.py` fits the result to other classes or input channels. A new source or architecture is a
 new mapping table, listed in `weights.FAMILIES`. `saved.py` reads and writes cv_jax weight files,
-`foreign.py` the files of other libraries.
+`foreign.py` reads the files of other libraries, `hub_folder.py` writes them.
 """
 
 from cv_jax.interop.target import Target, adapt, flatten, size_of, trained_with, unflatten
-from cv_jax.interop.weights import FAMILIES, SOURCES, export, family, load, published, reference
+from cv_jax.interop.weights import (
+    FAMILIES,
+    SOURCES,
+    TARGETS,
+    export,
+    family,
+    load,
+    reference,
+)
 
 __all__ = [
     "FAMILIES",
     "SOURCES",
+    "TARGETS",
     "Target",
     "adapt",
     "export",
     "family",
     "flatten",
     "load",
-    "published",
     "reference",
     "size_of",
     "trained_with",

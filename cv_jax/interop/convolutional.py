@@ -64,13 +64,27 @@ _RESNETS = {
     "wide_resnet50_2": ("resnet50", dict(width_per_group=128)),
     "wide_resnet101_2": ("resnet101", dict(width_per_group=128)),
 }
-_PREACTS = {"resnetv2_50": ("resnet50_preact", {})}
+_TIMM_RESNETS = {
+    **_RESNETS,
+    "resnet26": ("resnet50", dict(stage_sizes=(2, 2, 2, 2))),
+    "resnet200": ("resnet50", dict(stage_sizes=(3, 24, 36, 3))),
+    "resnext101_32x4d": ("resnet101", dict(groups=32, width_per_group=4)),
+    "resnext101_32x16d": ("resnet101", dict(groups=32, width_per_group=16)),
+    "resnext101_32x32d": ("resnet101", dict(groups=32, width_per_group=32)),
+}
+_PREACTS = {
+    "resnetv2_50": ("resnet50_preact", {}),
+    "resnetv2_101": ("resnet50_preact", dict(stage_sizes=(3, 4, 23, 3))),
+    "resnetv2_152": ("resnet50_preact", dict(stage_sizes=(3, 8, 36, 3))),
+    "resnetv2_18": ("resnet50_preact", dict(block="basic", stage_sizes=(2, 2, 2, 2))),
+    "resnetv2_34": ("resnet50_preact", dict(block="basic")),
+}
 
 FAMILIES = (
     Family("torchvision", {"alexnet": ("alexnet_one_stream", {})}, _ALEXNET),
     Family("torchvision", _VGGS, _VGG),
     Family("timm", _VGGS, _TIMM_VGG),
     Family("torchvision", _RESNETS, _RESNET),
-    Family("timm", _RESNETS, _RESNET),
+    Family("timm", _TIMM_RESNETS, _RESNET),
     Family("timm", _PREACTS, _TIMM_PREACT),
 )

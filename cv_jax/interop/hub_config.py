@@ -19,12 +19,29 @@ class Description(NamedTuple):
       image_size: (height, width) of the network's input, or `None`.
       preprocessing: image preprocessing.
       class_names: names of the classes, in the order of the classifier.
+      source: layout of the weights; "" if the architecture's name does not give it.
+      model: the registry's name of the network; "" if the architecture's name gives it.
+      fields: fields of this model.
+      notes: one sentence for each fact that has no counterpart.
+      arguments: of timm's network, in addition to those of the architecture.
+      trained_size: (height, width) of the images that positions and windows were trained on, or
+        `None`.
+      num_classes: classes of the weights, 0 without a classifier, or `None`.
+      channels: input channels of the weights, or `None`.
     """
 
     architecture: str = ""
     image_size: tuple[int, int] | None = None
     preprocessing: dict[str, Any] = {}
     class_names: tuple[str, ...] = ()
+    source: str = ""
+    model: str = ""
+    fields: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    arguments: dict[str, Any] = {}
+    trained_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    channels: int | None = None
 
 
 def describe(config: Mapping[str, Any], place: str) -> Description:
@@ -35,22 +52,42 @@ def describe(config: Mapping[str, Any], place: str) -> Description:
       place: of the weights, for messages.
 
     Raises:
-      InputError: a value has another form than timm's.
+      InputError: a value has another form than timm's, or two values contradict each other.
     """
     details = config.get("pretrained_cfg", config)  # older files have no pretrained_cfg
     try:
-        size = details.get("input_size")
+        arguments = dict(config.get("model_args") or {})
+        size, sized = details.get("input_size"), arguments.get("img_size")
+        size = size and tuple(map(int, size[-2:]))
+        sized = sized and ((sized, sized) if isinstance(sized, int) else tuple(map(int, sized)))
+        # A network for any image size resamples the positions of `img_size` on its own.
+        dynamic = arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False
+        pool = config.get("global_pool")
+        if pool and arguments.setdefault("global_pool", pool) != pool:
+            raise InputError(
+                f"the config.json of {place} contradicts itself: global_pool={pool!r} and "
+                f"model_args.global_pool={arguments['global_pool']!r}"
+            )
+        if details.get("label_offset"):
+            raise InputError(
+                f"the config.json of {place} has label_offset={details['label_offset']}: the "
+                "classifier has classes that are not of the data set; such weights are not read"
+            )
         return Description(
             config.get("architecture", ""),
-            size and (int(size[-2]), int(size[-1])),
+            size if dynamic else sized or size,
             {name: details[name] for name in _PREPROCESSING if details.get(name) is not None},
-            _class_names({**details, **config}),
+            class_names_of({**details, **config}),
+            arguments=arguments,
+            trained_size=sized or (None if dynamic else size),
+            num_classes=config.get("num_classes", details.get("num_classes")),
+            channels=arguments.get("in_chans"),
         )
     except (ValueError, AttributeError, TypeError, IndexError) as error:
         raise InputError(f"cannot read the config.json of {place}: {error}") from None
 
 
-def _class_names(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def class_names_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return timm's `label_names` (a list, or a dict by number) or the `id2label` of transformers.
 
     A number without a name in a dict is its own name.

@@ -5,11 +5,20 @@ from typing import Any
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop import foreign, hub_config, saved, weights
+from cv_jax.interop import (
+    foreign,
+    hub_config,
+    hugging_face_config,
+    saved,
+    timm_arguments,
+    weights,
+)
 from cv_jax.interop.classes import names_of
 from cv_jax.interop.preprocessing import published
+from cv_jax.interop.resize import Trained
 from cv_jax.interop.saved import Saved
 from cv_jax.interop.target import flatten, size_of, trained_with
+from cv_jax.interop.unwrap import unwrapped
 
 ImageSize = tuple[int, int] | None
 
@@ -27,7 +36,7 @@ def read(place: str, report: Callable[[str], None]) -> Saved:
     found = foreign.read(place)
     if saved.METADATA in found.metadata:
         return saved.parse(found.state_dict, found.metadata, place)
-    if not found.config.get("architecture"):
+    if not found.config.keys() & {"architecture", "model_type"}:
         raise InputError(
             f"{place} was not written by cv_jax and does not name its model; convert it with "
             f"`python -m cv_jax convert {place} …`"
@@ -46,6 +55,7 @@ def from_foreign(
     image_size: ImageSize = None,
     num_classes: int | None = None,
     channels: int | None = None,
+    trained_size: ImageSize = None,
 ) -> Saved:
     """Convert the weights of another library.
 
@@ -59,32 +69,52 @@ def from_foreign(
       image_size: (height, width) of the model's input; default: as published.
       num_classes: classes of a new classifier; default: as in the weights.
       channels: input channels; default: as in the weights.
+      trained_size: (height, width) of the images that the weights were trained on; default: from
+        `config.json`, else square.
 
     Raises:
-      InputError: model or source is unknown, or the weights do not fit the model.
+      InputError: model or source is unknown, the weights do not fit the model, or `config.json`
+        describes another network.
     """
-    facts = hub_config.describe(found.config, place)
-    source = source or ("timm" if facts.architecture else None)
+    facts = _describe(found, place)
+    source = source or facts.source or ("timm" if facts.architecture else None)
     if source is None:
         choice = "|".join(weights.SOURCES)
         raise InputError(f"{place} does not name its layout; add --source {choice}")
-    if model is None and not facts.architecture:
+    if model is None and not (facts.model or facts.architecture):
         raise InputError(f"{place} does not name its model; add --model NAME")
-    known = {}
-    if model is None:
+    known = facts.fields
+    if model is None and facts.model:
+        model = facts.model
+    elif model is None:
         model, known = weights.reference(source, facts.architecture)
+    table = weights.family(model, source)
+    state_dict = unwrapped(found.state_dict, table, place, report)
+    notes = list(facts.notes)
+    if facts.arguments:
+        known, more = timm_arguments.fields(
+            model, known, facts.arguments, state_dict.keys(), facts.num_classes
+        )
+        notes += more
+    for note in notes:
+        report(note)
     fields = {**known, **fields(model)}
+    trained, trained_size = None, trained_size or facts.trained_size
+    if trained_size:
+        trained = Trained.of(model, trained_size, known if found.config else fields)
     size = image_size or facts.image_size
     variables = weights.load(
         model,
         source,
-        found.state_dict,
+        state_dict,
         image_size=size,
         num_classes=num_classes,
         channels=channels,
         report=report,
+        trained=trained,
         **fields,
     )
+    _compare(facts, *weights.read_trained_with(table, state_dict), place)
     evaluation = published(facts.preprocessing, size_of(model, size))
     return as_saved(
         variables,
@@ -97,6 +127,26 @@ def from_foreign(
         class_names=facts.class_names,
         evaluation=evaluation,
     )
+
+
+def _describe(found: foreign.Foreign, place: str) -> hub_config.Description:
+    if "model_type" in found.config:
+        return hugging_face_config.describe(
+            found.config, found.preprocessor, found.state_dict, place
+        )
+    return hub_config.describe(found.config, place)
+
+
+def _compare(facts: hub_config.Description, classes: int, channels: int | None, place: str) -> None:
+    """Raise an InputError if the weights have other classes or channels than `config.json` says."""
+    for name, said, found in (
+        ("num_classes", facts.num_classes, classes),
+        ("in_chans", facts.channels, channels),
+    ):
+        if said is not None and found is not None and said != found:
+            raise InputError(
+                f"the config.json of {place} says {name}={said}, but the weights have {found}"
+            )
 
 
 def as_saved(

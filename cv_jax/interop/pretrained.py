@@ -60,6 +60,7 @@ def load(
         weights = read(config.init_from, report)
         if weights.model not in models.MODELS:
             raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
+        _compare(weights, name, fields, report)
         weights = ordered(weights, classes, report)
         convert = models.MODELS[weights.model].converters.get(models.MODELS[name].module)
         if convert is not None:
@@ -75,6 +76,33 @@ def load(
         )
     except (InputError, ValueError) as error:
         raise InputError(f"config.init_from: {str(error).splitlines()[0]}") from None
+
+
+# Fields that do not change what given parameters compute, or whose change has its own note.
+_UNCOMPARED = (
+    *("num_classes", "image_size", "patch_size", "dtype", "param_dtype", "axis_name"),
+    *("dropout_rate", "drop_path_rate", "layer_scale", "zero_init_residual", "kernel_init"),
+    *("remat_policy", "scan_layers", "attention_implementation", "attention_weights"),
+)
+_POOLING = ("pool", "class_token", "fc_norm", "head_norm", "distilled")
+
+
+def _compare(
+    weights: saved.Saved, name: str, fields: dict[str, Any], report: Callable[[str], None]
+) -> None:
+    """Report fields that make the config's model another function of the same parameters.
+
+    Weights without a classifier were not trained with their pooling.
+    """
+    then = {**models.fields(weights.model), **weights.fields}
+    now = {**models.fields(name), **fields}
+    skipped = _UNCOMPARED + (() if then.get("num_classes") else _POOLING)
+    for field in sorted(then.keys() & now.keys() - {*skipped}):
+        if then[field] != now[field]:
+            report(
+                f"model.{field} is {now[field]!r} in the config, the weights were trained with "
+                f"{then[field]!r}"
+            )
 
 
 def _converted(

@@ -19,6 +19,7 @@ from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.interop import preprocessing
 from cv_jax.interop.disk import read_safetensors, write_safetensors
+from cv_jax.interop.resize import Trained
 from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
 FORMAT = 2
@@ -134,7 +135,8 @@ def fit(
     if saved.model != model_name:
         report(f"weights of {saved.model} are used for {model_name}")
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
-    arrays, notes = adapt(flatten(saved.variables), target, seed, trained_size=saved.image_size)
+    trained = Trained.of(saved.model, saved.image_size, saved.fields)
+    arrays, notes = adapt(flatten(saved.variables), target, seed, saved.source, trained)
     for note in notes:
         report(note)
     return unflatten(arrays)

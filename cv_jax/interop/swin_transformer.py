@@ -107,6 +107,17 @@ _TIMM_VERSION_2 = {
     for s, x in _SMALL_NAMES.items()
     for window, fields in ((8, {}), (16, dict(window_size=16)))
 }
+_LARGE = dict(width=192, num_heads=(6, 12, 24, 48))
+# Windows of pre-training, and of fine-tuning at another image size.
+_TIMM_VERSION_2 |= {
+    f"swinv2_{x}_window{name}": ("swinv2_b", {**fields, **size})
+    for x, size in (("base", {}), ("large", _LARGE))
+    for name, fields in (
+        ("12_192", dict(window_size=12)),
+        ("12to16_192to256", dict(window_size=16, pretrained_windows=(12, 12, 12, 6))),
+        ("12to24_192to384", dict(window_size=24, pretrained_windows=(12, 12, 12, 6))),
+    )
+}
 _OFFICIAL_VERSION_2 = {
     name.replace("_window", "_patch4_window"): entry for name, entry in _TIMM_VERSION_2.items()
 }

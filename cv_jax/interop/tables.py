@@ -40,6 +40,7 @@ class Family(NamedTuple):
       references: the source's name → (the registry's name, fields that differ from its defaults).
       rules: the mapping table.
       ignored: patterns of the source's keys without learnt values; not loaded.
+      dropped: patterns of keys of parts that the model does not have; not loaded, with a note.
       fixed: model → ignored arrays that the source's loader requires; added when exporting.
       renamed: maps the arrays of a file to the table's names, for files with other names.
     """
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     references: dict[str, tuple[str, dict[str, Any]]]
     rules: list[Rule]
     ignored: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}
     renamed: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = dict
 

@@ -11,13 +11,16 @@ import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop.resize import resize
+from cv_jax.interop.resize import Trained, resize
 
 # Names of the first convolution and of the classifiers, by the registry's convention.
 STEMS = tuple(f"params/{name}/kernel" for name in ("conv1", "features_0", "patch_embed"))
 HEAD = re.compile(r"params/head\w*/(kernel|bias)")
 # A classifier with the statistics of its input.
 WHOLE_HEAD = re.compile(rf"{HEAD.pattern}|batch_stats/head_norm/(mean|var)")
+
+# A ViT's last norm: of every token, or of the pooled features.
+LAST_NORM = re.compile(r"params/(norm|fc_norm)/(scale|bias)")
 
 
 def flatten(variables) -> dict[str, Any]:
@@ -156,12 +159,13 @@ def adapt(
     target: Target,
     seed: int = 0,
     source: str = "timm",
-    trained_size: tuple[int, int] | None = None,
+    trained: Trained | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Fit arrays, by path, to a target with other classes, input channels or sizes.
 
     A classifier with other classes is dropped; a missing classifier is initialised from `seed`.
-    Sizes are resampled with the method of `source`, from images of `trained_size` (see `resize`).
+    Likewise the last norm, if the target has it on the other side of the pooling. Sizes are
+    resampled with the method of `source` (see `resize`).
 
     Returns:
       `(arrays, notes)`: all arrays of the target, in its dtypes, and one sentence for each change.
@@ -169,7 +173,7 @@ def adapt(
     Raises:
       InputError: the arrays differ from the target in another way; lists all differences.
     """
-    arrays, notes = resize(arrays, target.model, target.image_size, source, trained_size)
+    arrays, notes = resize(arrays, target.model, target.image_size, source, trained)
     classes, channels = trained_with(arrays)
     for path in STEMS:
         if path in arrays and path in target.shapes and channels != target.channels:
@@ -179,7 +183,16 @@ def adapt(
         arrays = {path: x for path, x in arrays.items() if not WHOLE_HEAD.fullmatch(path)}
         if classes:
             notes.append(f"classifier of {classes} classes dropped")
-    fresh = [path for path in target.shapes if WHOLE_HEAD.fullmatch(path) and path not in arrays]
+    moved = {path for path in arrays if LAST_NORM.fullmatch(path)} - target.shapes.keys()
+    if moved:
+        arrays = {path: x for path, x in arrays.items() if path not in moved}
+        notes.append(f"{' and '.join(sorted(moved))} dropped")
+    replaceable = [WHOLE_HEAD, LAST_NORM] if moved else [WHOLE_HEAD]
+    fresh = [
+        path
+        for path in target.shapes
+        if path not in arrays and any(pattern.fullmatch(path) for pattern in replaceable)
+    ]
     arrays.update(target.initial(fresh, seed))
     if fresh:
         notes.append(f"{' and '.join(fresh)} newly initialised")

@@ -1,12 +1,14 @@
 """Mapping tables for ViT, DeiT and MAE of torchvision, timm and the official MAE code.
 
-The models here use timm's names, as does the official MAE code. torchvision uses other names.
+The models here use timm's names, as do the official codes of MAE and DINOv2. torchvision uses other
+names.
 `big_vision.py` covers Google's files.
 """
 
 import numpy as np
 
 from cv_jax.interop.tables import Family, Rule, conv, linear, norm, one
+from cv_jax.interop.timm_names import VITS
 from cv_jax.interop.transforms import LINEAR, Transform
 from cv_jax.models.positions import sincos_2d
 
@@ -59,13 +61,13 @@ _MAE = [
 ]
 
 
-def _mae_positions(model) -> dict[str, np.ndarray]:
-    """Fixed positions, which the official state dicts contain."""
+def mae_positions(model) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fixed positions of encoder and decoder, which state dicts contain."""
     (rows, columns), _ = model.check()
-    return {
-        key: np.pad(sincos_2d(rows, columns, width), ((1, 0), (0, 0)))[None]
-        for key, width in (("pos_embed", model.width), ("decoder_pos_embed", model.decoder_width))
-    }
+    return tuple(
+        np.pad(sincos_2d(rows, columns, width), ((1, 0), (0, 0)))[None]
+        for width in (model.width, model.decoder_width)
+    )
 
 
 _TORCHVISION = [
@@ -87,30 +89,20 @@ for _theirs, _ours in [("encoder.layers.encoder_layer_{}", "blocks_{}")]:
     ]
 
 
-_NAMES = {"ti": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}
-_SIZES = [
-    *(("ti", p) for p in (16,)),
-    *(("s", p) for p in (8, 16, 32)),
-    *(("b", p) for p in (8, 16, 32)),
-    *(("l", p) for p in (14, 16, 32)),
-    *(("h", p) for p in (14,)),
+# With registers, the official positions have one for the class token. It is added to the token.
+_DINOV2 = [
+    Rule(
+        ("cls_token", "pos_embed", "register_tokens"),
+        ("params/cls_token", "params/pos_embed", "params/reg_token"),
+        Transform(
+            lambda token, x, registers: (token + x[:, :1], x[:, 1:], registers),
+            lambda token, x, registers: (token, np.pad(x, ((0, 0), (1, 0), (0, 0))), registers),
+        ),
+    ),
+    *_TIMM,
 ]
-_TIMM_NAMES = {
-    **{f"vit_{_NAMES[size]}_patch{p}_224": (f"vit_{size}{p}", {}) for size, p in _SIZES},
-    **{
-        f"vit_{_NAMES[size]}_patch14_{suffix}dinov2": (
-            f"vit_{size}14",
-            dict(layer_scale=1e-5, **fields),
-        )
-        for size in ("s", "b", "l")
-        for suffix, fields in (("", {}), ("reg4_", dict(registers=4, pos_embed_prefix=False)))
-    },
-    **{
-        f"deit_{_NAMES[size]}_{suffix}patch16_224": (f"deit_{size}16{ours}", {})
-        for size in ("ti", "s", "b")
-        for suffix, ours in (("", ""), ("distilled_", "_distilled"))
-    },
-}
+_REGISTERS = dict(layer_scale=1.0, registers=4, pos_embed_prefix=False)
+
 # The official fine-tuned encoders apply `fc_norm` to the average of the patches.
 _FINE_TUNED = dict(pool="mean", class_token=True, fc_norm=True)
 _MAE_SIZES = [("b", 16, "base"), ("l", 16, "large"), ("h", 14, "huge")]
@@ -120,22 +112,33 @@ FAMILIES = (
         "torchvision",
         {
             f"vit_{s}_{p}": (f"vit_{s}{p}", {})
-            for s, p in _SIZES
-            if (s, p) in (("b", 16), ("b", 32), ("l", 16), ("l", 32), ("h", 14))
+            for s, p in (("b", 16), ("b", 32), ("l", 16), ("l", 32), ("h", 14))
         },
         _TORCHVISION,
     ),
-    Family("timm", _TIMM_NAMES, _TIMM),
+    Family("timm", VITS, _TIMM),
     Family(
         "mae",
         {f"mae_vit_{name}_patch{p}": (f"mae_vit_{s}{p}", {}) for s, p, name in _MAE_SIZES},
         _MAE,
         ignored=("(decoder_)?pos_embed",),
-        fixed=_mae_positions,
+        fixed=lambda model: dict(
+            zip(("pos_embed", "decoder_pos_embed"), mae_positions(model), strict=True)
+        ),
     ),
     Family(
         "mae",
         {f"vit_{name}_patch{p}": (f"vit_{s}{p}", _FINE_TUNED) for s, p, name in _MAE_SIZES},
         _TIMM,
+        dropped=("mask_token", "decoder_.*"),
+    ),
+    Family(
+        "dinov2",
+        {
+            **{f"dinov2_vit{s}14": (f"vit_{s}14", dict(layer_scale=1.0)) for s in "sbl"},
+            **{f"dinov2_vit{s}14_reg": (f"vit_{s}14", _REGISTERS) for s in "sbl"},
+        },
+        _DINOV2,
+        dropped=("mask_token",),
     ),
 )

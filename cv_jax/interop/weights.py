@@ -1,16 +1,23 @@
 """Strict loading and exporting of weights with mapping tables."""
 
+import difflib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.interop import big_vision, convolutional, swin_transformer, vision_transformer
-from cv_jax.interop.resize import fits_resized, may_be_resized
+from cv_jax.interop import (
+    big_vision,
+    convolutional,
+    hugging_face,
+    swin_transformer,
+    vision_transformer,
+)
+from cv_jax.interop.resize import Trained, fits_resized, may_be_resized
 from cv_jax.interop.tables import Family, Rule, fill_in
 from cv_jax.interop.target import (
     HEAD,
@@ -23,12 +30,15 @@ from cv_jax.interop.target import (
     unflatten,
 )
 
-SOURCES = ("torchvision", "timm", "mae", "swin", "big_vision")
+# Layouts of `export`.
+TARGETS = ("torchvision", "timm", "mae", "swin", "dinov2", "big_vision")
+SOURCES = (*TARGETS, hugging_face.SOURCE)  # layouts of `load`
 FAMILIES: tuple[Family, ...] = (
     *convolutional.FAMILIES,
     *vision_transformer.FAMILIES,
     *big_vision.FAMILIES,
     *swin_transformer.FAMILIES,
+    *hugging_face.FAMILIES,
 )
 
 # PyTorch's batch norm counts batches, but uses the count only for cumulative averages.
@@ -63,6 +73,8 @@ def family(model_name: str, source: str) -> Family:
 def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
     """Return the registry's name of a source's network, and the fields it needs.
 
+    A tag of the weights after a dot, such as "resnet50.a1_in1k", is ignored.
+
     Raises:
       InputError: the source is unknown, or no model here corresponds to `name`.
     """
@@ -70,35 +82,28 @@ def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
     for candidate in FAMILIES:
         if candidate.source == source:
             known.update(candidate.references)
-    if name not in known:
+    bare = name.partition(".")[0]
+    if bare not in known:
+        nearest = difflib.get_close_matches(bare, known, 5) or list(known)[:5]
         raise InputError(
-            f"no cv_jax model corresponds to {source}'s {name!r}; known: "
-            f"{', '.join(known) or 'none'}; name a model of the same layout with --model"
+            f"no cv_jax model corresponds to {source}'s {name!r}; the nearest known are "
+            f"{', '.join(nearest)}; name a model of the same layout with --model"
         )
-    return known[name]
+    return known[bare]
 
 
-def published(model_name: str, source: str, fields: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the source's names for a model, or `None` if the source has no such network.
+def layer_names(model_name: str, source: str, paths: Iterable[str]) -> dict[str, Any]:
+    """Return the source's names of PyTorch modules in a model with these paths.
 
     Returns:
-      `architecture`, the source's name, and `first_conv` and `classifier`, the names of the first
-      and the last layer, if they are PyTorch modules.
+      `first_conv`, and `classifier` if the model has one: a name, or a list of two.
     """
-    table = family(model_name, source)
-    defaults = models.fields(model_name)
-    changed = {k: v for k, v in fields.items() if k in defaults and v != defaults[k]}
-    for free in ("num_classes", "image_size", "dtype", "param_dtype"):
-        changed.pop(free, None)
-    for name, (model, needed) in table.references.items():
-        if model == model_name and needed == changed:
-            ends, _ = fill_in(table.rules, (*STEMS, "params/head/bias"))
-            layers = [rule.theirs[0].rpartition(".")[0] for rule in ends]
-            if not all(layers):
-                return {"architecture": name}
-            facts = {"architecture": name, "first_conv": layers[0]}
-            return {**facts, "classifier": layers[-1]} if len(layers) > 1 else facts
-    return None
+    rules = family(model_name, source).rules
+    stems, _ = fill_in(rules, [path for path in STEMS if path in paths])
+    heads, _ = fill_in(rules, sorted(p for p in paths if re.fullmatch(r"params/head\w*/bias", p)))
+    stems, heads = ([r.theirs[0].rpartition(".")[0] for r in found] for found in (stems, heads))
+    classifier = {"classifier": heads[0] if len(heads) == 1 else heads} if heads else {}
+    return {"first_conv": stems[0], **classifier}
 
 
 def load(
@@ -111,6 +116,7 @@ def load(
     channels: int | None = None,
     seed: int = 0,
     report: Callable[[str], None] = _log.warning,
+    trained: Trained | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Return the variables of a model from a reference's weights.
@@ -120,12 +126,13 @@ def load(
       source: layout of the weights, one of `SOURCES`.
       state_dict: the reference's name → numpy array.
       image_size: side or (height, width) of the model's input; default: the model's own.
-      num_classes: default: as in the weights. Another number replaces the classifier by a new one,
-        initialised from `seed`; 0 drops the classifier.
+      num_classes: default: as in the weights, 0 if they have no classifier. Another number replaces
+        the classifier by a new one, initialised from `seed`; 0 drops the classifier.
       channels: input channels; default: as in the weights. Another number adapts the first kernel,
         see `target.input_channels`.
       seed: of a new classifier's initialisation.
       report: called with one sentence for each change to the weights.
+      trained: how the weights were trained, for positions and bias tables; see `resize.resize`.
       **fields: further fields of the model.
 
     Returns:
@@ -138,16 +145,26 @@ def load(
     """
     table = family(model_name, source)
     ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
-    state_dict = table.renamed(state_dict)
+    state_dict = renamed = table.renamed(state_dict)
     state_dict = {key: x for key, x in state_dict.items() if not ignored.fullmatch(key)}
-    trained_classes, trained_channels = _trained_with(table, state_dict)
+    dropped = re.compile("|".join(table.dropped))
+    parts = [key for key in state_dict if dropped.fullmatch(key)]
+    if parts:
+        state_dict = {key: x for key, x in state_dict.items() if key not in parts}
+        report(f"{', '.join(sorted({key.partition('.')[0] for key in parts}))} dropped")
+    trained_classes, trained_channels = read_trained_with(table, state_dict)
 
     if num_classes is None:
         num_classes = trained_classes or None
+        head = _head_keys(table)
+        if head and state_dict.keys().isdisjoint(head):
+            num_classes = 0
+            report("the weights have no classifier")
     if num_classes is not None:
         fields["num_classes"] = num_classes
     channels = channels or trained_channels
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
+    _check_constants(model_name, renamed, table.fixed(target.model))
 
     # Expected shapes: the target's, with the classes and channels of the weights.
     shapes = {path: x.shape for path, x in target.shapes.items()}
@@ -167,7 +184,7 @@ def load(
         {key: np.shape(x) for key, x in state_dict.items()},
         _expected(rules, shapes),
     )
-    fitted, notes = adapt(_load(rules, state_dict), target, seed, source)
+    fitted, notes = adapt(_load(rules, state_dict), target, seed, source, trained)
     if num_classes == 0 and trained_classes:
         notes.append(f"classifier of {trained_classes} classes dropped")
     for note in notes:
@@ -187,7 +204,7 @@ def export(
 
     Args:
       model_name: the registry's name.
-      source: layout of the result, one of `SOURCES`.
+      source: layout of the result, one of `TARGETS`.
       variables: all variables of the model; classes and input channels are read from the arrays.
       image_size: side or (height, width) of the model's input; default: the model's own.
       **fields: fields of the model.
@@ -200,6 +217,8 @@ def export(
       InputError: the source has no such model, or the variables do not fit the model; one message
         lists all differences.
     """
+    if source == hugging_face.SOURCE:
+        raise InputError(f"weights are read, not written, in the layout of {source}")
     table = family(model_name, source)
     arrays = {path: np.asarray(x) for path, x in flatten(variables).items()}
     shapes = {path: x.shape for path, x in arrays.items()}
@@ -235,14 +254,29 @@ def _trained_sizes(
     rules: list[Rule], shapes: Mapping[str, tuple], state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, tuple]:
     """Return the source's shapes of arrays that can be resampled to the target's shapes."""
-    sizes = {}
+    expected, sizes = _expected(rules, shapes), {}
     for rule in rules:
-        path, array = rule.ours[0], state_dict.get(rule.theirs[0])
-        if array is not None and np.ndim(array) == len(shapes[path]) and may_be_resized(path):
-            (loaded,) = rule.transform.load(np.asarray(array))
-            if fits_resized(path, loaded.shape, shapes[path]):
-                sizes[path] = loaded.shape
+        ranks = [np.ndim(state_dict.get(key)) for key in rule.theirs]
+        alike = ranks == [len(expected[key]) for key in rule.theirs]
+        if alike and any(map(may_be_resized, rule.ours)):
+            loaded = rule.transform.load(*(np.asarray(state_dict[key]) for key in rule.theirs))
+            for path, array in zip(rule.ours, loaded, strict=True):
+                if may_be_resized(path) and fits_resized(path, array.shape, shapes[path]):
+                    sizes[path] = array.shape
     return sizes
+
+
+def _check_constants(
+    model_name: str, state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, np.ndarray]
+) -> None:
+    """Raise an InputError if constants of the weights are not those of the model."""
+    for key, expected in fixed.items():
+        given = np.asarray(state_dict.get(key, expected))
+        if given.shape == expected.shape and not np.allclose(given, expected, atol=1e-2):
+            raise InputError(
+                f"the weights do not fit {model_name}: {key} has other values than the model's "
+                "fixed table"
+            )
 
 
 def _load(rules: list[Rule], state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -269,7 +303,9 @@ def _expected(rules: list[Rule], shapes: Mapping[str, tuple]) -> dict[str, tuple
     return {key: x.shape for rule in rules for key, x in _export(rule, zeros).items()}
 
 
-def _trained_with(table: Family, state_dict: Mapping[str, np.ndarray]):
+def read_trained_with(
+    table: Family, state_dict: Mapping[str, np.ndarray]
+) -> tuple[int, int | None]:
     """Return the source's classes and input channels, as `target.trained_with` does."""
     rules, _ = fill_in(table.rules, ("params/head/bias", *STEMS))
     rules = [

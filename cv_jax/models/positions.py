@@ -6,6 +6,7 @@ weights use to change the image size. Methods:
   bicubic_antialias  cubic filter with a = −0.5, widened when the grid shrinks and normalised over
                      the taps inside the grid (as in Pillow)
   bicubic            cubic filter with a = −0.75; indices outside the grid repeat the edge
+  bicubic_offset     bicubic; the new grid is longer by 0.1, as in DINOv2 (Oquab et al., 2023)
   bilinear           linear between the two nearest values, with the same edge
 
 All functions are NumPy on parameters, outside jitted programs.
@@ -15,7 +16,7 @@ import numpy as np
 
 from cv_jax.models import checks
 
-METHODS = ("bicubic_antialias", "bicubic", "bilinear")
+METHODS = ("bicubic_antialias", "bicubic", "bicubic_offset", "bilinear")
 
 
 def sinusoids(length: int, dim: int) -> np.ndarray:
@@ -73,7 +74,8 @@ def resize_matrix(old: int, new: int, method: str = "bicubic_antialias") -> np.n
       ValueError: the method is unknown.
     """
     checks.one_of("method", method, METHODS)
-    scale = old / new
+    # DINOv2 passes the factor (new + 0.1) / old to PyTorch, which keeps it for the coordinates.
+    scale = old / (new + 0.1 if method == "bicubic_offset" else new)
     center = (np.arange(new) + 0.5) * scale
     if method == "bicubic_antialias":
         stretch = max(scale, 1.0)

@@ -70,7 +70,7 @@ def cubic(x, a):
 def resample(values, new, method):
     """Resample one axis, output by output, as in PyTorch's documentation and source."""
     old = len(values)
-    scale = old / new
+    scale = old / (new + 0.1 * (method == "bicubic_offset"))
     result = []
     for i in range(new):
         if method == "bilinear":
