@@ -28,12 +28,13 @@ def load_jax() -> None:
         _check_visible_devices()
         memory_fraction()
         try:
-            from cv_jax.devices import jax_settings
+            from cv_jax.devices import fused_reductions, jax_settings
         except Exception as error:
             raise InputError(f"JAX cannot be imported{_given()}: {one_line(error)}") from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(ExitCode.MISTAKE)
+    fused_reductions.guard()
     ignored = jax_settings.fix()
     if ignored:
         reason = "cv_jax defines its types and random numbers"
