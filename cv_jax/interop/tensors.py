@@ -108,13 +108,17 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
         with _placeholders(torch, path):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and torch raise different types
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        # torch's first line recommends to read the file without protection.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise InputError(
-            f"cannot read {path}: {reason} (a file with nothing but a state_dict is read)"
+            f"cannot read {path}: {reason or type(error).__name__} (a file with nothing but the "
+            "state_dict of a network can be read)"
         ) from None
     arrays = dict(_arrays(content, torch))
     if not arrays:
-        raise InputError(f"{path} holds no arrays with names")
+        raise InputError(
+            f"{path} holds no arrays with names; save the state_dict of a network, not the network"
+        )
     return arrays
 
 
