@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-# As in tests/golden/make.py: torchvision's compiled operators do not load with a CPU build of torch.
+# As in tests/golden/make.py: torchvision does not load with a CPU build of torch.
 sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("unused"))
 timm = pytest.importorskip("timm", reason='needs timm: pip install -e ".[parity]"')
 torch = pytest.importorskip("torch")
