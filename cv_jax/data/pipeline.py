@@ -5,9 +5,10 @@ The stream of a run is its split, repeated and shuffled anew each epoch; batch `
 workers, on the cache, or on the start step.
 """
 
+import contextlib
+import itertools
 import math
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -17,6 +18,7 @@ from absl import flags
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
 from cv_jax.augment.views import apply_views
+from cv_jax.data import children
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
 from cv_jax.devices.memory import free_memory
@@ -161,10 +163,17 @@ def _stack(examples: Iterator[tuple[np.ndarray | Jpeg, int]], size: int) -> dict
     for i, (image, labels[i]) in enumerate(examples):
         if images is None:
             images = np.empty((size, *image.shape), np.uint8)
-        if image.shape != images.shape[1:]:
-            raise ValueError(f"images of {images.shape[1:]} and {image.shape} in one batch")
+        _check_shape(image.shape, images.shape[1:], "config.augment")
         images[i] = image
     return {"image": images, "label": labels}
+
+
+def _check_shape(shape: tuple[int, ...], first: tuple[int, ...], field: str) -> None:
+    if shape != first:
+        raise InputError(
+            f"{field}: images of {first} and {shape} in one batch; add an operation that gives all "
+            "images one size, such as resize(SIDE)"
+        )
 
 
 class EvalBatches:
@@ -194,14 +203,20 @@ class EvalBatches:
         examples = [self.images.get(int(i)) for i in indices]
         if self.views:
             views = [apply_views(self.views, image) for image, _ in examples]
-            images = tuple(np.stack(group) for group in zip(*views, strict=True))
+            images = tuple(_stack_equal(group) for group in zip(*views, strict=True))
         else:
-            images = np.stack([image for image, _ in examples])
+            images = _stack_equal([image for image, _ in examples])
         return {
             "image": images,
             "label": np.array([label for _, label in examples], np.int32),
             "position": positions.astype(np.int32),
         }
+
+
+def _stack_equal(images: Sequence[np.ndarray | Jpeg]) -> np.ndarray:
+    for image in images:
+        _check_shape(image.shape, images[0].shape, "preprocessing of an evaluation")
+    return np.stack(images)
 
 
 def iterate(
@@ -227,15 +242,21 @@ def iterate(
     stream = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     )
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags before it starts workers
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        stream = stream.mp_prefetch(options, worker_init_fn=_ignore_signals)
-    return iter(stream)
+    if not workers:
+        return iter(stream)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags before it starts workers
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+    return _from_workers(stream.mp_prefetch(options, worker_init_fn=_start_worker))
 
 
-def _ignore_signals(worker: int, workers: int) -> None:
-    """Ignore signals in a worker: Ctrl-C reaches all processes; the main process ends loading."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+    with contextlib.closing(iter(stream)) as batches:
+        with children.starting():  # Grain starts all workers for the first batch
+            first = list(itertools.islice(batches, 1))
+        yield from first
+        yield from batches
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    children.end_with_the_parent()

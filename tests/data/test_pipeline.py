@@ -118,12 +118,27 @@ def test_evaluation_sees_every_example_once_and_in_order(data_dir, batch_size):
     np.testing.assert_array_equal(labels, images.cached[1])
 
 
-def test_images_of_several_sizes_cannot_be_cached(source):
-    class Ragged(Source):
-        def read(self, index):
-            return np.zeros((8, 8 + index % 2, 1), np.uint8), 0
+class _Ragged(Source):
+    def read(self, index):
+        return np.zeros((8, 8 + index % 2, 1), np.uint8), 0
 
-    ragged = Ragged(**vars(source))
+
+def test_images_of_several_sizes_cannot_be_cached(source):
+    ragged = _Ragged(**vars(source))
     assert pipeline.prepare(ragged, (), "auto").cached is None
     with pytest.raises(InputError, match="images of one size"):
         pipeline.prepare(ragged, (), "memory")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("views", [None, "flips"])
+def test_images_of_several_sizes_in_one_batch_are_a_mistake(source, workers, views):
+    ragged = _Ragged(**vars(source))
+    train = make(ragged, string="mirror")
+    test = augment.parse(views).test if views else ()
+    evaluation = pipeline.EvalBatches(
+        pipeline.Images(ragged, ()), batch_size=4, rows=np.arange(4), views=test
+    )
+    for batches, field in ((train, "config.augment"), (evaluation, "preprocessing of an evalua")):
+        with pytest.raises(InputError, match=f"{field}.*: images of .* in one batch; add an op"):
+            collect(batches, workers=workers)

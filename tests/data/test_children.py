@@ -1,0 +1,125 @@
+"""Loader processes: signals, shared memory, and their end with the main process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MEMORY = Path("/dev/shm")
+
+SCRIPT = """
+import multiprocessing, os, signal, sys, time
+from multiprocessing import shared_memory
+from cv_jax import signals
+from cv_jax.data import children
+
+def blocked():
+    return sorted(int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+def child(pipe):
+    children.end_with_the_parent()
+    pipe.send((os.getpid(), blocked()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with children.starting():
+        memory = shared_memory.SharedMemory(create=True, size=8)
+        context.Process(target=child, args=(theirs,), daemon=True).start()
+    print(memory.name, *ours.recv(), blocked(), sep="|", flush=True)
+    if sys.argv[1] == "end":
+        signals.end_at_once(7)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["end", "kill", "hangup"])
+def test_children_and_memory_end_with_the_program_without_a_word(tmp_path, end):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), end],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    name, child, theirs, ours = process.stdout.readline().strip().split("|")
+    assert (theirs, ours) == (
+        str([int(signal.SIGHUP), int(signal.SIGINT), int(signal.SIGTERM)]),
+        "[]",
+    )
+    if end == "kill":
+        process.kill()
+    if end == "hangup":  # of the terminal: all processes get it
+        os.killpg(process.pid, signal.SIGHUP)
+    _, message = process.communicate(timeout=30)
+    assert message == ""
+    assert process.returncode == {"end": 7, "kill": -signal.SIGKILL, "hangup": -signal.SIGHUP}[end]
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit and (psutil.pid_exists(int(child)) or (MEMORY / name).exists()):
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(child))
+    assert not (MEMORY / name).exists()
+
+
+def start(data_dir, folder, *more):
+    flags = ["model.widths=8", "image_size=8", "batch_size=64", "eval.batch_size=64"]
+    flags += ["data.cache=none", "data.workers=2", f"data.dir={data_dir}"]
+    command = [sys.executable, "launch.py", "--config=configs/mlp.py", f"--workdir={folder}"]
+    command += [f"--config.{flag}" for flag in flags] + list(more)
+    return subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def memory():
+    return set(os.listdir(MEMORY))
+
+
+@pytest.mark.slow
+def test_runs_with_workers_end_quietly_and_leave_no_memory(data_dir, tmp_path):
+    """A good end, of one process and of two."""
+    before = memory()
+    runs = [start(data_dir, tmp_path / "one", "--config.total_steps=30")]
+    several = ["--coordinator=localhost:23781", "--num_processes=2", "--config.total_steps=30"]
+    runs += [start(data_dir, tmp_path / "two", *several, f"--process_id={i}") for i in (0, 1)]
+    for run in runs:
+        _, message = run.communicate(timeout=300)
+        assert run.returncode == 0, message
+        assert "resource_tracker" not in message
+        assert "Traceback" not in message
+    assert memory() <= before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("early", "count", "code"), [(1, 1, 130), (0, 1, 75), (0, 2, 130)])
+def test_ctrl_c_in_a_terminal(data_dir, tmp_path, early, count, code):
+    """It reaches the workers, too: while they start, and while they load."""
+    before = memory()
+    run = start(data_dir, tmp_path / "run", "--config.total_steps=100000")
+    lines = []
+    if early:
+        while len(psutil.Process(run.pid).children(recursive=True)) < 2:  # the tracker, a worker
+            time.sleep(0.02)
+    else:
+        while not lines or not lines[-1].startswith("first step"):
+            lines.append(run.stderr.readline())
+    for _ in range(count):
+        os.killpg(run.pid, signal.SIGINT)
+        time.sleep(0.01)
+    _, message = run.communicate(timeout=120)
+    assert run.returncode == code
+    assert "Traceback" not in message
+    assert "resource_tracker" not in message
+    limit = time.monotonic() + 10
+    while memory() - before and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert memory() <= before
