@@ -61,14 +61,15 @@ def _images(options):
 
     from cv_jax import augment
     from cv_jax import config as configs
-    from cv_jax.data import pipeline, sources
+    from cv_jax.data import pipeline, sources, splits
 
-    config = configs.default(options.data, "linear")
+    config = configs.with_normalisation(configs.default(options.data, "linear"))
     config.augment, config.seed = options.string, options.seed
     augmentation = augment.parse(config.augment, image_size=config.image_size)
     source = sources.open_source(
         options.data, options.split, sources.data_folder(options.dir), options.seed
     )
+    splits.announce(source)
     if not len(source):
         raise InputError(f"split {options.split!r} of {options.data!r} holds no examples")
     count = options.rows * options.columns

@@ -23,6 +23,8 @@ def main(arguments: list[str]) -> int:
         options.
       RunError: an image cannot be read.
     """
+    from cv_jax.data.decode import MAX_PIXELS
+
     parser = Parser(
         prog="python -m cv_jax prepare",
         description=__doc__,
@@ -44,6 +46,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shard-examples", type=int, default=2048)
     parser.add_argument(
         "--skip-broken", action="store_true", help="skip images that cannot be read"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help=f"images with more pixels count as unreadable (default: {MAX_PIXELS})",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes")
     flags = parser.parse_args(arguments)
@@ -85,10 +93,10 @@ def _build(name: str, folder: Path) -> None:
 
 def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
     from cv_jax.augment import resample
-    from cv_jax.data import reencode
+    from cv_jax.data import reencode, splits
     from cv_jax.progress import counted
 
-    for name in ("short_side", "shard_examples", "workers"):
+    for name in ("short_side", "shard_examples", "max_pixels", "workers"):
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')}={value} must be at least 1")
@@ -102,17 +110,19 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
         quality=None if flags.raw else flags.quality,
         shard_examples=flags.shard_examples,
         skip_broken=flags.skip_broken,
+        max_pixels=flags.max_pixels,
     )
-    splits = flags.splits.split(",") if flags.splits else _splits(flags.source, folder)
+    names = flags.splits.split(",") if flags.splits else _splits(flags.source, folder)
     index = reencode.reencode(
         flags.source,
-        splits,
+        names,
         folder,
         flags.to,
         options,
         workers=flags.workers,
         command=command,
         progress=lambda loop: counted(loop, "writing shards"),
+        say=splits.say,
     )
     for split, shards in index["splits"].items():
         count, size = sum(s["count"] for s in shards), index["sizes"][split]

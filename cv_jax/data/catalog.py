@@ -40,13 +40,14 @@ class CatalogRecords:
         raise IndexError(index)
 
     def labels(self, progress: Callable) -> np.ndarray:
-        return np.array(
-            [
-                self._label(tf_example_pb2.Example.FromString(self.examples[i]).features.feature)
-                for i in progress(range(len(self)))
-            ],
-            np.int64,
-        )
+        return np.array([self._label_at(i) for i in progress(range(len(self)))], np.int64)
+
+    def _label_at(self, index: int) -> int:
+        try:
+            record = self.examples[index]
+            return self._label(tf_example_pb2.Example.FromString(record).features.feature)
+        except Exception:  # readers of record files raise many types
+            return -1
 
     def _label(self, features) -> int:
         return int(features[self.label].int64_list.value[0])

@@ -1,28 +1,22 @@
-"""Datasets with one folder of images per class.
+"""Datasets with one folder of images per class; `layout` describes the folders.
 
-    folder:PATH with PATH/train/CLASS/…/IMAGE and PATH/val/CLASS/…/IMAGE
-        Splits are named by the folders. Classes are sorted by name, examples by class and path.
+Classes are sorted by name, examples by class and path. A part of a split is a slice of a seeded
+random order in which every class is spread evenly:
 
-    folder:PATH with PATH/CLASS/IMAGE
-        One split, `images`. Parts of it are stratified by class:
-        train_split="images[:90%]", eval_split="images[90%:]".
-
-A part of a split is a slice of a seeded random order in which every class is spread evenly.
+    train_split="images[:90%]", eval_split="images[90%:]"
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from cv_jax.data import subsets
+from cv_jax.data import layout, subsets
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 class FolderRecords:
@@ -54,36 +48,27 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
       seed: selects the images of a part.
 
     Raises:
-      InputError: the folder or split does not exist, or a class has no images.
+      InputError: the folder or split does not exist, the layout of the folder does not fit the
+        split, or a class has no images.
     """
-    known = splits_of(name, root)
-    flat = known == ["images"]
-    used = dict.fromkeys(subsets.split_names(split))
-    if unknown := [part for part in used if part not in known]:
-        hint = "; its subfolders are classes: use images[:90%] and images[90%:]" if flat else ""
-        raise InputError(
-            f"unknown split {unknown[0]!r} of {name!r}; available splits: {', '.join(known)}{hint}"
-        )
+    known = [*layout.subfolders(name, root), "images"]
+    used = list(dict.fromkeys(part for part, _ in subsets.parts(split, known)))
+    found = layout.find(name, root, used)
     files, labels, starts, sizes, checksum = [], [], {}, {}, hashlib.sha256()
-    classes = None
+    classes, notes = None, [found.note]
     for part in used:
-        here = "" if flat else part
-        found = _subfolders(root / here)
-        if classes is not None and found != classes:
+        listed = _list_split(name, root, part, found.folders[part])
+        if classes is not None and listed.classes != classes:
             raise InputError(f"split {split!r} of {name!r}: the classes of {part} differ")
-        classes, starts[part] = found, len(files)
-        for label, class_ in enumerate(counted(classes, f"listing {part} of {name}")):
-            listed = sorted(_images(root, os.path.join(here, class_)))
-            if not listed:
-                raise InputError(f"{name!r}: {root / here / class_} contains no images")
-            for file, size in listed:
-                checksum.update(f"{file}\0{size}\n".encode())
-            files += [file for file, _ in listed]
-            labels += [label] * len(listed)
-        sizes[part] = len(files) - starts[part]
+        classes, starts[part], sizes[part] = listed.classes, len(files), len(listed.images)
+        for file, size in listed.images:
+            checksum.update(f"{file}\0{size}\n".encode(errors="surrogateescape"))
+        files += [file for file, _ in listed.images]
+        labels += listed.labels
+        notes += listed.notes
     # Names and sizes identify most datasets without reading files; add the bytes of a few files.
     for i in np.linspace(0, len(files) - 1, 32).astype(int):
-        checksum.update((root / files[i]).read_bytes())
+        checksum.update(_bytes(root / files[i]))
     labels = np.array(labels, np.int64)
     chosen = []
     for part, start, stop in subsets.slices(name, split, sizes):
@@ -99,40 +84,56 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
         channels=3,
         fingerprint={"name": "folder", "splits": sizes, "checksum": checksum.hexdigest()},
         classes=tuple(classes),
+        notes=tuple(note for note in notes if note),
     )
 
 
 def splits_of(name: str, root: Path) -> list[str]:
-    """Return the splits of a folder: its subfolders, or `images` if the subfolders contain images.
-
-    Raises:
-      InputError: the folder does not exist or has no subfolders.
-    """
-    if not root.is_dir():
-        raise InputError(f"config.data.name: {name!r}: folder {root} does not exist")
-    folders = _subfolders(root)
-    if not folders:
-        raise InputError(f"config.data.name: {name!r}: {root} contains no folders of images")
-    flat = any(_is_image(entry) for folder in folders for entry in os.scandir(root / folder))
-    return ["images"] if flat else folders
+    """Return all splits of a folder; arguments and errors as in `layout.find`."""
+    return list(layout.find(name, root).folders)
 
 
-def _subfolders(path: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+class _Split(NamedTuple):
+    """The files of a split, in order; one label per file; see `open_folder`."""
+
+    classes: list[str]
+    images: list[tuple[str, int]]
+    labels: list[int]
+    notes: list[str]
 
 
-def _is_image(entry: os.DirEntry) -> bool:
-    hidden = entry.name.startswith(".")
-    return not hidden and entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+def _list_split(name: str, root: Path, part: str, folder: str) -> _Split:
+    """List the images of a split whose class folders are in `root / folder`."""
+    classes = layout.subfolders(name, root / folder)
+    if len(splits := layout.named_as_splits(classes)) > 1:
+        raise InputError(
+            f"split {part!r} of {name!r}: {', '.join(splits)} in {root / folder} have the names of "
+            f"splits, not of classes; use folder:{root / folder}"
+        )
+    images, labels, left = [], [], {}
+    above = layout.identities(root, folder)
+    for label, class_ in enumerate(counted(classes, f"listing {part} of {name}")):
+        path = f"{folder}/{class_}" if folder else class_
+        found = layout.find_images(root, path, above)
+        if not found.images:
+            reason = f"; not read: {layout.in_words(found.left)}" if found.left else ""
+            raise InputError(f"{name!r}: {root / path} contains no images{reason}")
+        images += sorted(found.images)
+        labels += [label] * len(found.images)
+        layout.add(left, found.left)
+    notes = [f"{name}, split {part}: not read: {layout.in_words(left)}"] if left else []
+    first = {class_.casefold(): class_ for class_ in reversed(classes)}
+    alike = [(first[c.casefold()], c) for c in classes if first[c.casefold()] != c]
+    if alike:
+        more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+        pair = " and ".join(alike[0])
+        notes.append(f"{name}, split {part}: classes that differ in case only: {pair}{more}")
+    return _Split(classes, images, labels, notes)
 
 
-def _images(root: Path, folder: str) -> list[tuple[str, int]]:
-    """List the images below a folder: paths relative to the root, with `/`, and sizes in bytes."""
-    found = []
-    for entry in os.scandir(root / folder):
-        path = f"{folder}/{entry.name}"
-        if _is_image(entry):
-            found.append((path, entry.stat().st_size))
-        elif entry.is_dir() and not entry.name.startswith("."):
-            found += _images(root, path)
-    return found
+def _bytes(file: Path) -> bytes:
+    """The bytes of a file; a constant for an unreadable file, which is reported when it is used."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b"unreadable"

@@ -6,12 +6,14 @@ under a temporary name and renamed when complete. Then a JSON note with count, l
 written. A shard with a note is kept when the command is run again.
 """
 
+import contextlib
+import dataclasses
+import fcntl
 import hashlib
 import io
 import json
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -21,9 +23,9 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from cv_jax.data import decode, records, sources
-from cv_jax.data.source import check_classes
-from cv_jax.errors import InputError, RunError
+from cv_jax.data import children, decode, records, sources, subsets
+from cv_jax.data.source import Source
+from cv_jax.errors import InputError, RunError, one_line
 
 
 class Options(NamedTuple):
@@ -35,6 +37,7 @@ class Options(NamedTuple):
       quality: JPEG quality, 1…100; `None` stores raw pixels.
       shard_examples: examples per shard.
       skip_broken: skip unreadable examples instead of stopping.
+      max_pixels: images with more pixels are unreadable; see `decode.open_image`.
     """
 
     short_side: int | None = None
@@ -42,6 +45,7 @@ class Options(NamedTuple):
     quality: int | None = 90
     shard_examples: int = 2048
     skip_broken: bool = False
+    max_pixels: int = decode.MAX_PIXELS
 
 
 def reencode(
@@ -54,6 +58,7 @@ def reencode(
     workers: int,
     command: str,
     progress: Callable = lambda loop: loop,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Write splits of a dataset into `out`, or resume an interrupted call.
 
@@ -66,18 +71,26 @@ def reencode(
       workers: number of processes.
       command: command line, stored in the index for the message that asks to resume.
       progress: wraps the loop over the shards.
+      say: prints the notes of the sources.
 
     Returns:
       The index; see `records`.
 
     Raises:
-      InputError: invalid arguments, or `out` was created with different arguments.
+      InputError: invalid arguments, `out` was created with different arguments or is in use, or no
+        example of a class can be read.
       RunError: an image cannot be read.
     """
-    opened = {split: sources.open_source(name, split, folder) for split in splits}
+    opened = _open(name, splits, folder, options)
     first = opened[splits[0]]
-    for source in opened.values():
-        check_classes(first, source)
+    for split, source in opened.items():
+        for note in source.notes:
+            say(note)
+        if source.classes != first.classes:
+            raise InputError(
+                f"{name!r}: the classes of {splits[0]} and {split} differ; choose splits of equal "
+                "classes by --splits"
+            )
     plan = {
         "finished": False,
         "command": command,
@@ -88,37 +101,65 @@ def reencode(
         "channels": first.channels,
         "classes": first.classes,
     }
-    if _begun(out, plan):
-        return records.read_index(out)
-    jobs = [job for split in splits for job in _jobs(split, len(opened[split]), options)]
+    with _claimed(out) as locked:
+        if _begun(out, plan):
+            return records.read_index(out)
+        # Without a lock, another process may be writing them.
+        for leftover in out.glob(".*.writing-*") if locked else ():
+            leftover.unlink(missing_ok=True)
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(name, splits, folder, out, options),
+        )
+        with pool:
+            return _write_splits(out, plan, opened, options, pool, progress)
+
+
+def _open(name: str, splits: list[str], folder: Path, options: Options) -> dict[str, Source]:
+    opened = {split: sources.open_source(name, split, folder) for split in splits}
+    return {
+        split: dataclasses.replace(source, max_pixels=options.max_pixels)
+        for split, source in opened.items()
+    }
+
+
+def _write_splits(
+    out: Path,
+    plan: dict[str, Any],
+    opened: dict[str, Source],
+    options: Options,
+    pool: ProcessPoolExecutor,
+    progress: Callable,
+) -> dict[str, Any]:
+    """Write all shards, the labels and the index; see `reencode`."""
+    jobs = [job for split in opened for job in _jobs(split, len(opened[split]), options)]
     todo = [job for job in jobs if not _note(out, job).is_file()]
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(name, splits, folder, out, options),
-    ) as pool:
+    with children.starting():
         futures = [pool.submit(_write_shard, job) for job in todo]
-        try:
-            for future in progress(_Completed(futures)):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    written = {split: [] for split in splits}
-    labels = {split: [] for split in splits}
+    try:
+        for future in progress(_Completed(futures)):
+            future.result()
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    written = {split: [] for split in opened}
+    labels = {split: [] for split in opened}
     for job in jobs:
         note = json.loads(_note(out, job).read_text())
         labels[job.split] += note.pop("labels")
         written[job.split].append(note)
-    digests = {split: _write_labels(out, split, labels[split]) for split in splits}
+    for split, source in opened.items():
+        if len(labels[split]) < len(source):
+            reason = "an image was skipped by --skip-broken"
+            subsets.check_no_class_is_lost(source, labels[split], reason)
+    digests = {split: _write_labels(out, split, labels[split]) for split in opened}
     del plan["command"]
     index = {**plan, "finished": True, "splits": written, "labels": digests}
     _write_json(out / "index.json", index)
     for job in jobs:
-        _note(out, job).unlink()
-    for leftover in out.glob(".*.writing-*"):
-        leftover.unlink(missing_ok=True)
+        _note(out, job).unlink(missing_ok=True)
     return index
 
 
@@ -142,30 +183,64 @@ def _note(out: Path, job: _Job) -> Path:
     return out / f"{job.file}.json"
 
 
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[bool]:
+    """Create the folder and lock it; the lock ends with the process, even by a kill.
+
+    Yields:
+      Whether the folder is locked: some network file systems cannot lock a folder.
+
+    Raises:
+      InputError: `out` is a file, or another process holds the lock.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--to {out} is not a folder") from None
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"--to {out} is in use by another prepare; wait for its end") from None
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
 def _begun(out: Path, plan: dict[str, Any]) -> bool:
-    """Create the folder, or check that it has the same plan; return whether it is finished."""
+    """Write the plan, or check that the folder has the same plan; return whether it is finished."""
     file = out / "index.json"
     if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if any(out.iterdir()):
             raise InputError(f"--to {out} is not an empty folder; use a new folder")
-        out.mkdir(parents=True, exist_ok=True)
         _write_json(file, plan)
         return False
-    old = json.loads(file.read_text())
+    try:
+        old = json.loads(file.read_text())
+        data, finished = old["data"], old["finished"]
+        # An option of a later version had its default.
+        then = {**Options()._asdict(), **old["options"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({one_line(error)}); use a new folder") from None
     new = json.loads(json.dumps(plan))
-    differences = []
-    for group in ("options", "data"):
-        for key in sorted({*old[group], *new[group]}):
-            there, here = old[group].get(key), new[group].get(key)
-            if there != here:
-                differences.append(
-                    f"{key}: was {there!r}, is {here!r}" if group == "options" else f"{key} data"
-                )
+    now = new["options"]
+    differences = [
+        f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*then, *now})
+        if then.get(key) != now.get(key)
+    ]
+    parts = sorted({*data, *new["data"]})
+    differences += [f"{key} data" for key in parts if data.get(key) != new["data"].get(key)]
     if differences:
         raise InputError(
             f"--to {out} has other options or data: {'; '.join(differences)}; use a new folder"
         )
-    return old["finished"]
+    return finished
 
 
 def _write_labels(out: Path, split: str, labels: list[int]) -> str:
@@ -218,13 +293,8 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(name, splits, folder, out, options):
-    def end_with_the_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
-    opened = {split: sources.open_source(name, split, folder) for split in splits}
-    _worker.update(sources=opened, out=out, options=options)
+    children.end_with_the_parent()
+    _worker.update(sources=_open(name, splits, folder, options), out=out, options=options)
 
 
 def _write_shard(job: _Job) -> None:

@@ -1,6 +1,7 @@
 """Parts of a split: slices, balanced subsets, and splits without broken examples."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -32,9 +33,23 @@ class Subset:
         return self.records.labels(progress)[self.indices]
 
 
-def split_names(split: str) -> list[str]:
-    """Return the names of the splits in a string such as `train[:10%]+val`."""
-    return [part.strip().partition("[")[0] for part in split.split("+")]
+def parts(split: str, known: Iterable[str]) -> list[tuple[str, str]]:
+    """Return name and slice of each part of a string such as `train[:10%]+my val`.
+
+    Args:
+      split: the string.
+      known: names that may contain any characters; other names end at `[` or `+`.
+    """
+    names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    pattern = re.compile(rf"\s*({names}|[^+\[]*?)\s*(\[[^\]]*\])?\s*(\+|$)")
+    found, start, more = [], 0, "+"
+    while more:
+        match = pattern.match(split, start)
+        if match is None:
+            return [*found, (split[start:], "")]
+        start, more = match.end(), match[3]
+        found.append((match[1], match[2] or ""))
+    return found
 
 
 def slices(name: str, split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]]:
@@ -44,16 +59,25 @@ def slices(name: str, split: str, sizes: dict[str, int]) -> list[tuple[str, int,
     Raises:
       InputError: the string is invalid or a split is not in `sizes`.
     """
+    # TFDS allows letters, digits, _ and - in names; other names are replaced while it parses.
+    stand_ins = {
+        part: part if re.fullmatch(r"[\w-]+", part) else f"{'x' * max(map(len, sizes))}-{i}"
+        for i, part in enumerate(sizes)
+    }
+    names = {stand_in: part for part, stand_in in stand_ins.items()}
     try:
-        known = {part: SimpleNamespace(num_examples=size) for part, size in sizes.items()}
-        pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(known)
+        known = {stand_ins[part]: SimpleNamespace(num_examples=n) for part, n in sizes.items()}
+        spec = "+".join(stand_ins.get(part, part) + slice_ for part, slice_ in parts(split, sizes))
+        pieces = tfds.core.ReadInstruction.from_spec(spec).to_absolute(known)
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error)
+        for stand_in, part in names.items():
+            reason = reason.replace(stand_in, part)
         raise InputError(
-            f"split {split!r} of {name!r}: {one_line(error)}; available splits: {', '.join(sizes)}"
+            f"split {split!r} of {name!r}: {reason}; available splits: {', '.join(sizes)}"
         ) from None
-    return [
-        (p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in pieces
-    ]
+    named = [(names[p.splitname], p.from_ or 0, p.to) for p in pieces]
+    return [(part, start, sizes[part] if stop is None else stop) for part, start, stop in named]
 
 
 def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -108,7 +132,7 @@ def balanced(
     if fraction is not None:
         order = order[: round(fraction * len(order))]
     else:
-        counts = np.bincount(labels, minlength=source.num_classes)
+        counts = np.bincount(labels[labels >= 0], minlength=source.num_classes)
         if counts.min() < per_class:
             name = (source.classes or range(source.num_classes))[counts.argmin()]
             raise InputError(
@@ -127,27 +151,54 @@ def without_broken(
 
     Every example is decoded once before the first batch, so batches remain functions of seed and
     step.
+
+    Raises:
+      InputError: a class loses its last example.
     """
 
-    def reason(index):
+    def read(index):
         try:
-            source.example(index)
+            return source.example(index)[1], None
         except decode.BrokenExample as error:
-            return str(error)
-        return None
+            return None, str(error)
 
     blocks = [range(i, min(i + 64, len(source))) for i in range(0, len(source), 64)]
-    sound, reasons = [], []
+    sound, labels, reasons = [], [], []
     with ThreadPoolExecutor(threads) as pool:
         for block in progress(blocks):
-            for index, why in zip(block, pool.map(reason, block), strict=True):
+            for index, (label, why) in zip(block, pool.map(read, block), strict=True):
                 if why is None:
                     sound.append(index)
+                    labels.append(label)
                 else:
                     reasons.append(why)
     if not reasons:
         return source, []
+    check_no_class_is_lost(source, labels, reasons[0])
     indices = np.array(sound, np.int64)
     broken = np.setdiff1d(np.arange(len(source)), indices).tolist()
     part, fingerprint = Subset(source.records, indices), {**source.fingerprint, "broken": broken}
     return dataclasses.replace(source, records=part, fingerprint=fingerprint), reasons
+
+
+def check_no_class_is_lost(source: Source, kept: Iterable[int], reason: str) -> None:
+    """Check that every class of a source has an example that can be read.
+
+    Args:
+      source: the source with all its examples.
+      kept: labels of the examples that can be read.
+      reason: why an example cannot be read, for the message.
+
+    Raises:
+      InputError: a class has examples, and none of them can be read.
+    """
+    labels = source.records.labels(lambda loop: loop)
+    valid = labels[(labels >= 0) & (labels < source.num_classes)]
+    lost = np.setdiff1d(valid, np.fromiter(kept, np.int64))
+    if len(lost):
+        name = source.classes[lost[0]] if source.classes else str(lost[0])
+        others = f" (and of {len(lost) - 1} other classes)" if len(lost) > 1 else ""
+        raise InputError(
+            f"no example of class {name!r}{others} of {source.name} can be read, so it cannot be "
+            f"skipped; the first reason: {reason}"
+        )

@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
+from cv_jax import __main__ as program  # noqa: E402
+from cv_jax.data import sources, splits  # noqa: E402
+from cv_jax.errors import InputError  # noqa: E402
 
 FLAGS = ["--config.total_steps=20", "--config.model.widths=8", "--config.image_size=8"]
 FLAGS += ["--config.batch_size=64", "--config.eval.batch_size=64"]
@@ -104,7 +107,21 @@ def test_an_empty_split(data_dir, tmp_path, capsys):
     assert message == "error: config.data.train_split: split 'train[:0]' is empty\n"
 
 
-def test_broken_images_are_skipped_with_skip_broken(tmp_path, capsys):
+@pytest.fixture
+def forbidden(monkeypatch):
+    """A function that takes the read permission of a file, also for root."""
+    files, read_bytes = set(), Path.read_bytes
+
+    def read(path):
+        if path in files:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    return files.add
+
+
+def test_broken_images_are_skipped_with_skip_broken(tmp_path, capsys, forbidden):
     generator = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 4)):
         for class_ in ("a", "b"):
@@ -118,7 +135,77 @@ def test_broken_images_are_skipped_with_skip_broken(tmp_path, capsys):
     code, message = run(capsys, tmp_path, *more)
     assert code == 2
     assert re.fullmatch(rf"error: folder:{tmp_path}, {file}: [^\n]*[Tt]runcated[^\n]*\n", message)
+    # The fingerprint reads the first file; a file without permission is a broken example, too.
+    first = tmp_path / "train" / "a" / "00.jpg"
+    forbidden(first)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "preview.jpg")
+    (tmp_path / "val" / "a" / "note.txt").write_text("")
+    code, message = run(capsys, tmp_path, *more)
+    assert code == 2
+    reason = f"folder:{tmp_path}, {first}: [Errno 13] Permission denied: '{first}'\n"
+    note = f"folder:{tmp_path}: left out, because not in PATH/SPLIT/CLASS/: train (1 image)\n"
+    assert message == f"{note}error: {reason}"
     code, message = run(capsys, tmp_path, *more, "--config.data.skip_broken=true")
     assert code == 0
-    assert f"skipping 1 unreadable examples of train; the first: folder:{tmp_path}" in message
-    assert message.endswith("1 broken train examples were left out\n")
+    assert f"skipping 2 unreadable examples of train; the first: {reason}" in message
+    assert message.endswith("2 broken train examples were left out\n")
+    assert message.count(f"{tmp_path}, split val: not read: .txt files: 1 (first: val/a/n") == 1
+    assert note not in message  # a note is printed once in a process
+
+
+def images(root, **classes):
+    for split in ("train", "val"):
+        for class_, count in classes.items():
+            (root / split / class_).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(root / split / class_ / f"{class_}{i}.png")
+    return [f"--config.data.name=folder:{root}", "--config.data.eval_split=val"]
+
+
+def test_a_class_is_never_emptied_without_a_word(tmp_path, capsys, forbidden):
+    flags = images(tmp_path, a=3, b=1)
+    forbidden(tmp_path / "train" / "b" / "b0.png")
+    code, message = run(capsys, tmp_path, *flags, "--config.data.skip_broken=true")
+    assert code == 2
+    assert message.endswith(
+        f"error: no example of class 'b' of folder:{tmp_path} can be read, so it cannot be "
+        f"skipped; the first reason: folder:{tmp_path}, {tmp_path}/train/b/b0.png: [Errno 13] "
+        f"Permission denied: '{tmp_path}/train/b/b0.png'\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_prepare_would_empty_is_refused(tmp_path, capsys):
+    images(tmp_path / "p", a=3, b=1)
+    (tmp_path / "p" / "train" / "b" / "b0.png").write_bytes(b"\x89PNG")
+    arguments = ["prepare", f"folder:{tmp_path}/p", "--to", f"{tmp_path}/out", "--workers=1"]
+    assert program.main([*arguments, "--skip-broken"]) == 2
+    message = capsys.readouterr().err
+    assert message.splitlines()[-1].startswith("error: no example of class 'b' of folder:")
+    with pytest.raises(InputError, match="is incomplete; resume with"):
+        sources.open_source(f"records:{tmp_path}/out", "train", None)
+
+
+def test_a_damaged_record_has_no_label(digits, load_config):
+    corrupt(digits)
+    fields = {"data.dir": digits, "data.skip_broken": "true", "data.per_class": 20}
+    source = splits.open_train(load_config("mlp", fields))
+    assert len(source) == 200
+    assert len(source.fingerprint["broken"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_above_the_limit_are_broken(tmp_path, capsys):
+    flags = [*images(tmp_path, a=3, b=2), "--config.data.max_pixels=63"]
+    reason = (
+        f"folder:{tmp_path}, {tmp_path}/train/a/a0.png: 64 pixels, more than the limit of 63 "
+        "(config.data.max_pixels; --max-pixels of prepare)\n"
+    )
+    code, message = run(capsys, tmp_path, *flags)
+    assert (code, message.endswith(f"error: {reason}")) == (2, True)
+    code, message = run(capsys, tmp_path, *flags, "--config.data.skip_broken=true")
+    assert (code, message.endswith(reason)) == (2, True)
+    arguments = ["prepare", f"folder:{tmp_path}", "--to", f"{tmp_path}/out", "--workers=1"]
+    assert program.main([*arguments, "--splits=train", "--max-pixels=63"]) == 1
+    error = f"error: {reason[:-1]} (--skip-broken skips it)"
+    assert capsys.readouterr().err.splitlines()[-1] == error

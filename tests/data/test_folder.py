@@ -83,7 +83,7 @@ def test_the_fingerprint_depends_on_the_data_and_not_on_the_path(split, tmp_path
 
 
 def test_errors_are_one_line(split, flat, tmp_path):
-    (tmp_path / "train" / "empty").mkdir(parents=True)
+    write(tmp_path, {"train/empty": 0, "train/full": 1})
     for root, part, message in [
         (tmp_path / "no", "train", "no does not exist"),
         (tmp_path / "train" / "empty", "train", "contains no folders of images"),

@@ -135,6 +135,34 @@ def test_other_options_or_data_in_the_same_folder_are_refused(folder, raw, tmp_p
     assert "is not an empty folder" in capsys.readouterr().err
 
 
+def test_indices_that_are_damaged_or_of_earlier_versions(folder, raw, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(raw, out)
+    index = json.loads((out / "index.json").read_text())
+    del index["options"]["max_pixels"]  # a later option: its default holds
+    for text, code, message in (
+        (json.dumps(index), 0, ""),
+        ("{", 2, f"error: {out}/index.json is damaged (Expecting property name enclosed in"),
+        ("[]", 2, f"error: {out}/index.json is damaged (list indices must be integers"),
+        ("{}", 2, f"error: {out}/index.json is damaged ('data'); use a new folder\n"),
+    ):
+        (out / "index.json").write_text(text)
+        assert prepare(f"folder:{folder}", out, "--raw", "--short-side=20") == code
+        assert capsys.readouterr().err.startswith(message)
+        assert (out / "index.json").read_text() == text
+
+
+def test_leftovers_of_killed_processes_are_deleted(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert prepare(f"folder:{folder}", out) == 0
+    index = json.loads((out / "index.json").read_text()) | {"finished": False, "command": "x"}
+    (out / "index.json").write_text(json.dumps(index))
+    (out / ".train-00000-of-00001.array_record.writing-7").write_bytes(b"half")
+    assert prepare(f"folder:{folder}", out) == 0
+    assert not list(out.glob(".*"))
+    assert records.damage(out) == []
+
+
 def test_verify_names_damaged_and_missing_files(raw, tmp_path, capsys):
     out = tmp_path / "copy"
     shutil.copytree(raw, out)
