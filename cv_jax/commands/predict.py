@@ -1,116 +1,269 @@
-"""`python -m cv_jax predict RUN IMAGE…`: predicts the classes of image files.
+"""`python -m cv_jax predict MODEL IMAGE…`: predicts the classes of image files.
 
-Images are decoded, preprocessed and evaluated as in the run's own evaluation, with its test-time
-views.
+MODEL is a run directory, a file of `python -m cv_jax convert`, a folder in the Hub's layout, or
+hf-hub:OWNER/NAME. IMAGE is a file, a folder, which is searched with its subfolders, or a quoted
+pattern such as "photos/**/*.png".
+
+Images are preprocessed as in the evaluation of MODEL, with its test-time views. Names of classes,
+normalisation and preprocessing are those that MODEL records. A file that cannot be read is skipped
+with a line on standard error; after the predictions for all other files the exit code is 2.
 """
 
+import argparse
+import itertools
 import json
+import pathlib
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from cv_jax import tasks
-from cv_jax.errors import InputError, Parser
+from cv_jax.errors import ExitCode, InputError, Parser, one_line, printable
 from cv_jax.evaluation.step import make_classifier
 
 _BATCH = 32  # images per batch
+
+# Views of one image: uint8 [H, W, C], or with test-time views a tuple of [V, H, W, C].
+Views = np.ndarray | tuple[np.ndarray, ...]
 
 
 def main(arguments: list[str]) -> int:
     """Print one line per image: the most probable classes and their probabilities.
 
     Raises:
-      InputError: RUN is not the run of a classifier, or a file does not exist or is not an image.
+      InputError: MODEL cannot be read or is not a classifier, or an IMAGE does not exist.
     """
-    parser = Parser(prog="python -m cv_jax predict", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory of a classifier")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    options = _parse(arguments)
+
+    from cv_jax.data import image_files
+    from cv_jax.progress import counted
+
+    files = image_files.find(options.images, _note)
+    weights = _read(options)
+    config = _config(weights, options)
+    names = weights.class_names
+    results = _results(weights, config, options.model, files)
+    # On a terminal, the lines themselves show the progress.
+    shown = files if sys.stdout.isatty() else counted(files, "classifying images")
+    skipped = 0
+    for file, found in zip(shown, results, strict=True):
+        if isinstance(found, str):
+            skipped += 1
+            print(f"skipped: {printable(found)}", file=sys.stderr)
+            continue
+        best = np.argsort(-found, kind="stable")[: options.top]
+        rows = [(int(k), names[k] if names else str(k), float(found[k])) for k in best]
+        if options.json:
+            keys = ("class", "name", "probability")
+            predictions = [dict(zip(keys, row, strict=True)) for row in rows]
+            line = json.dumps({"image": str(file), "predictions": predictions})
+        else:
+            line = printable(f"{file}: " + ", ".join(f"{name} {p:.2%}" for _, name, p in rows))
+        print(line, flush=True)
+    if skipped:
+        print(f"{skipped} of {len(files)} images were skipped", file=sys.stderr)
+    return ExitCode.MISTAKE if skipped else ExitCode.DONE
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m cv_jax predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="run directory or weights of a classifier")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
     parser.add_argument(
         "--top", type=int, default=5, help="classes to print per image (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
-    parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
+    parser.add_argument(
+        "--preprocess",
+        metavar="OPERATIONS",
+        help="preprocessing, as config.eval_preprocess (default: as MODEL records)",
+    )
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            metavar="NUMBERS",
+            help=f"normalisation, as config.data.{name} (default: as MODEL records)",
+        )
+    parser.add_argument(
+        "--dir",
+        help="folder of prepared datasets, as config.data.dir: a run from before class names were "
+        "recorded takes them from its dataset",
+    )
     options = parser.parse_args(arguments)
     if options.top < 1:
         raise InputError(f"--top={options.top} must be at least 1")
-    for file in options.images:
-        if not file.is_file():
-            raise InputError(f"{file}: no such file")
-
-    from cv_jax import config as configs
-    from cv_jax.interop import pretrained
-
-    run = pretrained.read_run(options.run)
-    config = configs.restore(run.config)
-    if options.dir is not None:
-        config.data.dir = options.dir
-    names = _class_names(config)
-    for file, probabilities in _predictions(config, run.weights, options.images, names):
-        best = np.argsort(-probabilities, kind="stable")[: options.top]
-        found = [(int(k), names[k] if names else str(k), float(probabilities[k])) for k in best]
-        if options.json:
-            keys = ("class", "name", "probability")
-            predictions = [dict(zip(keys, entry, strict=True)) for entry in found]
-            print(json.dumps({"image": str(file), "predictions": predictions}))
-        else:
-            print(f"{file}: " + ", ".join(f"{name} {p:.2%}" for _, name, p in found))
-    return 0
+    return options
 
 
-def _class_names(config) -> tuple[str, ...] | None:
-    """Return the class names of the run's dataset.
+def _read(options: argparse.Namespace) -> Any:
+    """Return the `Saved` weights of MODEL."""
+    from cv_jax import models
+    from cv_jax.interop import classes, pretrained
 
-    Without the dataset, print a warning and return `None`.
+    if pretrained.is_run(options.model):
+        run = pretrained.read_run(pathlib.Path(options.model))
+        return classes.named(run.weights, run.config, options.dir, _note)
+    weights = pretrained.read(options.model, _note)
+    if weights.model not in models.MODELS:
+        raise InputError(f"{options.model} has the unknown model {weights.model!r}")
+    return weights
+
+
+def _config(weights: Any, options: argparse.Namespace) -> Any:
+    """Return a config with all that the evaluation of the weights reads.
+
+    Raises:
+      InputError: a value is neither recorded nor given, or does not fit.
     """
-    from cv_jax.data import sources
+    from cv_jax import config as configs
+    from cv_jax.config.fields import FIELDS
+    from cv_jax.config.values import check
 
-    data = config.data
-    try:
-        source = sources.open_source(data.name, data.eval_split, sources.data_folder(data.dir))
-    except InputError as error:
-        print(
-            f"class names are not available, classes are printed as numbers: {error}",
-            file=sys.stderr,
+    recorded = {f"data.{name}": weights.preprocessing.get(name) for name in ("mean", "std")}
+    values = {k: v for k, v in recorded.items() if v is not None} | weights.evaluation
+    flags = {"eval_preprocess": "preprocess", "data.mean": "mean", "data.std": "std"}
+    for field, flag in flags.items():
+        text = getattr(options, flag)
+        if text is not None:
+            values[field] = check(text, FIELDS[field].type, f"--{flag}", parsing=True)
+            try:
+                FIELDS[field].check(values[field])
+            except InputError as error:
+                message = str(error).replace(f"config.{field}", f"--{flag}")
+                raise InputError(message) from None
+    missing = [flag for field, flag in flags.items() if field not in values]
+    if missing:
+        raise InputError(
+            f"{options.model} does not record how images are prepared; add "
+            + " and ".join(f"--{flag}={_EXAMPLES[flag]}" for flag in missing)
+            + ", with the values of its training"
         )
-        return None
-    return source.classes or tuple(map(str, range(source.num_classes)))
+    values |= {"data.name": "", "model.name": weights.model, "image_size": weights.image_size}
+    config = configs.restore(values)
+    for name in ("mean", "std"):
+        if len(config.data[name]) not in (1, weights.channels):
+            raise InputError(
+                f"--{name} has {len(config.data[name])} values; images of {options.model} have "
+                f"{weights.channels} channels"
+            )
+    return config
 
 
-def _predictions(config, weights, files, names) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield each file with its class probabilities, float32 [K]."""
+_EXAMPLES = {
+    "preprocess": "'resize_small(256)|central_crop(224)'",
+    "mean": "0.485,0.456,0.406",
+    "std": "0.229,0.224,0.225",
+}
+
+
+def _results(weights: Any, config: Any, place: str, files: list) -> Iterator[np.ndarray | str]:
+    """Yield for each file its class probabilities, float32 [K], or the reason why it has none."""
+    load = _loader(weights, config, place)
+    classify = _classifier(weights, config, place)
+    size = min(len(files), _BATCH)
+    chunks = [files[i : i + size] for i in range(0, len(files), size)]
+    pool = ThreadPoolExecutor(config.data.threads)
+    try:
+        ahead = [pool.submit(load, file) for file in chunks[0]]
+        for chunk, following in itertools.zip_longest(chunks, chunks[1:], fillvalue=()):
+            examples = [image.result() for image in ahead]
+            ahead = [pool.submit(load, file) for file in following]
+            yield from _classified(classify, chunk, examples, size)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _classified(
+    classify: Callable, files: list, examples: list[Views | str], size: int
+) -> list[np.ndarray | str]:
+    """Return the results of one batch; images of each shape are a batch of their own."""
+    import jax
+    from flax.errors import FlaxError
+
+    results, groups = list(examples), {}
+    for i, example in enumerate(examples):
+        if not isinstance(example, str):
+            groups.setdefault(tuple(x.shape for x in jax.tree.leaves(example)), []).append(i)
+    for shapes, members in groups.items():
+        padded = [examples[i] for i in members] + [examples[members[0]]] * (size - len(members))
+        try:
+            found = classify(jax.tree.map(lambda *images: np.stack(images), *padded))
+        except (ValueError, TypeError, FlaxError) as error:
+            made = " and ".join(f"{shape[-3]}x{shape[-2]}" for shape in shapes)
+            found = [f"images of {made} do not fit the model ({one_line(error, 120)})"] * size
+            found = [f"{files[i]}: {text}" for i, text in zip(members, found, strict=False)]
+        for i, result in zip(members, found, strict=False):
+            results[i] = result
+    return results
+
+
+def _loader(weights: Any, config: Any, place: str) -> Callable[[pathlib.Path], Views | str]:
+    """Return the function `file → preprocessed image, or the reason why there is none`."""
+    from cv_jax.augment import apply_host
+    from cv_jax.augment.views import apply_views
+    from cv_jax.data import decode
+    from cv_jax.evaluation import plan
+
+    channels = weights.channels
+    if channels not in (1, 3, 4):
+        raise InputError(f"{place} has {channels} input channels; images have 1, 3 or 4")
+    operations = plan.preprocessing(
+        config.eval_preprocess, config.image_size, f"preprocessing of {place}"
+    )
+
+    def load(file):
+        try:
+            image = decode.open_image(file.read_bytes(), channels, lambda: str(file))
+            image = np.asarray(apply_host(operations.fixed, None, image))
+            return apply_views(operations.test, image) if operations.test else image
+        except decode.BrokenExample as error:
+            return str(error)
+        except OSError as error:
+            return f"{file}: {error.strerror or one_line(error)}"
+        except Exception as error:  # an operation may fail for sizes such as 1x2000
+            return f"{file}: {one_line(error)}"
+
+    return load
+
+
+def _classifier(weights: Any, config: Any, place: str) -> Callable[[Any], np.ndarray]:
+    """Return the function `images → class probabilities`, float32 [B, K].
+
+    Raises:
+      InputError: the model is not a classifier.
+    """
     import jax
 
     from cv_jax import models
-    from cv_jax.data import decode, pipeline
-    from cv_jax.data.folder import FolderRecords
-    from cv_jax.data.source import Source
-    from cv_jax.evaluation import plan
-    from cv_jax.interop import pretrained
 
-    classes = weights.fields.get("num_classes") or len(names or ()) or None
-    model = models.create(weights.model, **pretrained.model_fields(config, classes))
-    if tasks.make_task(config, model).class_scores is None:
-        raise InputError(f"{weights.origin} is a run of {weights.model}, which is not a classifier")
-    classify = jax.jit(make_classifier(config, model, config.eval.average))
-    operations = plan.preprocessing(
-        config.eval_preprocess, config.image_size, "config.eval_preprocess"
-    )
-    records = FolderRecords(Path(), [str(file) for file in files], np.zeros(len(files), np.int32))
-    source = Source("IMAGE", records, 1, weights.channels, {})
-    size = min(len(files), _BATCH)
-    images = pipeline.Images(source, operations.fixed)
-    batches = pipeline.EvalBatches(
-        images, batch_size=size, rows=np.arange(size), views=operations.test
-    )
-    threads, prefetch = config.data.threads, config.data.prefetch
-    loaded = pipeline.iterate(batches, workers=0, threads=threads, prefetch=prefetch)
+    fields = dict(weights.fields)
+    if "image_size" in models.fields(weights.model):
+        fields["image_size"] = weights.image_size
     try:
-        for batch in loaded:
-            found = np.asarray(classify(weights.variables, batch))[:, :classes]
-            for position, probabilities in zip(batch["position"], found, strict=True):
-                if position < len(files):
-                    yield files[position], probabilities
-    except decode.BrokenExample as error:
-        raise InputError(str(error)) from None
+        model = models.create(weights.model, **fields)
+    except ValueError as error:
+        raise InputError(f"{place}: {one_line(error)}") from None
+    scored = tasks.make_task(config, model).class_scores is not None
+    if not scored or fields.get("num_classes") == 0:
+        raise InputError(f"{place} holds {weights.model}, which is not a classifier")
+    classes = fields.get("num_classes") or len(weights.class_names) or None
+    step = jax.jit(make_classifier(config, model, config.eval.average))
+
+    def classify(images):
+        count = len(jax.tree.leaves(images)[0])
+        zeros = np.zeros(count, np.int32)
+        batch = {"image": images, "label": zeros, "position": zeros}
+        return np.asarray(step(weights.variables, batch))[:, :classes]
+
+    return classify
+
+
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""`predict` compared with NumPy, and its error messages."""
+"""`predict` compared with NumPy, its names, its image files, and its error messages."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 
 from cv_jax.__main__ import main
 from cv_jax.data import sources
-from cv_jax.interop import pretrained
+from cv_jax.interop import disk, pretrained, saved
+from cv_jax.interop.target import Target, unflatten
 from cv_jax.training import experiment, loop
 
 
@@ -93,45 +95,231 @@ def test_a_line_names_the_likeliest_classes(run, files, capsys):
     assert said == f"{paths[3]}: {first} {wanted[first]:.2%}, {second} {wanted[second]:.2%}\n"
 
 
-def test_classes_are_numbers_without_the_dataset(load_config, files, tmp_path, capsys):
-    paths, images, labels = files
-    folder = tmp_path / "images"
-    for path, label in zip(paths, labels, strict=True):
-        for split in ("train", "val"):
-            (folder / split / f"digit {label}").mkdir(parents=True, exist_ok=True)
-            (folder / split / f"digit {label}" / path.rpartition("/")[2]).symlink_to(path)
-    data = {"data.name": f"folder:{folder}", "data.eval_split": "val", "image_size": 32}
+def make_folder(root, files, names):
+    """Write a folder dataset: class k has the images of digit k, under the name `names[k]`."""
+    for path, label in zip(files[0], files[2], strict=True):
+        if label < len(names):
+            for split in ("train", "val"):
+                (root / split / names[label]).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, root / split / names[label])
+    return root
+
+
+NAMES = ("10", "2", "cat")
+
+
+@pytest.fixture(scope="module")
+def named_run(load_config, files, tmp_path_factory):
+    """A run on a folder of three classes that no longer exists."""
+    folder = make_folder(tmp_path_factory.mktemp("named") / "photos", files, NAMES)
+    data = {"data.name": f"folder:{folder}", "data.eval_split": "val", "image_size": 16}
     # The presets of digits have one channel; folder images have three.
-    more = {"data.mean": "0.5", "data.std": "0.5", "eval_preprocess": "resize(32)"}
-    run = trained(load_config, tmp_path / "run", overrides={**data, **more})
-    capsys.readouterr()
-    assert main(["predict", str(run), paths[0], "--top=1"]) == 0
-    named = capsys.readouterr().out
-    assert named.startswith(f"{paths[0]}: digit ")
-    folder.rename(tmp_path / "elsewhere")
-    assert main(["predict", str(run), paths[0], "--top=1"]) == 0
+    data |= {"data.mean": "0.5,0.4,0.3", "data.std": "0.5,0.4,0.3", "mesh.devices": 1}
+    data |= {"eval_preprocess": "resize_small(18, 'bicubic')|central_crop(16)", "batch_size": 8}
+    run = trained(load_config, folder.parent / "run", "resnet", {**data, **TINY})
+    shutil.rmtree(folder)
+    return run, folder
+
+
+TINY = {"model.stage_sizes": "1,1", "model.widths": "4,8", "model.stem_width": "4"}
+
+
+def test_names_are_those_of_the_training(named_run, files, tmp_path, capsys, monkeypatch):
+    """They do not depend on the folder as it is now, or on the working directory."""
+    run, folder = named_run
+    images = files[0][:3]
+    expected = predictions(capsys, run, *images, "--json", "--top=3")
+    assert {(p["class"], p["name"]) for e in expected for p in e["predictions"]} == {
+        (k, name) for k, name in enumerate(NAMES)
+    }
+    for changed in (("ant", *NAMES), NAMES[1:], ("x", "y", "z")):
+        make_folder(folder, files, changed)
+        assert predictions(capsys, run, *images, "--json", "--top=3") == expected
+        shutil.rmtree(folder)
+    monkeypatch.chdir(tmp_path)
+    assert predictions(capsys, run, *images, "--json", "--top=3") == expected
+    assert capsys.readouterr().err == ""
+
+
+def test_an_older_run_takes_names_only_from_its_own_data(
+    named_run, load_config, files, tmp_path, capsys
+):
+    folder = make_folder(tmp_path / "photos", files, NAMES)
+    data = {"data.name": f"folder:{folder}", "data.eval_split": "val", "image_size": 16}
+    data |= {"data.mean": "0.5", "data.std": "0.5", "mesh.devices": 1, "batch_size": 8}
+    run = trained(load_config, tmp_path / "run", overrides=data)
+    (run / "classes.json").unlink()
+    (row,) = predictions(capsys, run, files[0][0], "--json")
+    assert {p["name"] for p in row["predictions"]} == set(NAMES)
+    make_folder(folder, files, ("ant", "bee"))
+    assert main(["predict", str(run), files[0][0], "--json"]) == 0
     said = capsys.readouterr()
-    assert said.out == named.replace(": digit ", ": ")
-    assert said.err.startswith("class names are not available, classes are printed as numbers: ")
-    assert said.err.count("\n") == 1
+    (row,) = map(json.loads, said.out.splitlines())
+    assert {p["name"] for p in row["predictions"]} == {"0", "1", "2"}
+    assert said.err == (
+        f"note: classes are numbers, because {run} does not record their names and folder:{folder} "
+        "is not the data of its training (train.splits, train.checksum differ)\n"
+    )
 
 
-def test_mistakes(run, files, load_config, tmp_path, capsys):
-    paths, text, cut = files[0], tmp_path / "notes.png", tmp_path / "cut.png"
+def check_equal(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["image"] == theirs["image"]
+        for a, b in zip(ours["predictions"], theirs["predictions"], strict=True):
+            assert (a["class"], a["name"]) == (b["class"], b["name"])
+            assert abs(a["probability"] - b["probability"]) < 1e-6
+
+
+def test_converted_weights_predict_as_their_run(named_run, files, tmp_path, capsys):
+    run, _ = named_run
+    path = tmp_path / "weights.safetensors"
+    assert main(["convert", str(run), str(path)]) == 0
+    expected = predictions(capsys, run, *files[0], "--json", "--top=3")
+    check_equal(predictions(capsys, path, *files[0], "--json", "--top=3"), expected)
+
+
+def test_a_folder_for_timm_predicts_as_its_weights(files, tmp_path, capsys):
+    variables = Target("vit_ti16", image_size=32, channels=3, num_classes=3)
+    variables = unflatten(variables.initial(list(variables.shapes), seed=1))
+    rng = np.random.default_rng(0)
+    head = variables["params"]["head"]
+    head["kernel"] = rng.normal(size=head["kernel"].shape).astype(np.float32)
+    path, folder = tmp_path / "weights.safetensors", tmp_path / "hub"
+    evaluation = {"eval_preprocess": "resize_small(36, 'bicubic')|central_crop(32)"}
+    preprocessing = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    saved.write(
+        path,
+        saved.Saved(
+            variables,
+            "vit_ti16",
+            {"num_classes": 3},
+            (32, 32),
+            3,
+            preprocessing=preprocessing,
+            class_names=NAMES,
+            evaluation=evaluation,
+        ),
+    )
+    assert main(["convert", str(path), str(folder), "--to", "timm"]) == 0
+    expected = predictions(capsys, path, *files[0][:4], "--json", "--top=3")
+    assert {p["name"] for p in expected[0]["predictions"]} == set(NAMES)
+    check_equal(predictions(capsys, folder, *files[0][:4], "--json", "--top=3"), expected)
+
+
+def test_weights_without_preprocessing_need_it_stated(named_run, files, tmp_path, capsys):
+    run, _ = named_run
+    path, image = tmp_path / "old.safetensors", files[0][0]
+    weights = pretrained.read_run(run).weights
+    saved.write(path, weights._replace(evaluation={}, preprocessing={}))
+    assert main(["predict", str(path), image]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {path} does not record how images are prepared; add "
+        "--preprocess='resize_small(256)|central_crop(224)' and --mean=0.485,0.456,0.406 and "
+        "--std=0.229,0.224,0.225, with the values of its training\n"
+    )
+    flags = [f"--preprocess={weights.evaluation['eval_preprocess']}"]
+    flags += ["--mean=0.5,0.4,0.3", "--std=0.5,0.4,0.3", "--json"]
+    assert predictions(capsys, path, image, *flags) == predictions(capsys, run, image, "--json")
+
+
+def test_probabilities_of_a_sigmoid_survive_the_conversion(load_config, files, tmp_path, capsys):
+    run = trained(load_config, tmp_path / "run", overrides={"loss.name": "sigmoid"})
+    path = tmp_path / "weights.safetensors"
+    assert main(["convert", str(run), str(path)]) == 0
+    expected = predictions(capsys, run, files[0][0], "--json", "--top=10")
+    assert predictions(capsys, path, files[0][0], "--json", "--top=10") == expected
+    assert sum(p["probability"] for p in expected[0]["predictions"]) != pytest.approx(1, abs=1e-3)
+
+
+# ---- Image files
+
+
+def test_folders_and_patterns(run, files, tmp_path, capsys):
+    paths, photos = files[0], tmp_path / "photos"
+    for i, name in enumerate(("b/2.png", "b/10.PNG", "a.png", ".hidden.png", "b/notes.txt")):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paths[i], photos / name)
+    wanted = [str(photos / name) for name in ("a.png", "b/10.PNG", "b/2.png")]
+    assert main(["predict", str(run), str(photos), "--json"]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in said.out.splitlines()] == wanted
+    assert said.err == f"note: {photos}: not read: .txt files: 1 (first: ./b/notes.txt)\n"
+    for pattern, names in (
+        (f"{photos}/*.png", wanted[:1]),
+        (f"{photos}/**/*.png", [wanted[0], wanted[2]]),
+        (f"{photos}/[b]", wanted[1:]),
+    ):
+        found = predictions(capsys, run, pattern, "--json")
+        assert [entry["image"] for entry in found] == names
+    # Every file once; a path with brackets that exists is not a pattern.
+    odd = photos / "[b]"
+    odd.mkdir()
+    shutil.copy(paths[0], odd / "c.png")
+    found = predictions(capsys, run, odd, wanted[1], photos / "b", "--json")
+    assert [entry["image"] for entry in found] == [str(odd / "c.png"), *wanted[1:]]
+
+
+def test_files_that_cannot_be_read_are_skipped_and_counted(run, files, tmp_path, capsys):
+    paths, images, _ = files
+    text, cut, empty = (tmp_path / name for name in ("notes.png", "cut.png", "empty.png"))
     text.write_text("no image")
     with open(paths[0], "rb") as file:
         cut.write_bytes(file.read()[:-40])
+    empty.touch()
+    given = [*paths[:10], cut, *paths[10:33], text, *paths[33:], empty]
+    assert main(["predict", *map(str, [run, *given]), "--json", "--top=10"]) == 2
+    said = capsys.readouterr()
+    check([json.loads(line) for line in said.out.splitlines()], paths, probabilities(run, images))
+    lines = said.err.splitlines()
+    assert lines[0].startswith(f"skipped: {cut}: ")
+    assert lines[1].startswith(f"skipped: {text}: unknown image format")
+    assert lines[2:] == [f"skipped: {empty}: empty", "3 of 43 images were skipped"]
+
+
+def test_images_that_do_not_fit_the_model_are_skipped(run, files, tmp_path, capsys):
+    """Without a resize, images keep their sizes; a linear classifier takes one size."""
+    large = tmp_path / "large\nname.png"
+    Image.new("L", (40, 32)).save(large)
+    Image.new("L", (32, 32)).save(tmp_path / "fits.png")
+    arguments = [tmp_path / "fits.png", large, "--preprocess=mirror", "--top=1"]
+    assert main(["predict", str(run), *map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{tmp_path}/fits.png: ")
+    assert said.out.count("\n") == 1
+    first, last = said.err.splitlines()
+    assert first.startswith(
+        f"skipped: {tmp_path}/large\\nname.png: images of 32x40 do not fit the model"
+    )
+    assert last == "1 of 2 images were skipped"
+
+
+def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
+    paths, bare, empty = files[0], tmp_path / "bare.safetensors", tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "dangling.png").symlink_to("nowhere")
+    disk.write_safetensors(bare, {"x": np.zeros(1)}, {})
     short = {"total_steps": 1, "batch_size": 8, "schedule.warmup_epochs": 0}
     short |= {"model.width": 12, "model.depth": 1, "model.decoder_depth": 1}
     mae = trained(load_config, tmp_path / "mae", "mae", short)
+    backbone = tmp_path / "backbone.safetensors"
+    assert main(["convert", str(named_run[0]), str(backbone), "--num-classes=0"]) == 0
     capsys.readouterr()
     for arguments, message in (
-        ([run, "nowhere.png"], "nowhere.png: no such file"),
-        ([run, paths[0], text], f"{text}: unknown image format"),
-        ([run, cut], f"{cut}: "),
+        ([run, "nowhere.png"], "nowhere.png: no such file or folder"),
+        ([run, "nowhere/*.png"], "nowhere/*.png: no such file or folder has this pattern"),
+        ([run, "/dev/null"], "/dev/null is neither a file nor a folder"),
+        ([run, tmp_path / "dangling.png"], "dangling.png is a link to a missing file"),
+        ([run, empty], f"{empty} contains no images (.jpg, "),
         ([run, paths[0], "--top=0"], "--top=0 must be at least 1"),
-        ([tmp_path, paths[0]], "is not a run directory"),
-        ([mae, paths[0]], "which is not a classifier"),
+        ([run, paths[0], "--mean=0.5,0.5"], "--mean has 2 values; images of"),
+        ([run, paths[0], "--std=0"], "--std=(0.0,) must be more than 0"),
+        ([run, paths[0], "--std=a"], "--std: 'a' is not a comma-separated list"),
+        ([run, paths[0], "--preprocess=mixup"], f"preprocessing of {run}"),
+        ([tmp_path / "nowhere", paths[0]], "nowhere does not exist"),
+        ([empty, paths[0]], f"{empty} holds "),
+        ([bare, paths[0]], f"{bare} was not written by cv_jax and does not name its model"),
+        ([mae, paths[0]], "holds mae_vit_b16, which is not a classifier"),
+        ([backbone, paths[0]], "holds resnet8_cifar, which is not a classifier"),
     ):
         assert main(["predict", *map(str, arguments)]) == 2
         said = capsys.readouterr().err
