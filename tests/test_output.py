@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow import slow_except
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = "import sys; from cv_jax import output, signals; signals.watch(); output.guard(); "
@@ -21,6 +22,7 @@ def shell(words, redirection):
         ["bash", "-c", f"exec 3>&{writer}; {script}", "bash", *words],
         cwd=ROOT,
         pass_fds=[writer],
+        env={**os.environ, "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,15 +69,23 @@ def test_a_file_opened_after_the_start_does_not_get_the_output(tmp_path):
     assert (tmp_path / "file").read_bytes() == b""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">/dev/full 2>&1", "<&- >&- 2>&-", "2>&1 | head -1"])
-@pytest.mark.parametrize("kind", ["run", "slots", "vmap"])
-def test_training_goes_on_without_output(tmp_path, data_dir, kind, redirection):
+CASES = [
+    f"{kind} {redirection}"
+    for kind in ("run", "slots", "vmap")
+    for redirection in (">/dev/full 2>&1", "<&- >&- 2>&-", "2>&1 | head -1")
+]
+
+
+@pytest.mark.parametrize("case", slow_except(CASES, "run 2>&1 | head -1"))
+def test_training_goes_on_without_output(tmp_path, data_dir, case):
+    kind, _, redirection = case.partition(" ")
     flags = [
         "--config",
         "configs/mlp.py",
         f"--config.data.dir={data_dir}",
         "--config.total_steps=4",
+        "--config.batch_size=32",
+        "--config.model.widths=8",
     ]
     if kind == "run":
         flags += ["--workdir", str(tmp_path / "run"), "--config.log.writers=tensorboard"]
@@ -121,7 +131,5 @@ def test_a_lost_terminal_saves_and_stops_a_run_or_is_ignored_under_nohup(
         seen += os.read(master, 4096)
     os.close(master)
     assert process.wait(300) == (0 if ignored else 75)
-    (last,) = (
-        int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name != "best"
-    )
-    assert (last == 3000) == ignored
+    assert (tmp_path / "checkpoints" / "3000").is_dir() == ignored
+    assert list((tmp_path / "checkpoints").glob("[0-9]*"))
