@@ -7,7 +7,7 @@ move.
 
 import collections
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import ml_collections
@@ -16,15 +16,15 @@ from cv_jax import config as configs
 from cv_jax.run import provenance
 
 # Part of the fingerprint → the field that names its place.
-_PLACES = {"train": "data.name", "teacher": "distill.teacher"}
+PLACES = {"train": "data.name", "teacher": "distill.teacher"}
 
 
 def other_config(
     old: dict[str, Any],
     starts: list[dict[str, Any]],
     config: ml_collections.ConfigDict,
-    kinds: Iterable[str],
-    evaluating: bool = False,
+    kinds: tuple[str, ...],
+    compared: Collection[str],
 ) -> list[str]:
     """Return one line for each field that makes a config the config of another run.
 
@@ -33,18 +33,15 @@ def other_config(
       starts: the starts of the run.
       config: the new config.
       kinds: kinds of fields to compare.
-      evaluating: ignore what only training reads.
+      compared: fields whose places may differ, because the caller compares what is in the places.
     """
-    known = starts[-1]["data"] if starts else {}
-    moved = {field for part, field in _PLACES.items() if part in known}
+    known = {PLACES[part] for part in (starts[-1]["data"] if starts else ()) if part in PLACES}
     if initial_weights(starts) is not None:
-        moved.add("init_from")
+        known.add("init_from")
     given = configs.flatten(config)
     # A run with a teacher or initial weights differs from a run without.
-    ignored = {name for name in moved if old.get(name) is not None and given[name] is not None}
-    if evaluating:
-        ignored |= {"distill.teacher", "init_from"}
-    return configs.difference(old, config, tuple(kinds), ignored)
+    both = {name for name in known if old.get(name) is not None and given[name] is not None}
+    return configs.difference(old, config, kinds, both & set(compared))
 
 
 def other_data(starts: list[dict[str, Any]], fingerprint: dict[str, Any]) -> list[str]:

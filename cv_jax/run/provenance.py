@@ -1,6 +1,7 @@
 """Code, versions, devices and settings, recorded with every start and every measurement."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -103,6 +104,7 @@ def _used(start: dict[str, Any]) -> str:
     return f"{used} of {len(devices)} {devices[0]}"
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     """Return package → version for the packages that are installed."""
     found = {}
@@ -112,6 +114,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _code() -> str:
     """Return twelve digits of a hash over the Python files of the package."""
     root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
@@ -120,6 +123,7 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
+@functools.cache
 def commit() -> str | None:
     """Return the commit of the running code, with "+" if tracked files differ from it."""
     try:

@@ -40,6 +40,22 @@ from cv_jax.run import class_names, identity, json_files, provenance
 logger = logging.getLogger(__name__)
 
 
+def named_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
+    """Return `runs/<config>-<dataset>-<digest>`, whether it exists or not."""
+    name = Path(reference.partition(":")[0]).stem
+    dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
+    return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
+
+
+def first_config(path: Path) -> dict[str, Any] | None:
+    """Return the flat config of the first start in a directory; `None` without a run.
+
+    Raises:
+      InputError: the directory has a run, but its config is damaged or missing.
+    """
+    return _started_with(path)[0]
+
+
 def default_workdir(
     reference: str, config: ml_collections.ConfigDict, fingerprint: dict[str, Any]
 ) -> Path:
@@ -53,9 +69,10 @@ def default_workdir(
       config: the resolved config.
       fingerprint: identity of the data.
     """
+    path = named_workdir(reference, config)
     name = Path(reference.partition(":")[0]).stem
-    dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
-    path = Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
+
+    compared = [field for part, field in identity.PLACES.items() if part in fingerprint]
 
     def has_this_run(path):
         try:
@@ -63,7 +80,7 @@ def default_workdir(
         except (InputError, OSError):
             return False
         return old is not None and not (
-            identity.other_config(old, starts, config, ("result",))
+            identity.other_config(old, starts, config, ("result",), compared)
             or identity.other_data(starts, fingerprint)
         )
 
@@ -105,7 +122,8 @@ def check(
     old, starts = _started_with(path)
     if old is not None:
         kinds = ("result",) if evaluating else ("result", "evaluation")
-        lines = identity.other_config(old, starts, config, kinds, evaluating)
+        compared = (*identity.PLACES.values(), "init_from")  # an evaluation reads only the data
+        lines = identity.other_config(old, starts, config, kinds, compared)
         if lines:
             raise InputError(
                 f"--workdir={path} was started with another config; {ways_out}: {'; '.join(lines)}"

@@ -1,5 +1,6 @@
 """A run continues after an upgrade and after a move; other conditions are reported."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -113,6 +114,34 @@ def test_a_directory_with_the_digest_of_an_older_version_is_found(command, capsy
     assert len(runs()) == 3
 
 
+@pytest.mark.slow
+def test_a_run_with_the_former_default_is_refused_and_continues_with_the_old_value(
+    command, monkeypatch, capsys
+):
+    assert command("linear") == 0
+    (path,) = runs()
+    forget_the_end(path)
+    field = FIELDS["optim.eps"]
+    monkeypatch.setitem(FIELDS, "optim.eps", dataclasses.replace(field, default=1e-6))
+    capsys.readouterr()
+    assert command("linear") == 2
+    assert "config.optim.eps: was 1e-08, is now 1e-06" in error(capsys)
+    assert command("linear", **{"optim.eps": 1e-8}) == 0
+    assert runs() == [path]
+
+
+@pytest.mark.slow
+def test_runs_from_other_weights_and_teachers_have_their_own_directories(command):
+    for seed in (0, 1):
+        assert command("linear", "--workdir", f"weights{seed}", seed=seed) == 0
+    for seed in (0, 1):
+        assert command("linear", init_from=f"weights{seed}") == 0
+        assert command("linear", **{"distill.teacher": f"weights{seed}"}) == 0
+    assert len(runs()) == 4
+    assert command("linear", "--evaluate", **{"distill.teacher": "nowhere"}) == 2
+    assert not list(Path("runs").glob("*/evaluation.json"))
+
+
 def test_a_digest_covers_what_differs_from_the_defaults(load_config, monkeypatch):
     plain = load_config("mlp")
     digest = configs.digest(plain)
@@ -215,6 +244,7 @@ def test_a_teacher_may_move(command, tmp_path, capsys):
     assert (path / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.slow
 def test_initial_weights_may_move(command, capsys):
     assert command("mlp", "--workdir", "before") == 0
     for name, factor in (("same", 1.0), ("other", 1.5)):
