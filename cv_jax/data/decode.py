@@ -72,7 +72,7 @@ def open_image(
 def _too_large(pixels: int, max_pixels: int) -> str:
     return (
         f"{pixels:,} pixels, more than the limit of {max_pixels:,} (config.data.max_pixels; "
-        "--max-pixels of prepare)"
+        "--max-pixels of prepare and predict)"
     )
 
 

@@ -199,7 +199,7 @@ def test_images_above_the_limit_are_broken(tmp_path, capsys):
     flags = [*images(tmp_path, a=3, b=2), "--config.data.max_pixels=63"]
     reason = (
         f"folder:{tmp_path}, {tmp_path}/train/a/a0.png: 64 pixels, more than the limit of 63 "
-        "(config.data.max_pixels; --max-pixels of prepare)\n"
+        "(config.data.max_pixels; --max-pixels of prepare and predict)\n"
     )
     code, message = run(capsys, tmp_path, *flags)
     assert (code, message.endswith(f"error: {reason}")) == (2, True)

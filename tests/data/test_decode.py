@@ -214,7 +214,7 @@ def test_one_limit_for_all_formats(mode, kind, limit):
         opened(file, max_pixels=limit)
     assert str(caught.value) == (
         f"here: 1,200 pixels, more than the limit of {limit:,} (config.data.max_pixels; "
-        "--max-pixels of prepare)"
+        "--max-pixels of prepare and predict)"
     )
 
 
