@@ -9,6 +9,7 @@ import pytest
 
 from cv_jax import interop, models
 from cv_jax.errors import InputError
+from cv_jax.interop import weights
 from cv_jax.interop.tables import fill_in
 
 SMALL = dict(stage_sizes=(1, 1), widths=(4, 8), stem_width=4)
@@ -114,9 +115,13 @@ def test_no_head_at_all(state_dict):
 
 
 def test_weights_without_a_head(state_dict):
-    del state_dict["fc.weight"], state_dict["fc.bias"]
-    with pytest.raises(InputError, match=r"missing fc\.weight"):
+    del state_dict["fc.weight"]
+    with pytest.raises(InputError, match=r"missing fc\.weight"):  # half a classifier is a mistake
         load(state_dict)
+    del state_dict["fc.bias"]
+    backbone, notes = load(state_dict)
+    assert "head" not in backbone["params"]
+    assert notes == ["the weights have no classifier"]
     loaded, notes = load(state_dict, num_classes=3)
     assert loaded["params"]["head"]["bias"].shape == (3,)
     assert notes == ["params/head/bias and params/head/kernel newly initialised"]
@@ -192,24 +197,26 @@ def test_fields_without_a_reference(variables):
 )
 def test_tables_cover_every_reference(family):
     """Every array of every model has a unique name in the source."""
-    for name, (model, fields) in family.references.items():
-        paths = interop.Target(model, **fields).shapes
+    assert all(interop.reference(family.source, n) == x for n, x in family.references.items())
+    different = {repr(entry): (name, *entry) for name, entry in family.references.items()}
+    shallow = {"depth": 2, "depths": (2, 2, 2, 2), "decoder_depth": 2}
+    for name, model, fields in different.values():
+        fewer = {k: x for k, x in shallow.items() if k in models.fields(model)}
+        paths = interop.Target(model, **{**fields, **fewer}).shapes
         rules, unmatched = fill_in(family.rules, paths)
         keys = [key for rule in rules for key in rule.theirs]
         assert not unmatched, name
         assert len(set(keys)) == len(keys), name
         assert sorted(path for rule in rules for path in rule.ours) == sorted(paths), name
-        assert interop.reference(family.source, name) == (model, fields)
-        assert interop.published(model, family.source, fields)["architecture"] == name
 
 
-def test_published_names_of_the_first_and_last_layer():
-    assert interop.published("vgg11", "timm", {"num_classes": 3}) == {
-        "architecture": "vgg11",
-        "first_conv": "features.0",
-        "classifier": "head.fc",
-    }
-    assert interop.published("resnet50_preact", "timm", {})["first_conv"] == "stem.conv"
-    assert interop.published("resnet18", "timm", SMALL) is None
-    with pytest.raises(InputError, match="no cv_jax model corresponds to timm's 'convnext_tiny'"):
-        interop.reference("timm", "convnext_tiny")
+def test_names_of_the_first_and_last_layer():
+    for model, first, last in (
+        ("vgg11", "features.0", "head.fc"),
+        ("resnet50_preact", "stem.conv", "head.fc"),
+        ("deit_ti16_distilled", "patch_embed.proj", ["head", "head_dist"]),
+    ):
+        names = weights.layer_names(model, "timm", interop.Target(model).shapes)
+        assert names == {"first_conv": first, "classifier": last}
+    paths = interop.Target("resnet18", num_classes=0).shapes
+    assert weights.layer_names("resnet18", "timm", paths) == {"first_conv": "conv1"}
