@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cv_jax import tasks
+from cv_jax.data.decode import MAX_PIXELS
 from cv_jax.errors import ExitCode, InputError, Parser, one_line, printable
 from cv_jax.evaluation.step import make_classifier
 
@@ -45,7 +46,8 @@ def main(arguments: list[str]) -> int:
     weights = _read(options)
     config = _config(weights, options)
     names = weights.class_names
-    results = _results(weights, config, options.model, files)
+    load = _loader(weights, config, options)
+    results = _results(load, _classifier(weights, config, options.model), files, config)
     # On a terminal, the lines themselves show the progress.
     shown = files if sys.stdout.isatty() else counted(files, "classifying images")
     skipped = 0
@@ -96,9 +98,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="folder of prepared datasets, as config.data.dir: a run from before class names were "
         "recorded takes them from its dataset",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="skip images with more pixels (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
-    if options.top < 1:
-        raise InputError(f"--top={options.top} must be at least 1")
+    for flag in ("top", "max_pixels"):
+        if getattr(options, flag) < 1:
+            raise InputError(
+                f"--{flag.replace('_', '-')}={getattr(options, flag)} must be at least 1"
+            )
     return options
 
 
@@ -163,10 +175,10 @@ _EXAMPLES = {
 }
 
 
-def _results(weights: Any, config: Any, place: str, files: list) -> Iterator[np.ndarray | str]:
+def _results(
+    load: Callable, classify: Callable, files: list, config: Any
+) -> Iterator[np.ndarray | str]:
     """Yield for each file its class probabilities, float32 [K], or the reason why it has none."""
-    load = _loader(weights, config, place)
-    classify = _classifier(weights, config, place)
     size = min(len(files), _BATCH)
     chunks = [files[i : i + size] for i in range(0, len(files), size)]
     pool = ThreadPoolExecutor(config.data.threads)
@@ -204,14 +216,16 @@ def _classified(
     return results
 
 
-def _loader(weights: Any, config: Any, place: str) -> Callable[[pathlib.Path], Views | str]:
+def _loader(
+    weights: Any, config: Any, options: argparse.Namespace
+) -> Callable[[pathlib.Path], Views | str]:
     """Return the function `file → preprocessed image, or the reason why there is none`."""
     from cv_jax.augment import apply_host
     from cv_jax.augment.views import apply_views
     from cv_jax.data import decode
     from cv_jax.evaluation import plan
 
-    channels = weights.channels
+    place, channels, limit = options.model, weights.channels, options.max_pixels
     if channels not in (1, 3, 4):
         raise InputError(f"{place} has {channels} input channels; images have 1, 3 or 4")
     operations = plan.preprocessing(
@@ -220,7 +234,7 @@ def _loader(weights: Any, config: Any, place: str) -> Callable[[pathlib.Path], V
 
     def load(file):
         try:
-            image = decode.open_image(file.read_bytes(), channels, lambda: str(file))
+            image = decode.open_image(file.read_bytes(), channels, lambda: str(file), limit)
             image = np.asarray(apply_host(operations.fixed, None, image))
             return apply_views(operations.test, image) if operations.test else image
         except decode.BrokenExample as error:

@@ -267,13 +267,22 @@ def test_files_that_cannot_be_read_are_skipped_and_counted(run, files, tmp_path,
         cut.write_bytes(file.read()[:-40])
     empty.touch()
     given = [*paths[:10], cut, *paths[10:33], text, *paths[33:], empty]
-    assert main(["predict", *map(str, [run, *given]), "--json", "--top=10"]) == 2
+    large = tmp_path / "large.png"
+    Image.new("L", (100, 90)).save(large)
+    given.append(large)
+    flags = ["--json", "--top=10", "--max-pixels=8999"]
+    assert main(["predict", *map(str, [run, *given]), *flags]) == 2
     said = capsys.readouterr()
     check([json.loads(line) for line in said.out.splitlines()], paths, probabilities(run, images))
     lines = said.err.splitlines()
     assert lines[0].startswith(f"skipped: {cut}: ")
     assert lines[1].startswith(f"skipped: {text}: unknown image format")
-    assert lines[2:] == [f"skipped: {empty}: empty", "3 of 43 images were skipped"]
+    assert lines[2] == f"skipped: {empty}: empty"
+    assert lines[3] == (
+        f"skipped: {large}: 9,000 pixels, more than the limit of 8,999 (config.data.max_pixels; "
+        "--max-pixels of prepare and predict)"
+    )
+    assert lines[4:] == ["4 of 44 images were skipped"]
 
 
 def test_images_that_do_not_fit_the_model_are_skipped(run, files, tmp_path, capsys):
@@ -311,6 +320,7 @@ def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
         ([run, tmp_path / "dangling.png"], "dangling.png is a link to a missing file"),
         ([run, empty], f"{empty} contains no images (.jpg, "),
         ([run, paths[0], "--top=0"], "--top=0 must be at least 1"),
+        ([run, paths[0], "--max-pixels=0"], "--max-pixels=0 must be at least 1"),
         ([run, paths[0], "--mean=0.5,0.5"], "--mean has 2 values; images of"),
         ([run, paths[0], "--std=0"], "--std=(0.0,) must be more than 0"),
         ([run, paths[0], "--std=a"], "--std: 'a' is not a comma-separated list"),
