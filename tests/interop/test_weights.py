@@ -201,7 +201,8 @@ def test_tables_cover_every_reference(family):
     different = {repr(entry): (name, *entry) for name, entry in family.references.items()}
     shallow = {"depth": 2, "depths": (2, 2, 2, 2), "decoder_depth": 2}
     for name, model, fields in different.values():
-        fewer = {k: x for k, x in shallow.items() if k in models.fields(model)}
+        known = models.fields(model)
+        fewer = {k: x for k, x in shallow.items() if k in known and "num_heads" in known}
         paths = interop.Target(model, **{**fields, **fewer}).shapes
         rules, unmatched = fill_in(family.rules, paths)
         keys = [key for rule in rules for key in rule.theirs]
