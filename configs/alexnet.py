@@ -35,7 +35,7 @@ def _paper(c):
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
     c.optim.weight_decay = 5e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "multistep"
     c.schedule.milestones = (25.0, 50.0, 75.0)
     c.schedule.decay_factor = 0.1
@@ -56,7 +56,7 @@ def _small(c):
     c.optim.learning_rate = 0.02
     c.optim.momentum = 0.9
     c.optim.weight_decay = 5e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

@@ -44,7 +44,7 @@ def _published(c):
     c.optim.base_batch_size = 512
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 5.0
     c.schedule.warmup_factor = 1e-3
@@ -69,7 +69,7 @@ def _small(c):
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

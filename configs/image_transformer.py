@@ -35,7 +35,7 @@ def _full_size(c):
     c.optim.learning_rate = 1e-3
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|pos_embed|embedding): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and embeddings.
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 5.0
     c.schedule.end_factor = 0.01
@@ -55,7 +55,7 @@ def _small(c):
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|pos_embed|embedding): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and embeddings.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

@@ -32,7 +32,8 @@ def _paper(c):
     c.optim.base_batch_size = 256
     c.optim.b1, c.optim.b2 = 0.9, 0.95
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale): decay=0",)
+    if c.model.name.startswith("mae"):  # the official code decays the tokens
+        c.optim.rules = (".*(bias|scale): decay=0",)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 40.0
     c.schedule.end_factor = 0.0
@@ -57,7 +58,8 @@ def _small(c):
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.95
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale): decay=0",)
+    if c.model.name.startswith("mae"):  # the official code decays the tokens
+        c.optim.rules = (".*(bias|scale): decay=0",)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 2.0
     c.eval.every_epochs = 10.0

@@ -48,7 +48,7 @@ def _paper(c):
     c.optim.base_batch_size = 256
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.layer_decay = 0.65 if size == "b" else 0.75
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 5.0
@@ -73,7 +73,7 @@ def _small(c):
     c.optim.learning_rate = 8e-3
     c.optim.base_batch_size = 256
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.layer_decay = 0.75
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"

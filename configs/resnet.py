@@ -39,7 +39,7 @@ def _paper(c):
     c.optim.learning_rate = 0.1
     c.optim.momentum = 0.9
     c.optim.weight_decay = 1e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "multistep"
     c.schedule.milestones = (100 * 30 / 90, 100 * 60 / 90, 100 * 80 / 90)
     c.schedule.decay_factor = 0.1
@@ -57,7 +57,7 @@ def _torchvision_v1(c):
     c.optim.learning_rate = 0.1
     c.optim.momentum = 0.9
     c.optim.weight_decay = 1e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "step"
     c.schedule.every_epochs = 30.0
     c.schedule.decay_factor = 0.1
@@ -79,7 +79,9 @@ def _torchvision_v2(c):
     c.optim.learning_rate = 0.5
     c.optim.momentum = 0.9
     c.optim.weight_decay = 2e-5
-    c.optim.rules = (r".*(bn\d|downsample_1)/(bias|scale): decay=0",)
+    if c.model.name.startswith(("resnet", "plain")):
+        last = "|norm" if "preact" in c.model.name else ""
+        c.optim.rules = (rf".*(bn\d|downsample_1{last})/(bias|scale): decay=0",)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 5.0
     c.schedule.warmup_factor = 0.01
@@ -97,7 +99,7 @@ def _small(c):
     c.optim.learning_rate = 0.1
     c.optim.momentum = 0.9
     c.optim.weight_decay = 1e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 3.0

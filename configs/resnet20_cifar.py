@@ -39,7 +39,7 @@ def _paper(c):
     c.optim.learning_rate = 0.1
     c.optim.momentum = 0.9
     c.optim.weight_decay = 1e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "multistep"
     c.schedule.milestones = (50.0, 75.0)
     c.schedule.decay_factor = 0.1
@@ -62,7 +62,7 @@ def _short(c, epochs):
     c.optim.momentum = 0.9
     c.optim.nesterov = True
     c.optim.weight_decay = 5e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0
     c.eval.extra = "classification(name='train_eval', split='train[:20%]')"
@@ -79,7 +79,7 @@ def _small(c, epochs):
     c.optim.learning_rate = 0.1
     c.optim.momentum = 0.9
     c.optim.weight_decay = 1e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0
     c.checkpoint.every_epochs = 2.0

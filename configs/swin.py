@@ -46,7 +46,7 @@ def _paper(c):
     c.optim.learning_rate = 1e-3
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|relative_position_bias_table|cpb_mlp.*): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales and position biases.
     c.optim.clip_norm = 5.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 20.0
@@ -72,7 +72,7 @@ def _torchvision(c):
     c.optim.learning_rate = 1e-3
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|relative_position_bias_table|cpb_mlp.*): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales and position biases.
     c.optim.clip_norm = 5.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 20.0
@@ -99,7 +99,7 @@ def _small(c):
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|relative_position_bias_table|cpb_mlp.*): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales and position biases.
     c.optim.clip_norm = 5.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

@@ -36,7 +36,7 @@ def _paper(c):
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
     c.optim.weight_decay = 5e-4
-    c.optim.rules = ()
+    c.optim.rules = config.decay_all(c.model.name)
     c.schedule.name = "multistep"
     c.schedule.milestones = (25.0, 50.0, 75.0)
     c.schedule.decay_factor = 0.1
@@ -55,7 +55,7 @@ def _small(c):
     c.optim.learning_rate = 0.01
     c.optim.momentum = 0.9
     c.optim.weight_decay = 5e-4
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases and scales.
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0
     c.eval.every_epochs = 2.0

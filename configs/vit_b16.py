@@ -42,7 +42,7 @@ def _paper(c):
     c.optim.learning_rate = 3e-3
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.3
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs, c.schedule.warmup_steps = None, 10000
@@ -68,7 +68,8 @@ def _torchvision(c):
     c.optim.learning_rate = 3e-3
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.weight_decay = 0.3
-    c.optim.rules = ()
+    vit = c.model.name.startswith(("vit", "deit"))
+    c.optim.rules = () if vit else config.decay_all(c.model.name)
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 30.0
@@ -89,7 +90,7 @@ def _small(c):
     c.optim.learning_rate = 1.3e-4
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

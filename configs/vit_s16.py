@@ -43,7 +43,7 @@ def _paper(c, epochs):
     c.optim.b1, c.optim.b2 = 0.9, 0.999
     c.optim.moment_dtype = "bfloat16"
     c.optim.weight_decay = 0.1
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs, c.schedule.warmup_steps = None, 10000
@@ -67,7 +67,7 @@ def _small(c, epochs):
     c.optim.learning_rate = 1e-3
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

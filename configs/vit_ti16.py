@@ -19,7 +19,7 @@ def get_config(arg=""):
     c.optim.learning_rate = 7e-4
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
-    c.optim.rules = (".*(bias|scale|gamma|pos_embed|token|query): decay=0",)
+    # The default rules of the model: no weight decay on biases, scales, positions and tokens.
     c.optim.clip_norm = 1.0
     c.schedule.name = "cosine"
     c.schedule.warmup_epochs = 1.0

@@ -22,12 +22,32 @@ The kind of a field decides when its value may change:
 """
 
 from cv_jax.config.durations import in_steps, other_units, steps_of, total_steps
-from cv_jax.config.files import load, mistakes_of, parse_argument, run_file
+from cv_jax.config.files import (
+    load,
+    mistakes_of,
+    parse_argument,
+    run_file,
+    split_argument,
+    split_reference,
+)
 from cv_jax.config.limits import check_values
-from cv_jax.config.tree import default, difference, digest, flatten, kind, restore, set_value
+from cv_jax.config.tree import (
+    NORMALISATION,
+    decay_all,
+    default,
+    difference,
+    digest,
+    flatten,
+    kind,
+    restore,
+    set_value,
+    with_normalisation,
+)
 
 __all__ = [
+    "NORMALISATION",
     "check_values",
+    "decay_all",
     "default",
     "difference",
     "digest",
@@ -41,6 +61,9 @@ __all__ = [
     "restore",
     "run_file",
     "set_value",
+    "split_argument",
+    "split_reference",
     "steps_of",
     "total_steps",
+    "with_normalisation",
 ]

@@ -4,10 +4,11 @@ A config is a locked `ml_collections.ConfigDict`. It has the fields of `fields.p
 of the chosen model under `config.model`.
 """
 
+import copy
 import hashlib
 import json
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -18,11 +19,16 @@ from cv_jax.config.presets import PRESETS
 from cv_jax.config.values import check, tuples
 from cv_jax.errors import InputError, did_you_mean
 
+# Fields whose value may be that of the initial weights.
+NORMALISATION = ("data.mean", "data.std")
+
 
 def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.ConfigDict:
     """Return a locked config of a dataset and a model with the default of every field.
 
-    For a dataset in `presets.PRESETS`, the preset replaces defaults such as the image size.
+    For a dataset in `presets.PRESETS`, the preset replaces defaults such as the image size. The
+    model has default rules for its parameters without weight decay; see `Entry.undecayed`. Mean and
+    standard deviation of the pixels have no value: a value is a statement of the config file.
 
     `num_classes` and `image_size` are not fields of `config.model`: their values come from the
     dataset and from `config.image_size`.
@@ -44,10 +50,44 @@ def default(dataset: str = "digits", model: str = "vit_b16") -> ml_collections.C
     for name, value in model_fields.items():
         if name not in ("num_classes", "image_size"):
             tree.model[name] = value
+    undecayed = models.MODELS[model].undecayed
+    if undecayed is not None:
+        tree.optim.rules = (f".*({undecayed}): decay=0",)
     tree.data.name = dataset
     for name, value in PRESETS.get(dataset.partition(":")[0], {}).items():
-        set_value(tree, name, value)
+        if name not in NORMALISATION:
+            set_value(tree, name, value)
     return tree.lock()
+
+
+def states_normalisation(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config states `data.mean` or `data.std`."""
+    return any(config.data[name.removeprefix("data.")] is not None for name in NORMALISATION)
+
+
+def with_normalisation(
+    config: ml_collections.ConfigDict, values: Mapping[str, tuple[float, ...]] | None = None
+) -> ml_collections.ConfigDict:
+    """Return a copy in which `data.mean` and `data.std` have values.
+
+    Args:
+      config: the config; a stated value is kept.
+      values: dotted name → value; default: the usual value of the dataset.
+    """
+    config = copy.deepcopy(config)
+    preset = PRESETS.get(config.data.name.partition(":")[0], {})
+    for name in NORMALISATION:
+        if config.data[name.removeprefix("data.")] is None:
+            set_value(config, name, (values or {}).get(name, preset.get(name, (0.5,))))
+    return config
+
+
+def decay_all(model: str) -> tuple[str, ...]:
+    """Return `optim.rules` of a recipe that decays every kernel, bias and scale.
+
+    A model with other parameters, such as positions, keeps its default rules.
+    """
+    return () if models.MODELS[model].undecayed is None else default(model=model).optim.rules
 
 
 def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
@@ -82,7 +122,7 @@ def restore(values: dict[str, Any]) -> ml_collections.ConfigDict:
     for name in flatten(config).keys() & values.keys() - {"model.name"}:
         value = check(tuples(values[name]), type_of(config, name), f"config.{name}")
         set_value(config, name, value)
-    return config
+    return with_normalisation(config)
 
 
 def kind(name: str) -> str:
@@ -96,10 +136,10 @@ def digest(config: ml_collections.ConfigDict) -> str:
     A field that a later version adds does not change it. After the change of a default, two
     configs with different values may have the same digest.
     """
-    defaults = flatten(default(config.data.name, config.model.name))
+    defaults = flatten(with_normalisation(default(config.data.name, config.model.name)))
     values = {
         name: value
-        for name, value in flatten(config).items()
+        for name, value in flatten(with_normalisation(config)).items()
         if kind(name) == "result"
         and (name in ("data.name", "model.name") or not _equal(value, defaults[name]))
     }

@@ -141,7 +141,16 @@ class AlexNet(nn.Module):
         return at_least_float32(x), features
 
 
-_entry = functools.partial(Entry, AlexNet, end_layers=("features_0", "head"))
+_entry = functools.partial(
+    Entry,
+    AlexNet,
+    layer_order=(r"features_(\d+)/.*", r"classifier_(\d+)/.*"),
+    first_layers=("features_0",),
+    # Each group of a convolution has a matrix of its own.
+    fused=lambda model: {
+        f"features_{i}": n for i, n in zip((0, 3, 6, 8, 10), model.groups, strict=True)
+    },
+)
 MODELS = {
     "alexnet": _entry(
         {},

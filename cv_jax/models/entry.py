@@ -6,27 +6,6 @@ from typing import Any, NamedTuple
 import jax
 
 
-class LayerOrder(NamedTuple):
-    """Order of a model's layers from input to output, for layer-wise learning-rate decay.
-
-    Layer 0 holds the modules of `first`, the blocks follow in the order of their stages, and the
-    last layer holds all other parameters.
-
-    Attributes:
-      first: top-level modules and parameters of layer 0.
-      block: regular expression of the parameter names in blocks. Group `block` is the index of the
-        block in its stage; a name without this group belongs to the block before the stage. Group
-        `stage` is the number of the stage; a pattern without this group has one stage.
-      stages: model field with the number of blocks, an int or one int per stage.
-      first_stage: number of the first stage in the names.
-    """
-
-    first: tuple[str, ...]
-    block: str
-    stages: str
-    first_stage: int = 0
-
-
 class Entry(NamedTuple):
     """A named variant of a Linen module.
 
@@ -42,11 +21,20 @@ class Entry(NamedTuple):
       inputs: for a model with other inputs than one image: batch size → one valid input, the
         positional arguments after `variables`.
       task: how the model is fed and scored, a key of `cv_jax.tasks.TASKS`.
-      layer_order: layers for layer-wise learning-rate decay; `None` if the model has no order.
-      end_layers: top-level modules that read the input or write the output. Muon leaves their
-        kernels to AdamW.
-      fused: name of a layer → number of matrices side by side in its kernel. Muon makes each of
-        them orthogonal on its own.
+      layer_order: regular expressions of parameter names from input to output, for layer-wise
+        learning rates; `None` if the order is unknown. Groups are numbers of a stage or block:
+        names with equal numbers are one layer, and larger numbers come later. A name whose group is
+        absent, or whose numbers have no kernel, belongs to the layer before. Names that no
+        expression matches are the last layer.
+      first_layers: regular expressions of the layers that read the input, or constants such as
+        coordinates. Muon leaves their kernels to AdamW.
+      last_layers: the same for layers that write the output. Muon leaves their kernels to AdamW,
+        and adaptive clipping does not clip them.
+      fused: name of a layer → number of matrices side by side in its kernel, or a function from the
+        model to this mapping. Muon makes each of them orthogonal on its own.
+      undecayed: regular expression of the ends of parameter names without weight decay in the
+        reference code; it makes the default of `optim.rules`. `None`: all parameters are kernels,
+        biases and scales, and some recipes decay all of them.
       tensor_axes: regular expression of the end of a parameter name → mesh axes of the last
         dimensions, for tensor parallelism. Empty: the model cannot be split over `mesh.model`.
       converters: module class of another model → `(params, model, params of the other model, other
@@ -61,8 +49,10 @@ class Entry(NamedTuple):
     channels: int = 3
     inputs: Callable[[int], tuple[jax.Array, ...]] | None = None
     task: str = "classification"
-    layer_order: LayerOrder | None = None
-    end_layers: tuple[str, ...] = ("head",)
-    fused: Mapping[str, int] = {}
+    layer_order: tuple[str, ...] | None = None
+    first_layers: tuple[str, ...] = ()
+    last_layers: tuple[str, ...] = ("head",)
+    fused: Mapping[str, int] | Callable[[Any], Mapping[str, int]] = {}
+    undecayed: str | None = None
     tensor_axes: Mapping[str, tuple[str | None, ...]] = {}
     converters: Mapping[type, Callable[..., dict]] = {}

@@ -156,8 +156,15 @@ MODELS = {
         "Dosovitskiy et al., An image is worth 16x16 words, arXiv:2010.11929; Vaswani et al., "
         "Attention is all you need, arXiv:1706.03762",
         inputs=_inputs,
-        end_layers=(),
+        layer_order=(
+            r"encoder/(?:patch_embed/.*|pos_embed)",
+            r"encoder/blocks_(\d+)/.*",
+            r"(?:encoder/norm|decoder/layers_(\d+))/.*",
+        ),
+        first_layers=("encoder/patch_embed",),
+        last_layers=("decoder/embedding",),
         fused=FUSED,
+        undecayed="bias|scale|pos_embed|embedding",
         tensor_axes=TENSOR_AXES,
         task="transcription",
     )

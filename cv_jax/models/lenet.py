@@ -249,9 +249,15 @@ _PAPER = (
     "Proc. IEEE 86(11)"
 )
 MODELS = {
-    name: Entry(module, {}, 1998, _PAPER, image_size=(32, 32), channels=1, end_layers=ends)
-    for name, module, ends in (
-        ("lenet5_1998", LeNet5Original, ("c1",)),
-        ("lenet5", LeNet5, ("c1", "head")),
+    name: Entry(
+        module,
+        {},
+        1998,
+        _PAPER,
+        image_size=(32, 32),
+        channels=1,
+        layer_order=(r"[csf](\d)/.*",),
+        first_layers=("c1",),
     )
+    for name, module in (("lenet5_1998", LeNet5Original), ("lenet5", LeNet5))
 }

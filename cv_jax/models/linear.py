@@ -53,5 +53,6 @@ MODELS = {
         "Rosenblatt, The perceptron, Psychological Review 65(6)",
         image_size=(32, 32),
         channels=3,
+        layer_order=(),
     )
 }

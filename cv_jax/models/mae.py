@@ -24,7 +24,7 @@ from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
 from cv_jax.models.positions import resize_positions, sincos_2d
-from cv_jax.models.vit import ViT, patch_grid
+from cv_jax.models.vit import UNDECAYED, ViT, patch_grid
 
 
 def random_mask(noise: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -338,8 +338,16 @@ MODELS = {
         2021,
         _PAPER,
         task="reconstruction",
-        end_layers=("patch_embed", "decoder_pred"),
+        layer_order=(
+            r"(?:patch_embed/.*|cls_token)",
+            r"blocks_(\d+)/.*",
+            r"(?:norm/.*|decoder_embed/.*|mask_token)",
+            r"decoder_blocks_(\d+)/.*",
+        ),
+        first_layers=("patch_embed",),
+        last_layers=("decoder_pred",),
         fused=FUSED,
+        undecayed=UNDECAYED,
         tensor_axes=TENSOR_AXES,
         converters={ViT: to_vit},
     )

@@ -78,6 +78,7 @@ MODELS = {
         "Nature 323",
         image_size=(32, 32),
         channels=3,
-        end_layers=("fc1", "head"),
+        layer_order=(r"fc(\d+)/.*",),
+        first_layers=("fc1",),
     )
 }

@@ -37,7 +37,7 @@ from cv_jax.models import checks
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.conv_layers import he_fan_out, uniform_fan_in
 from cv_jax.models.encoder import REMAT_POLICIES
-from cv_jax.models.entry import Entry, LayerOrder
+from cv_jax.models.entry import Entry
 from cv_jax.models.layers import POOLINGS, DropPath, at_least_float32, drop_path_rates, pool
 
 BLOCKS = {"basic": 1, "bottleneck": 4}  # block → output channels over the width of the stage
@@ -301,13 +301,9 @@ _CIFAR = dict(stem="cifar", stem_width=16, widths=(16, 32, 64), block="basic", n
 _entry = functools.partial(
     Entry,
     ResNet,
-    layer_order=LayerOrder(
-        first=("conv1", "bn1"),
-        block=r"layer(?P<stage>\d+)_(?P<block>\d+)/.*",
-        stages="stage_sizes",
-        first_stage=1,
-    ),
-    end_layers=("conv1", "head"),
+    layer_order=(r"(?:conv1|bn1)/.*", r"layer(\d+)_(\d+)/.*"),
+    first_layers=("conv1",),
+    fused=lambda model: {"conv2": model.groups},
 )
 
 

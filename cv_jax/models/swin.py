@@ -27,7 +27,7 @@ import numpy as np
 from cv_jax.models import checks
 from cv_jax.models.attention import FUSED, TENSOR_AXES
 from cv_jax.models.encoder import REMAT_POLICIES
-from cv_jax.models.entry import Entry, LayerOrder
+from cv_jax.models.entry import Entry
 from cv_jax.models.layers import POOLINGS, DropPath, Mlp, at_least_float32, drop_path_rates, pool
 from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
 from cv_jax.models.windows import (
@@ -376,13 +376,13 @@ _SIZES = {
 _entry = functools.partial(
     Entry,
     Swin,
-    layer_order=LayerOrder(
-        first=("patch_embed", "patch_norm"),
-        block=r"layers_(?P<stage>\d+)/(downsample|blocks_(?P<block>\d+))/.*",
-        stages="depths",
+    layer_order=(
+        r"patch_(?:embed|norm)/.*",
+        r"layers_(\d+)/(?:downsample|blocks_(\d+))/.*",
     ),
-    end_layers=("patch_embed", "head"),
+    first_layers=("patch_embed", r".*/cpb_mlp_\d"),  # coordinates to biases
     fused=FUSED,
+    undecayed="bias|scale|relative_position_bias_table|cpb_mlp.*",
     tensor_axes=TENSOR_AXES,
 )
 MODELS = {

@@ -140,7 +140,12 @@ _entry = functools.partial(
     Transformer,
     inputs=_inputs,
     task="translation",
-    end_layers=(),
+    layer_order=(
+        r"encoder_layers_(\d+)/.*",
+        r"(?:encoder_norm|decoder/layers_(\d+))/.*",
+    ),
+    last_layers=("decoder/embedding",),
+    undecayed="bias|scale|embedding",
     tensor_axes=TENSOR_AXES,
 )
 MODELS = {

@@ -154,7 +154,12 @@ _DEPTHS = {
     "vgg16": (2, 2, 3, 3, 3),
     "vgg19": (2, 2, 4, 4, 4),
 }
-_entry = functools.partial(Entry, VGG, end_layers=("features_0", "head"))
+_entry = functools.partial(
+    Entry,
+    VGG,
+    layer_order=(r"features_(\d+)/.*", r"classifier_(\d+)/.*"),
+    first_layers=("features_0",),
+)
 MODELS = {
     **{
         f"{name}{suffix}": _entry(dict(depths=depths, norm=norm), 2014, _PAPER)

@@ -26,7 +26,7 @@ from cv_jax.models import checks
 from cv_jax.models.attention import FUSED, TENSOR_AXES, FusedDense, attend, merge_heads, split_heads
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
-from cv_jax.models.entry import Entry, LayerOrder
+from cv_jax.models.entry import Entry
 from cv_jax.models.layers import Mlp, at_least_float32, pool
 from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
@@ -333,16 +333,15 @@ SIZES = {
     "l": dict(width=1024, depth=24, num_heads=16),
     "h": dict(width=1280, depth=32, num_heads=16),
 }
+UNDECAYED = "bias|scale|gamma|pos_embed|token|query"
 vit_entry = functools.partial(
     Entry,
     ViT,
-    layer_order=LayerOrder(
-        first=("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed"),
-        block=r"blocks_(?P<block>\d+)/.*",
-        stages="depth",
-    ),
-    end_layers=("patch_embed", "head", "head_dist"),
+    layer_order=(r"(?:patch_embed/.*|\w+_token|pos_embed)", r"blocks_(\d+)/.*"),
+    first_layers=("patch_embed",),
+    last_layers=("head", "head_dist"),
     fused=FUSED,
+    undecayed=UNDECAYED,
     tensor_axes=TENSOR_AXES,
 )
 MODELS = {

@@ -5,8 +5,9 @@ https://kellerjordan.github.io/posts/muon: every matrix of the Nesterov momentum
 approximation of the nearest matrix with equal singular values, from five Newton-Schulz iterations.
 
 Dense kernels are matrices [in, out]. A fused kernel (queries, keys and values) is split into its
-matrices. A convolution kernel is flattened to [height · width · in, out]. All other parameters
-(vectors, tokens, positions, embeddings, first layer, heads) are updated by AdamW.
+matrices. A convolution kernel is flattened to [height · width · in, out], one matrix per group. All
+other parameters (vectors, tokens, positions, embeddings, first layers, heads) are updated by AdamW;
+see `parameter_rules.matrices_of`.
 
 An orthogonal matrix [m, n] has a root mean square of 1/√max(m, n). Updates are multiplied by
 0.2·√max(m, n), so learning rate and weight decay have the same meaning as for AdamW (Liu et al.,
@@ -14,27 +15,17 @@ An orthogonal matrix [m, n] has a root mean square of 1/√max(m, n). Updates ar
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cv_jax.optim.parameter_rules import Treatment
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 UPDATE_RMS = 0.2  # of AdamW's updates
-
-
-def is_matrix(name: str, shape: tuple[int, ...], end_layers: Collection[str]) -> bool:
-    """Whether Muon updates a parameter.
-
-    Args:
-      name: path of the parameter.
-      shape: its shape, without the axis of scanned layers.
-      end_layers: first and last layers of the model; see `models.entry.Entry`.
-    """
-    parts = name.split("/")
-    return parts[-1] == "kernel" and len(shape) in (2, 4) and parts[0] not in end_layers
 
 
 def orthogonalise(x: jax.Array) -> jax.Array:
@@ -59,21 +50,20 @@ def _update(x: jax.Array, parts: int, stacked: bool) -> jax.Array:
 
 
 def scale_by_muon(
-    momentum: float, moment_dtype: str, stacked: Collection[str], fused: Mapping[str, int]
+    momentum: float, moment_dtype: str, treatments: Mapping[str, Treatment]
 ) -> optax.GradientTransformation:
     """Nesterov momentum, then an orthogonal update of every matrix.
 
     Args:
       momentum: decay of the sum of gradients.
       moment_dtype: dtype of the sum.
-      stacked: names of the parameters with a first axis of scanned layers.
-      fused: layer → number of matrices in its kernel; see `models.entry.Entry`.
+      treatments: treatment of every parameter, by name.
     """
 
     def orthogonal(updates, params):
         def one(path, x):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return _update(x, fused.get(name.split("/")[-2], 1), name in stacked)
+            found = treatments[jax.tree_util.keystr(path, simple=True, separator="/")]
+            return _update(x, found.matrices, found.stacked)
 
         return jax.tree_util.tree_map_with_path(one, updates)
 

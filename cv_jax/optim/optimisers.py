@@ -2,9 +2,10 @@
 
 Every optimiser is one chain: gradient clipping, update direction, weight decay, the factors of
 rules and layer decay for single parameters, learning rate. Frozen parameters are not part of it.
+The chain computes in float32 for parameters of any dtype, and its moments are float32 (first
+moments: `optim.moment_dtype`).
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,13 +16,22 @@ import ml_collections
 import numpy as np
 import optax
 
-from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.models.entry import Entry
+from cv_jax.models.layers import at_least_float32
 from cv_jax.optim import muon
 from cv_jax.optim.parameter_rules import Treatment, join, split
 
 MIN_FACTORED = 32  # shortest axis that Adafactor factors
+# Optimiser → decays of its moments in `moment_dtype`; b1 for all others.
+MOMENT_DECAYS = {
+    "sgd": ("momentum",),
+    "lars": ("momentum",),
+    "muon": ("momentum", "b1"),
+    "lion": ("b2",),
+}
+# A bfloat16 number times a larger decay rounds to itself: half a unit in the last place is up to
+# 2⁻⁸ of the number.
+SLOWEST = 1 - 2**-8
 
 
 class Optimiser(NamedTuple):
@@ -29,7 +39,8 @@ class Optimiser(NamedTuple):
 
     Attributes:
       init: `params → state`.
-      update: `(gradients, state, trained) → (updates, state)`; gradients of trained parameters.
+      update: `(gradients, state, trained) → (updates, state)`; gradients of trained parameters,
+        updates at least float32.
       split: `params → (trained, frozen)`; see `parameter_rules.split`.
       join: `(trained, frozen) → params`.
     """
@@ -45,13 +56,11 @@ class Parts(NamedTuple):
 
     Attributes:
       settings: `config.optim`.
-      model: registry entry of the model.
       decay: transformation that adds weight decay.
       treatments: treatment of every parameter, by name.
     """
 
     settings: ml_collections.ConfigDict
-    model: Entry
     decay: optax.GradientTransformation
     treatments: dict[str, Treatment]
 
@@ -103,18 +112,11 @@ def _adafactor(p):
 def _muon(p):
     c = p.settings
 
-    def kind(name, treatment):
-        shape = treatment.shape[1:] if treatment.stacked else treatment.shape
-        return "muon" if muon.is_matrix(name, shape, p.model.end_layers) else "adam"
-
-    stacked = {name for name, treatment in p.treatments.items() if treatment.stacked}
+    direction = muon.scale_by_muon(c.momentum, c.moment_dtype, p.treatments)
     return [
         optax.partition(
-            {
-                "muon": muon.scale_by_muon(c.momentum, c.moment_dtype, stacked, p.model.fused),
-                "adam": _scale_by_adam(c),
-            },
-            tree_of(kind, p.treatments),
+            {"muon": direction, "adam": _scale_by_adam(c)},
+            tree_of(lambda name, t: "muon" if t.matrices else "adam", p.treatments),
         ),
         p.decay,
     ]
@@ -159,7 +161,7 @@ def make_optimiser(
     """Return the optimiser of a config.
 
     Args:
-      config: the run's config; reads `model.name` and `optim`.
+      config: the run's config; reads `optim`.
       schedule: learning rate as a function of the number of updates.
       treatments: treatment of every parameter; see `parameter_rules.treatments`.
 
@@ -172,7 +174,7 @@ def make_optimiser(
     decays = tree_of(lambda name, t: c.weight_decay * t.decay, treatments)
     decay = _stateless(lambda u, p, f: u + f * p, decays) if c.weight_decay else optax.identity()
     rates = tree_of(lambda name, t: t.lr, treatments)
-    parts = Parts(c, models.MODELS[config.model.name], decay, treatments)
+    parts = Parts(c, decay, treatments)
     chain = optax.chain(
         *_clipping(parts),
         *OPTIMISERS[c.name](parts),
@@ -183,14 +185,35 @@ def make_optimiser(
     def divide(params):
         return split(params, treatments)
 
-    return Optimiser(lambda params: chain.init(divide(params)[0]), chain.update, divide, join)
+    def init(params):
+        return chain.init(_wide(divide(params)[0]))
+
+    def update(gradients, state, trained):
+        return chain.update(_wide(gradients), state, _wide(trained))
+
+    return Optimiser(init, update, divide, join)
 
 
 def check(c: ml_collections.ConfigDict) -> None:
-    """Raise an `InputError` if `config.optim` sets two kinds of gradient clipping."""
+    """Check the fields of `config.optim` that depend on each other.
+
+    Raises:
+      InputError: two kinds of gradient clipping are set, or bfloat16 moments would never fall.
+    """
     clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if c[name] is not None]
     if len(clips) > 1:
         raise InputError(f"config.optim.{clips[0]} and .{clips[1]} are both set; keep one")
+    for name in MOMENT_DECAYS.get(c.name, ("b1",)):
+        if c.moment_dtype == "bfloat16" and c[name] > SLOWEST:
+            raise InputError(
+                f"config.optim.moment_dtype=bfloat16: a moment with {name}={c[name]} never falls, "
+                f"because bfloat16 rounds its small changes away; set config.optim.{name} to at "
+                f"most {SLOWEST}, or moment_dtype=float32"
+            )
+
+
+def _wide(tree: Any) -> Any:
+    return jax.tree.map(at_least_float32, tree)
 
 
 def tree_of(value: Callable[[str, Treatment], Any], treatments: dict[str, Treatment]) -> Any:
@@ -253,7 +276,7 @@ def _clipping(p):
 
     Adaptive clipping (Brock et al., 2021, arXiv:2102.06171, section 4.1) limits the norm of each
     unit relative to the norm of its weights. A unit is the column of one output of a kernel, or a
-    whole vector. Heads are not clipped, as in the paper.
+    whole vector. The last layers are not clipped, as in the paper.
     """
     c = p.settings
     if c.clip_norm is not None:
@@ -264,7 +287,7 @@ def _clipping(p):
         return []
 
     def adaptive(name):
-        if re.fullmatch(r"head\w*/.*", name):
+        if p.treatments[name].last:
             return optax.identity()
 
         def clip(u, params):

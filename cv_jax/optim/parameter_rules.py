@@ -1,4 +1,4 @@
-"""Learning rate, weight decay and freezing of single parameters, by name.
+"""Learning rate, weight decay and freezing of single parameters.
 
 `config.optim.rules` is an ordered list of rules. A rule is a regular expression that must match the
 whole name of a parameter, such as "blocks_0/attn/qkv/kernel", then a colon and settings:
@@ -9,8 +9,10 @@ whole name of a parameter, such as "blocks_0/attn/qkv/kernel", then a colon and 
     norm/.*: train                      not frozen, whatever a later rule sets
     blocks_[0-3]/.*: freeze
 
-Each of `lr`, `decay` and `freeze`/`train` comes from the first matching rule that sets it. Defaults
-are 1, 1 and `train`. `config.optim.layer_decay` also multiplies the learning rate.
+Each of `lr`, `decay` and `freeze`/`train` comes from the first matching rule that sets it. Without
+a matching rule they are 1, 1 and `train`. The default rules are those of the model: no weight decay
+on biases, scales, positions and tokens; see `Entry.undecayed`. `config.optim.layer_decay` also
+multiplies the learning rate.
 
 A frozen parameter has no gradient, no update and no optimiser state; it stays equal bit for bit.
 Running statistics of batch normalisation are not parameters: in a frozen layer they still follow
@@ -20,8 +22,9 @@ Scanned blocks hold the parameters of all layers in one array with a leading axi
 decay use the names of unrolled blocks (`blocks_3/…`), and the factors become one per layer.
 """
 
+import bisect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -32,7 +35,7 @@ import numpy as np
 
 from cv_jax import models
 from cv_jax.errors import InputError
-from cv_jax.models.entry import LayerOrder
+from cv_jax.models.entry import Entry
 
 STACK = re.compile(r"(^|.*/)(\w*blocks)(/.*)")  # unrolled blocks have a number
 
@@ -47,6 +50,8 @@ class Treatment(NamedTuple):
       frozen: whether the parameter keeps its value.
       shape: shape of the parameter.
       stacked: whether the first axis is the axis of scanned layers.
+      matrices: number of matrices that Muon updates; 0 if it leaves the parameter to AdamW.
+      last: whether the parameter belongs to a layer that writes the output.
     """
 
     lr: float | np.ndarray = 1.0
@@ -54,6 +59,8 @@ class Treatment(NamedTuple):
     frozen: bool = False
     shape: tuple[int, ...] = ()
     stacked: bool = False
+    matrices: int = 0
+    last: bool = False
 
 
 class Rule(NamedTuple):
@@ -106,7 +113,7 @@ def treatments(
 
     Args:
       config: the run's config; reads `model.name`, `optim.rules` and `optim.layer_decay`.
-      model: the model; layer decay reads the number of its blocks.
+      model: the model.
       params: its parameters, or their shapes.
 
     Raises:
@@ -115,7 +122,11 @@ def treatments(
     """
     rules = [parse_rule(text) for text in config.optim.rules]
     used = [False] * len(rules)
-    layer_rate = _layer_rates(config, model)
+    entry = models.MODELS[config.model.name]
+    fused = entry.fused(model) if callable(entry.fused) else entry.fused
+    shapes = {k: x.shape for k, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    unrolled = {name: _unrolled(name, shape) for name, shape in shapes.items()}
+    layer_rate = _layer_rates(config, entry, sum(unrolled.values(), []))
 
     def of_layer(name):
         found = Treatment()._asdict()
@@ -128,11 +139,8 @@ def treatments(
         return Treatment(**found)._replace(lr=found["lr"] * layer_rate(name))
 
     def of_parameter(name, shape):
-        match = STACK.fullmatch(name)
-        if match is None:
-            return of_layer(name)._replace(shape=shape)
-        before, stack, after = match.groups()
-        layers = [of_layer(f"{before}{stack}_{i}{after}") for i in range(shape[0])]
+        layers = [of_layer(own) for own in unrolled[name]]
+        stacked = unrolled[name] != [name]
         if len({layer.frozen for layer in layers}) > 1:
             raise InputError(
                 f"config.optim.rules: {name} holds all scanned layers: freeze all of them or none, "
@@ -145,19 +153,52 @@ def treatments(
             return np.array(values, np.float32).reshape(-1, *[1] * (len(shape) - 1))
 
         lr, decay = factor([x.lr for x in layers]), factor([x.decay for x in layers])
-        return Treatment(lr, decay, layers[0].frozen, shape, True)
+        matrices = matrices_of(name, shape[stacked:], entry, fused)
+        last = _is_layer(name, entry.last_layers)
+        return Treatment(lr, decay, layers[0].frozen, shape, stacked, matrices, last)
 
-    names = flax.traverse_util.flatten_dict(params, sep="/")
-    found = {name: of_parameter(name, x.shape) for name, x in names.items()}
+    found = {name: of_parameter(name, shape) for name, shape in shapes.items()}
     for rule, matched in zip(rules, used, strict=True):
         if not matched:
             raise InputError(
                 f"config.optim.rules: {rule.text!r} matches no parameter of {config.model.name}; "
-                f"it has {_some(names)}"
+                f"it has {_some(shapes)}"
             )
     if all(treatment.frozen for treatment in found.values()):
         raise InputError("config.optim.rules: every parameter is frozen; nothing is left to train")
     return found
+
+
+def matrices_of(name: str, shape: tuple[int, ...], entry: Entry, fused: Mapping[str, int]) -> int:
+    """Return the number of matrices that Muon updates in a parameter.
+
+    They are the kernels of dense layers and convolutions between the first and the last layers.
+
+    Args:
+      name: path of the parameter.
+      shape: its shape, without the axis of scanned layers.
+      entry: registry entry of the model.
+      fused: layer → number of matrices in its kernel.
+    """
+    *_, layer, leaf = ("", *name.split("/"))
+    ends = (*entry.first_layers, *entry.last_layers)
+    if leaf != "kernel" or len(shape) not in (2, 4) or _is_layer(name, ends):
+        return 0
+    return fused.get(layer, 1)
+
+
+def _is_layer(name: str, layers: tuple[str, ...]) -> bool:
+    """Whether a parameter belongs to one of the layers, which are regular expressions."""
+    return re.fullmatch(rf"(?:{'|'.join(layers)})/.*", name) is not None if layers else False
+
+
+def _unrolled(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Return the names of a parameter's layers if it is scanned, else its name."""
+    match = STACK.fullmatch(name)
+    if match is None:
+        return [name]
+    before, stack, after = match.groups()
+    return [f"{before}{stack}_{i}{after}" for i in range(shape[0])]
 
 
 def describe(treatment: Treatment) -> str:
@@ -196,45 +237,48 @@ def join(trained: Any, frozen: Any) -> Any:
     )
 
 
-def layer_of(order: LayerOrder, model: nn.Module) -> tuple[int, Callable[[str], int]]:
-    """Return `(n, layer)`: `layer(name)` is the layer of a parameter, from 0 to n.
+def layer_numbers(order: tuple[str, ...], names: Collection[str]) -> dict[str, int]:
+    """Return the number of each parameter's layer, from 0 at the input; see `Entry.layer_order`.
 
     ViT: the embedding is 0, block i is i + 1, the last norm, the pooling and the heads are
     depth + 1 (as in the fine-tuning of BEiT, Bao et al., 2022, and MAE, He et al., 2022). Swin
     numbers its blocks through all stages, and a patch merging belongs to the block before it (as in
-    SimMIM, Xie et al., 2022). ResNet also numbers its residual blocks through all stages.
+    SimMIM, Xie et al., 2022). ResNet also numbers its residual blocks through all stages. Other
+    convolutional nets and the MLP count their convolutions and dense layers.
     """
-    sizes, block = getattr(model, order.stages), re.compile(order.block)
-    sizes = (sizes,) if isinstance(sizes, int) else sizes
 
-    def layer(name):
-        if name.split("/")[0] in order.first:
-            return 0
-        match = block.fullmatch(name)
-        if match is None:
-            return sum(sizes) + 1
-        found = match.groupdict()
-        before = sum(sizes[: int(found.get("stage", order.first_stage)) - order.first_stage])
-        return before + (0 if found["block"] is None else int(found["block"]) + 1)
+    def place(name):
+        for i, pattern in enumerate(order):
+            if match := re.fullmatch(pattern, name):
+                return i, *(-1 if number is None else int(number) for number in match.groups())
+        return (len(order),)
 
-    return sum(sizes) + 1, layer
+    places = {name: place(name) for name in names}
+    layers = sorted(
+        {
+            at
+            for name, at in places.items()
+            if at == (len(order),) or (-1 not in at and name.endswith("/kernel"))
+        }
+    )
+    return {name: max(0, bisect.bisect_right(layers, at) - 1) for name, at in places.items()}
 
 
-def _layer_rates(config: ml_collections.ConfigDict, model: nn.Module) -> Callable[[str], float]:
-    """Return the factor of the learning rate by name: decay^(n − layer); see `layer_of`."""
-    decay, name = config.optim.layer_decay, config.model.name
+def _layer_rates(
+    config: ml_collections.ConfigDict, entry: Entry, names: list[str]
+) -> Callable[[str], float]:
+    """Return the factor of the learning rate by name: decay^(last layer − layer)."""
+    decay = config.optim.layer_decay
     if decay is None:
         return lambda name: 1.0
-    order = models.MODELS[name].layer_order
-    if order is None:
-        entries = models.MODELS.values()
-        known = dict.fromkeys(entry.module.__name__ for entry in entries if entry.layer_order)
+    if entry.layer_order is None:
         raise InputError(
-            f"config.optim.layer_decay={decay}: no layer order is known for model {name}; it is "
-            f"known for {', '.join(known)}"
+            f"config.optim.layer_decay={decay}: no layer order is known for model "
+            f"{config.model.name}; its registry entry must state layer_order"
         )
-    last, layer = layer_of(order, model)
-    return lambda name: decay ** (last - layer(name))
+    layers = layer_numbers(entry.layer_order, names)
+    last = max(layers.values())
+    return lambda name: decay ** (last - layers[name])
 
 
 def _some(names) -> str:

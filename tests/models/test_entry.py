@@ -14,7 +14,7 @@ from cv_jax import config, models, tasks
 from cv_jax.devices import mesh as meshes
 from cv_jax.devices import partition
 from cv_jax.errors import InputError
-from cv_jax.models.entry import Entry, LayerOrder
+from cv_jax.models.entry import Entry
 from cv_jax.optim import muon, optimisers, parameter_rules
 from cv_jax.tasks.classification import classification
 
@@ -42,16 +42,17 @@ def names():
 def test_names_in_an_entry_exist(name, names):
     entry = models.MODELS[name]
     known = names[entry.module]
-    top_level = {path.split("/")[0] for path in known}
-    assert set(entry.end_layers) <= top_level
+    for layer in (*entry.first_layers, *entry.last_layers):
+        assert any(re.fullmatch(f"(?:{layer})/.*", path) for path in known) or layer == "head"
     layers = {path.split("/")[-2] for path in known if "/" in path}
-    assert set(entry.fused) & layers or not entry.fused
+    fused = entry.fused(models.create(name)) if callable(entry.fused) else entry.fused
+    assert set(fused) & layers or not fused
+    undecayed = (entry.undecayed or "bias").split("|")
+    assert any(re.fullmatch(f".*(?:{end})", path) for end in undecayed for path in known)
     ends = "|".join(entry.tensor_axes)
     assert not ends or any(re.search(f"/({ends})$", path) for path in known)
-    if entry.layer_order is not None:
-        assert set(entry.layer_order.first) <= top_level
-        assert any(re.fullmatch(entry.layer_order.block, path) for path in known)
-        assert entry.layer_order.stages in models.fields(name)
+    for pattern in entry.layer_order:
+        assert any(re.fullmatch(pattern, path) for path in known)
     assert entry.task in tasks.TASKS
     assert set(entry.converters) <= {other.module for other in models.MODELS.values()}
 
@@ -87,10 +88,9 @@ def tower(monkeypatch):
         image_size=(4, 4),
         channels=1,
         task="ranking",
-        layer_order=LayerOrder(
-            ("pixels",), r"stage(?P<stage>\d+)_unit(?P<block>\d+)/.*", "stages", 1
-        ),
-        end_layers=("pixels", "scores"),
+        layer_order=("pixels/.*", r"stage(\d+)_unit(\d+)/.*"),
+        first_layers=("pixels",),
+        last_layers=("scores",),
         fused={"pair": 2},
         tensor_axes={r"stage\d+_unit\d+/kernel": (None, "model")},
     )
@@ -125,8 +125,12 @@ def test_layer_decay_of_an_outside_model(tower):
     assert {f"{n}/kernel": 0.5**p for n, p in powers.items()} == {
         name: t.lr for name, t in found.items() if name.endswith("kernel") and "pair" not in name
     }
-    with pytest.raises(InputError, match="it is known for ResNet, ViT, Swin, Tower$"):
-        treated("mlp", layer_decay=0.5)
+
+
+def test_layer_decay_without_a_layer_order_is_refused(tower, monkeypatch):
+    monkeypatch.setitem(models.MODELS, tower, models.MODELS[tower]._replace(layer_order=None))
+    with pytest.raises(InputError, match="no layer order is known for model tower; its registry"):
+        treated(tower, layer_decay=0.5)
 
 
 def test_muon_of_an_outside_model(tower):

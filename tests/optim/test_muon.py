@@ -1,13 +1,12 @@
 """Muon: the parameters that it updates, and the orthogonalisation."""
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cv_jax import models
-from cv_jax.optim import muon
+from cv_jax import config, models
+from cv_jax.optim import muon, parameter_rules
 
 VIT = dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=3, num_classes=5)
 MAE = dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=3)
@@ -48,6 +47,31 @@ KERNELS = {
         ),
         ("patch_embed", "decoder_pred"),
     ),
+    "image_transformer_ti": (
+        dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=3, decoder_depth=1),
+        (
+            *(f"encoder/blocks_0/{layer}" for layer in BLOCK),
+            *(
+                f"decoder/layers_0/{attention}/{layer}_proj"
+                for attention in ("self_attn", "multihead_attn")
+                for layer in ("q", "k", "v", "out")
+            ),
+            *(f"decoder/layers_0/linear{i}" for i in (1, 2)),
+        ),
+        ("encoder/patch_embed",),
+    ),
+    "swinv2_t": (
+        SWIN,
+        (
+            "layers_1/downsample/reduction",
+            *(f"layers_{stage}/blocks_0/{layer}" for stage in (0, 1) for layer in BLOCK),
+        ),
+        (
+            "patch_embed",
+            "head",
+            *(f"layers_{stage}/blocks_0/attn/cpb_mlp_{i}" for stage in (0, 1) for i in (0, 2)),
+        ),
+    ),
     "swin_t": (
         SWIN,
         (
@@ -59,20 +83,46 @@ KERNELS = {
 }
 
 
+def treated(name, **fields):
+    model = models.create(name, **fields)
+    side = 63 if "alexnet" in name else 32
+    inputs = [np.zeros((1, side, side, 3), np.float32)]
+    if name == "image_transformer_ti":
+        inputs.append(np.ones((1, 2), np.int32))
+    rngs = {key: jax.random.key(0) for key in ("params", "mask")}
+    params = jax.eval_shape(model.init, rngs, *inputs)["params"]
+    return parameter_rules.treatments(config.default(model=name), model, params)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_of_muon_and_of_adamw(name):
     """Every kernel is listed; all other parameters belong to AdamW."""
     fields, hidden, ends = KERNELS[name]
-    model, end_layers = models.create(name, **fields), models.MODELS[name].end_layers
-    side = 63 if "alexnet" in name else 32
-    image = np.zeros((1, side, side, 3), np.float32)
-    rngs = {key: jax.random.key(0) for key in ("params", "mask")}
-    params = jax.eval_shape(model.init, rngs, image)["params"]
-    shapes = {k: x.shape for k, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
-    updated = {key for key, shape in shapes.items() if muon.is_matrix(key, shape, end_layers)}
+    found = treated(name, **fields)
+    updated = {key for key, treatment in found.items() if treatment.matrices}
     assert updated == {f"{layer}/kernel" for layer in hidden}
-    kernels = {key for key in shapes if key.endswith("/kernel")}
+    kernels = {key for key in found if key.endswith("/kernel")}
     assert kernels - updated == {f"{layer}/kernel" for layer in ends}
+
+
+def test_every_group_of_a_convolution_is_a_matrix():
+    """The two towers of AlexNet, and the groups of a ResNeXt, each orthogonal on its own."""
+    fields = dict(channels=(4, 8, 8, 8, 8), fc_width=8, pool_size=1, num_classes=5)
+    kernels = {k: t.matrices for k, t in treated("alexnet", **fields).items() if t.matrices}
+    expected = {"features_3": 2, "features_6": 1, "features_8": 2, "features_10": 2}
+    expected |= {"classifier_1": 1, "classifier_4": 1}
+    assert kernels == {f"{layer}/kernel": n for layer, n in expected.items()}
+    resnext = dict(stage_sizes=(1,), widths=(8,), stem_width=8, groups=2, width_per_group=32)
+    found = treated("resnet50", **resnext)
+    assert {k: t.matrices for k, t in found.items() if "layer1_0/conv" in k} == {
+        f"layer1_0/conv{i}/kernel": n for i, n in ((1, 1), (2, 2), (3, 1))
+    }
+    gradient = np.random.default_rng(0).normal(size=(3, 3, 2, 8)).astype(np.float32)
+    both = muon._update(jnp.asarray(gradient), 2, stacked=False)
+    for i in range(2):
+        half = gradient[..., 4 * i : 4 * i + 4].reshape(18, 4)
+        own = muon.UPDATE_RMS * np.sqrt(18) * muon.orthogonalise(half)
+        np.testing.assert_allclose(both[..., 4 * i : 4 * i + 4].reshape(18, 4), own, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 4, 9), (20, 5)])

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax
 import jax
 import numpy as np
 import pytest
@@ -12,13 +11,18 @@ from cv_jax.errors import InputError
 from cv_jax.optim import parameter_rules
 
 VIT = dict(image_size=32, patch_size=8, width=16, num_heads=2, num_classes=10)
+MAE = {k: v for k, v in VIT.items() if k != "num_classes"}
+MAE |= dict(decoder_width=16, decoder_num_heads=2)
 
 
 @functools.cache
 def shapes(name, **fields):
     model = models.create(name, **fields)
-    image = np.zeros((1, 32, 32, 3), np.float32)
-    return model, jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    inputs = [np.zeros((1, 32, 32, 3), np.float32)]
+    if name == "image_transformer_ti":
+        inputs.append(np.ones((1, 2), np.int32))
+    rngs = {key: jax.random.key(0) for key in ("params", "mask")}
+    return model, jax.eval_shape(model.init, rngs, *inputs)["params"]
 
 
 def treated(name, texts=(), layer_decay=None, **fields):
@@ -170,104 +174,59 @@ def test_layer_decay_of_residual_nets_counts_their_blocks():
     assert {name: found[name].lr for name in powers} == {n: 0.5**p for n, p in powers.items()}
 
 
-def test_layer_decay_of_other_nets_is_refused():
-    said = "no layer order is known for model mlp; it is known for ResNet, ViT, Swin$"
-    with pytest.raises(InputError, match=said):
-        treated("mlp", layer_decay=0.5, widths=(8,), num_classes=10)
-
-
-# ---- The recipes' decay, parameter by parameter
-
-BLOCK = {
-    "attn/proj/bias": 0,
-    "attn/proj/kernel": 1,
-    "attn/qkv/bias": 0,
-    "attn/qkv/kernel": 1,
-    "mlp/fc1/bias": 0,
-    "mlp/fc1/kernel": 1,
-    "mlp/fc2/bias": 0,
-    "mlp/fc2/kernel": 1,
-    "norm1/bias": 0,
-    "norm1/scale": 0,
-    "norm2/bias": 0,
-    "norm2/scale": 0,
-}
-EMBED = {"patch_embed/bias": 0, "patch_embed/kernel": 1}
-LAST = {"norm/bias": 0, "norm/scale": 0, "head/bias": 0, "head/kernel": 1}
-MERGING = {"downsample/norm/bias": 0, "downsample/norm/scale": 0, "downsample/reduction/kernel": 1}
-TABLE = "attn/relative_position_bias_table"
-V2 = {name: value for name, value in BLOCK.items() if name != "attn/qkv/bias"}
-V2 |= {"attn/q_bias": 0, "attn/v_bias": 0, "attn/logit_scale": 0, "attn/cpb_mlp_2/kernel": 0}
-V2 |= {"attn/cpb_mlp_0/bias": 0, "attn/cpb_mlp_0/kernel": 0}
-
-
-def under(prefix, names):
-    return {f"{prefix}/{name}": value for name, value in names.items()}
-
-
-def swin(block):
-    return {
-        **EMBED,
-        "patch_norm/bias": 0,
-        "patch_norm/scale": 0,
-        **under("layers_0/blocks_0", block),
-        **under("layers_0/blocks_1", block),
-        **under("layers_1", MERGING),
-        **under("layers_1/blocks_0", block),
-        **LAST,
-    }
-
-
-# Sources: DeiT's and Swin's official code (biases, norms, tokens, positions and Swin's position
-# biases are not decayed; all kernels are); MAE's pre-training decays its token.
-DECAY = {
-    ("vit_b16", "vit_ti16"): {"cls_token": 0, "pos_embed": 0, **EMBED, **LAST},
-    ("deit", "deit_ti16_distilled"): {
-        "cls_token": 0,
-        "dist_token": 0,
-        "pos_embed": 0,
-        "head_dist/bias": 0,
-        "head_dist/kernel": 1,
-        **EMBED,
-        **LAST,
-    },
-    ("swin", "swin_t"): swin({**BLOCK, TABLE: 0}),
-    ("swin", "swinv2_t"): swin(V2),
-    ("mae", "mae_vit_b16"): {
-        "cls_token": 1,
-        "mask_token": 1,
-        "norm/bias": 0,
-        "norm/scale": 0,
-        **EMBED,
-        **under("decoder_blocks_0", BLOCK),
-        "decoder_embed/bias": 0,
-        "decoder_embed/kernel": 1,
-        "decoder_norm/bias": 0,
-        "decoder_norm/scale": 0,
-        "decoder_pred/bias": 0,
-        "decoder_pred/kernel": 1,
-    },
-}
-
-
-@pytest.mark.parametrize("recipe", DECAY, ids="-".join)
-def test_what_a_recipe_decays(recipe, load_config):
-    file, name = recipe
-    expected = dict(DECAY[recipe])
-    c = load_config(file, {}, f"digits,model={name}")
-    if "swin" in name:
-        fields = dict(width=16, depths=(2, 1), num_heads=(1, 2), window_size=4, num_classes=10)
-        model, params = shapes(name, **fields)
-    else:
-        fields = {**VIT, "depth": 1}
-        if name == "mae_vit_b16":
-            fields.pop("num_classes")
-            fields |= dict(decoder_width=16, decoder_depth=1, decoder_num_heads=2)
-        expected |= under("blocks_0", BLOCK)
-        model = models.create(name, **fields)
-        inputs = [np.zeros((1, 32, 32, 3), np.float32)]
-        inputs += [np.zeros((1, 16), np.float32)] if name == "mae_vit_b16" else []
-        params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    found = parameter_rules.treatments(c, model, params)
-    assert {n: t.decay for n, t in found.items()} == expected
-    assert set(expected) == set(flax.traverse_util.flatten_dict(params, sep="/"))
+@pytest.mark.parametrize(
+    ("name", "fields", "layers"),
+    [
+        ("linear", {}, ["head"]),
+        ("mlp", dict(widths=(8, 8)), ["fc1", "fc2", "head"]),
+        ("lenet5", {}, ["c1", "c3", "c5", "f6", "head"]),
+        ("lenet5_1998", {}, ["c1 s2", "c3 s4", "c5", "f6"]),
+        (
+            "vgg11_bn",
+            dict(depths=(2, 1), widths=(4, 4), fc_width=8, pool_size=1),
+            [
+                "features_0 features_1",
+                "features_3 features_4",
+                "features_7 features_8",
+                "classifier_0",
+                "classifier_3",
+                "head",
+            ],
+        ),
+        (
+            "mae_vit_b16",
+            dict(MAE, depth=2, decoder_depth=2),
+            [
+                "patch_embed cls_token",
+                "blocks_0",
+                "blocks_1",
+                "norm decoder_embed mask_token",
+                "decoder_blocks_0",
+                "decoder_blocks_1",
+                "decoder_norm decoder_pred",
+            ],
+        ),
+        (
+            "image_transformer_ti",
+            dict(vocab_size=13, image_size=32, patch_size=8, width=16, num_heads=2)
+            | dict(depth=2, decoder_depth=2),
+            [
+                "encoder/patch_embed encoder/pos_embed",
+                "encoder/blocks_0",
+                "encoder/blocks_1 encoder/norm",
+                "decoder/layers_0",
+                "decoder/layers_1",
+                "decoder/embedding",
+            ],
+        ),
+    ],
+)
+def test_layers_of_other_nets(name, fields, layers):
+    found = treated(name, layer_decay=0.5, **fields)
+    expected = {}
+    for power, together in enumerate(reversed(layers)):
+        for layer in together.split():
+            own = [key for key in found if key == layer or key.startswith(f"{layer}/")]
+            assert own, layer
+            expected |= dict.fromkeys(own, 0.5**power)
+    assert {key: treatment.lr for key, treatment in found.items()} == expected
