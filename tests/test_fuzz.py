@@ -91,7 +91,8 @@ CHOICES = {
     "dropout_rng": ["threefry2x32", "rbg"],
     "model.act": ["relu", "gelu", "tanh", "silu"],
     "model.pool": ["cls", "mean", "map"],
-    "model.dtype": ["float32", "bfloat16", "float16"],
+    "model.dtype": ["float32", "bfloat16"],
+    "model.param_dtype": ["float32", "bfloat16"],
 }
 LIKELY = {
     bool: st.sampled_from(["true", "false"]),

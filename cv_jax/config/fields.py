@@ -61,15 +61,21 @@ class Field:
 
     def check(self, value: Any) -> None:
         """Raise an `InputError` if the value is out of range or not among the allowed strings."""
-        if not self.range or value is None:
+        if value is None:
             return
         for item in value if isinstance(value, tuple) else (value,):
-            if self.allowed is not None and item not in self.allowed:
-                hint = did_you_mean(item, self.allowed)
-                raise InputError(f"config.{self.name}: {item!r} is not {self.range}{hint}")
-            if self.allowed is None and not self._contains(item):
-                finite = "" if math.isfinite(item) else "finite, "
-                raise InputError(f"config.{self.name}={value} must be {finite}{self.range}")
+            if self.allowed is not None:
+                if item not in self.allowed:
+                    hint = did_you_mean(item, self.allowed)
+                    raise InputError(f"config.{self.name}: {item!r} is not {self.range}{hint}")
+            elif isinstance(item, str):
+                if not item.strip() and self.default != "":
+                    none = "; use none for no value" if self.default is None else ""
+                    raise InputError(f"config.{self.name}={item!r} is empty{none}")
+            elif not self._contains(item):
+                finite = "" if math.isfinite(item) else "finite"
+                words = ", ".join(filter(None, (finite, self.range)))
+                raise InputError(f"config.{self.name}={value} must be {words}")
 
     def _contains(self, number: float) -> bool:
         return (
@@ -132,7 +138,7 @@ _GROUPS = [
     _result("data.fraction", float | None, None,
             "share of the training split to keep, stratified by class", above=0, maximum=1),
     _result("data.per_class", int | None, None,
-            "training examples to keep of each class", minimum=1),
+            "training examples to keep of each class", minimum=1, maximum=LARGEST),
     _result("data.subset_seed", int, 0,
             "seed of these subsets, and of partial splits of a folder",
             minimum=0, maximum=2**32 - 1),
@@ -141,9 +147,10 @@ _GROUPS = [
     _run("data.max_pixels", int, 178_956_970,
          "largest number of pixels of an encoded image, read from its header; a larger image counts "
          "as unreadable", minimum=1, maximum=LARGEST),
-    _result("data.mean", tuple[float, ...], (0.5,),
-            "mean of the pixels on the scale 0…1, one value or one per channel"),
-    _result("data.std", tuple[float, ...], (0.5,),
+    _result("data.mean", tuple[float, ...] | None, None,
+            "mean of the pixels on the scale 0…1, one value or one per channel; none: that of "
+            "the weights of init_from, else the usual one of the dataset, else 0.5"),
+    _result("data.std", tuple[float, ...] | None, None,
             "standard deviation of the pixels, likewise", above=0),
     _run("data.cache", str, "auto",
          "where decoded training images are held; auto decides by size",
@@ -190,7 +197,8 @@ _GROUPS = [
                      "adafactor", "muon")),
     _result("optim.learning_rate", float, 1e-3, "peak learning rate", minimum=0),
     _result("optim.base_batch_size", int | None, None,
-            "the batch size of learning_rate; the rate scales linearly with batch_size", minimum=1),
+            "the batch size of learning_rate; the rate scales linearly with batch_size",
+            minimum=1, maximum=LARGEST),
     _result("optim.momentum", float, 0.9,
             "momentum of sgd, lars and muon; 0: no momentum", **_DECAY),
     _result("optim.nesterov", bool, False, "Nesterov momentum for sgd and lars"),
@@ -209,13 +217,18 @@ _GROUPS = [
     _result("optim.moment_dtype", str, "float32",
             "dtype of first moments and momentum; second moments stay float32, because bfloat16 "
             "rounds their small changes away", allowed=("float32", "bfloat16")),
+    _result("optim.master_weights", bool, True,
+            "store and update the parameters in float32 if model.param_dtype is bfloat16; the "
+            "model reads them rounded; false: store them in bfloat16, which rounds small updates "
+            "away"),
     _result("optim.weight_decay", float, 0.0,
             "part of the gradient in sgd, adam, nadam and lars; decoupled (times the learning "
             "rate) in all others", minimum=0),
     _result("optim.rules", tuple[str, ...],
             (".*(bias|scale|gamma|pos_embed|token|query): decay=0",),
             "ordered rules PATTERN: lr=FACTOR decay=FACTOR freeze|train for parameters by name; "
-            "the first matching rule wins for each setting; see cv_jax/optim/parameter_rules.py"),
+            "the first matching rule wins for each setting; the default depends on the model; see "
+            "cv_jax/optim/parameter_rules.py"),
     _result("optim.layer_decay", float | None, None,
             "learning rate of a layer relative to the next layer", above=0, maximum=1),
     _result("optim.clip_norm", float | None, None,
@@ -225,7 +238,8 @@ _GROUPS = [
     _result("optim.clip_adaptive", float | None, None,
             "clip the norm of a unit's gradient to this share of the norm of its weights", above=0),
     _result("optim.accumulate_steps", int, 1,
-            "micro-batches per step, computed one after the other to save memory", minimum=1),
+            "micro-batches per step, computed one after the other to save memory",
+            minimum=1, maximum=LARGEST),
 
     _result("schedule.name", str, "cosine",
             "learning-rate schedule; see cv_jax/optim/schedules.py",
@@ -276,23 +290,25 @@ _GROUPS = [
     _run("checkpoint.keep_best", int, 0,
          "number of best checkpoints to keep, by test accuracy, else by test loss; each new best "
          "is saved", minimum=0, maximum=LARGEST),
-    _run("mesh.devices", int | None, None, "number of devices to use; `none` uses all", minimum=1),
+    _run("mesh.devices", int | None, None, "number of devices to use; `none` uses all",
+         minimum=1, maximum=LARGEST),
     _run("mesh.heartbeat_seconds", int, 100,
-         "a process without a heartbeat for this long counts as dead", minimum=1),
+         "a process without a heartbeat for this long counts as dead", minimum=1, maximum=LARGEST),
     _run("compile_cache", str, "auto",
          "folder of the compilation cache; auto: cv_jax/programs in $XDG_CACHE_HOME or ~/.cache; "
          "none: no cache"),
-    _run("profile.start_step", int, 10, "first step of the trace", minimum=0),
+    _run("profile.start_step", int, 10, "first step of the trace", minimum=0, maximum=LARGEST),
     _run("profile.num_steps", int, 0,
-         "steps to trace with jax.profiler into WORKDIR/profile; 0: no trace", minimum=0),
+         "steps to trace with jax.profiler into WORKDIR/profile; 0: no trace",
+         minimum=0, maximum=LARGEST),
     _run("mesh.params", str, "replicated",
          "fsdp: each device stores a shard of every large array of the state; see "
          "cv_jax/devices/partition.py", allowed=("replicated", "fsdp")),
     _run("mesh.fsdp_min_size", int, 4096,
-         "fsdp: arrays with fewer elements are not sharded", minimum=1),
+         "fsdp: arrays with fewer elements are not sharded", minimum=1, maximum=LARGEST),
     _run("mesh.model", int, 1,
          "devices of tensor parallelism: heads and hidden units of Transformers are split over "
-         "them", minimum=1),
+         "them", minimum=1, maximum=LARGEST),
     _result("mesh.step", str, "jit",
             "jit: the result does not depend on the devices; pmap: each device normalises its "
             "shard of the batch by itself and draws its own dropout masks",

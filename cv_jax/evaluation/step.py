@@ -13,6 +13,7 @@ import ml_collections
 
 from cv_jax import tasks
 from cv_jax.augment.batch import normalise
+from cv_jax.models.precision import as_read
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks import losses
 from cv_jax.tasks.classification import class_predictions
@@ -76,6 +77,7 @@ def make_forward(
     def once(variables, batch, images):
         batch = {**batch, "image": normalise(config, images.astype(jnp.float32))}
         rngs = {"mask": stream_key(config.seed, "eval_mask", 0)}
+        variables = as_read(model, variables)
         return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
 
     def forward(variables, batch):
@@ -102,6 +104,7 @@ def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callab
 
     def features(variables, batch):
         batch = {**batch, "image": normalise(config, batch["image"].astype(jnp.float32))}
+        variables = as_read(model, variables)
         if task.encoder is None:
             _, found = model.apply(variables, *task.inputs(batch, {}), train=False)
         else:

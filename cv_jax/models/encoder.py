@@ -186,7 +186,8 @@ def run_blocks(
             in_axes=(0, nn.broadcast),
             length=depth,
         )
-        scanned_rates = None if rates[0] is None else jnp.asarray(rates, x.dtype)
+        precise = jnp.promote_types(x.dtype, jnp.float32)  # small rates vanish in bfloat16
+        scanned_rates = None if rates[0] is None else jnp.asarray(rates, precise)
         x, (tokens, weights) = stack(**fields, name=name)(x, scanned_rates, train)
         outputs = [(tokens[i], None if weights is None else weights[i]) for i in range(depth)]
     else:

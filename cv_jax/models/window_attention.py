@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cv_jax.models.attention import FusedDense, attend, merge_heads, split_heads
+from cv_jax.models.layers import at_least_float32
 from cv_jax.models.windows import Size, log_spaced_coordinates, relative_index
 
 # PyTorch's trunc_normal_ truncates at ±2, which is 100 standard deviations: a normal distribution.
@@ -66,7 +67,7 @@ class WindowAttention(nn.Module):
             q, k = _unit(q), _unit(k)
             init = nn.initializers.constant(math.log(10))
             scale = self.param("logit_scale", init, (self.num_heads, 1, 1), self.param_dtype)
-            scale = jnp.exp(jnp.minimum(scale, math.log(100)))
+            scale = jnp.exp(jnp.minimum(at_least_float32(scale), math.log(100)))
             table = log_spaced_coordinates(self.window, (self.pretrained_window,) * 2)
             table = nn.relu(nn.Dense(512, **dense, name="cpb_mlp_0")(table))
             table = nn.Dense(self.num_heads, use_bias=False, **dense, name="cpb_mlp_2")(table)
@@ -82,4 +83,6 @@ class WindowAttention(nn.Module):
 
 def _unit(x: jax.Array) -> jax.Array:
     """Scale vectors to length one. Zero vectors (padding without a key bias) stay zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+    wide = at_least_float32(x)  # an error of the length would change all scores of a token
+    squares = jnp.sum(wide * wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)

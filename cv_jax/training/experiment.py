@@ -1,5 +1,6 @@
 """Build the parts of a run from a config, and validate the config before the run starts."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import InputError
 from cv_jax.evaluation import plan
 from cv_jax.interop import pretrained
+from cv_jax.models import precision
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.optim import optimisers, parameter_rules, schedules
 from cv_jax.progress import counted
@@ -107,12 +109,17 @@ class Experiment:
 
         objective = make_objective(self.config, self.model)
         gather_params = partition.gathering(self.config, self.mesh, state.params)
+
+        def read(params):
+            # bfloat16 before they are gathered: half of the communication.
+            return gather_params(precision.as_read(self.model, {"params": params})["params"])
+
         function = step.make_train_step(
             self.config,
             make_gradient(
                 self.config,
                 self.mesh,
-                lambda params, *rest: objective(gather_params(params), *rest),
+                lambda params, *rest: objective(read(params), *rest),
                 self.optimiser,
                 teach,
             ),
@@ -175,7 +182,11 @@ class Experiment:
         """
         if self.config.init_from is None:
             return None
-        return pretrained.load(self.config, self.num_classes, self.image_shape, self.classes)
+        config = copy.deepcopy(self.config)
+        if "param_dtype" in config.model:
+            stored = precision.stored(self.model, config.optim.master_weights)
+            config.model.param_dtype = stored.param_dtype
+        return pretrained.load(config, self.num_classes, self.image_shape, self.classes)
 
     @functools.cached_property
     def abstract_state(self) -> step.TrainState:
@@ -248,12 +259,15 @@ class Experiment:
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
 
 
-def build(config: ml_collections.ConfigDict, evaluating: bool = False) -> Experiment:
+def build(
+    config: ml_collections.ConfigDict, evaluating: bool = False, workdir: Path | None = None
+) -> Experiment:
     """Build the parts of a run.
 
     Args:
       config: the resolved config.
       evaluating: whether to leave out the teacher, which only training needs.
+      workdir: the run directory, if it is known; see `pretrained.normalised`.
 
     Raises:
       InputError: the config is invalid; the message is one line.
@@ -267,6 +281,7 @@ def build(config: ml_collections.ConfigDict, evaluating: bool = False) -> Experi
 
     train_source = splits.open_train(config)
     image_shape = shape_checks.image_shape(config, train_source, augmentation)
+    config = pretrained.normalised(config, image_shape[-1], workdir)
     _check_channels(config, image_shape[-1])
     memory.check_batch_memory(config, image_shape, augmentation.stream.views)
     shape_checks.try_augmentation(config, augmentation, image_shape)

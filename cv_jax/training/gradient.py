@@ -9,6 +9,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from cv_jax.devices import mesh as meshes
+from cv_jax.models.layers import at_least_float32
 from cv_jax.optim.optimisers import Optimiser
 from cv_jax.tasks.batch import fold_views
 
@@ -24,7 +25,8 @@ def make_gradient(
 
     It maps `(batch, params, model_state, sums, rngs, teacher_variables)` to `((loss, (sums,
     model_state)), gradients)`. `params` is the pair (trained, frozen); gradients are of the trained
-    parameters. The argument `sums` gives the shapes and dtypes of the returned metric sums.
+    parameters, at least float32, so that averages over micro-batches and devices are float32. The
+    argument `sums` gives the shapes and dtypes of the returned metric sums.
 
     With `optim.accumulate_steps=n` the batch is split into n micro-batches, whose gradients are
     averaged: the update equals that of the whole batch, except that batch-norm statistics and the
@@ -56,7 +58,8 @@ def make_gradient(
         def loss_of(trained):
             return objective(optimiser.join(trained, frozen), model_state, batch, rngs)
 
-        return jax.value_and_grad(loss_of, has_aux=True)(trained)
+        result, grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        return result, jax.tree.map(at_least_float32, grads)
 
     def over_micro_batches(batch, params, model_state, sums, rngs, teacher_variables):
         def accumulate(carry, micro_batch):
@@ -71,7 +74,8 @@ def make_gradient(
             return ((loss, (total, model_state)), grads), None
 
         rows = jax.tree.map(lambda x: _micro_batches(x, count), batch)
-        loss, total, grads = jax.tree.map(jnp.zeros_like, (jnp.float32(0), sums, params[0]))
+        wide = jax.tree.map(at_least_float32, params[0])
+        loss, total, grads = jax.tree.map(jnp.zeros_like, (jnp.float32(0), sums, wide))
         result, _ = jax.lax.scan(
             accumulate,
             ((loss, (total, model_state)), grads),

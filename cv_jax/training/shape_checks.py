@@ -14,6 +14,7 @@ from cv_jax.augment.batch import augment_batch
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained
+from cv_jax.models import precision
 from cv_jax.tasks.batch import blank_batch
 
 
@@ -71,7 +72,7 @@ def make_model(
     """Create the model, and check it with its task on the shape of one example.
 
     Returns:
-      `(model, shapes of its parameters)`.
+      `(model, shapes of its parameters in the train state)`.
 
     Raises:
       InputError: the model does not accept its fields, the images or the classes.
@@ -83,7 +84,8 @@ def make_model(
 
         def score(batch, rngs):
             inputs = task.inputs(batch, rngs)
-            output, variables = model.init_with_output(jax.random.key(0), *inputs, train=False)
+            stored = precision.stored(model, config.optim.master_weights)
+            output, variables = stored.init_with_output(jax.random.key(0), *inputs, train=False)
             return task.score(output, batch)[0], variables["params"]
 
         batch = blank_batch(image_shape, num_classes if soft_labels else 0)

@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from cv_jax import tasks
 from cv_jax.augment import Augmentation
 from cv_jax.augment.batch import augment_batch
+from cv_jax.models import precision
+from cv_jax.models.layers import at_least_float32
 from cv_jax.optim.optimisers import Optimiser
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks.batch import blank_batch
@@ -25,10 +26,10 @@ class TrainState:
 
     Attributes:
       step: updates made, int32.
-      params: trainable parameters.
+      params: trainable parameters; their dtype is that of `precision.stored`.
       model_state: the model's other collections, such as running statistics.
       opt_state: state of the optimiser.
-      ema: averaged `{"params": …, **model_state}`; `None` without averages.
+      ema: averaged `{"params": …, **model_state}`, at least float32; `None` without averages.
       sums: sums of the training metrics since the last metric line.
     """
 
@@ -62,6 +63,7 @@ def init_state(
       variables: initial variables of the model; `None` to draw them from the seed.
     """
     key = stream_key(config.seed, "init", 0)
+    model = precision.stored(model, config.optim.master_weights)
     task, batch = tasks.make_task(config, model), blank_batch(image_shape)
     inputs = task.inputs(batch, {"mask": key})
     output, fresh = model.init_with_output(key, *inputs, train=False)
@@ -74,7 +76,7 @@ def init_state(
         model_state=model_state,
         opt_state=optimiser.init(params),
         # A copy, because the step donates its input and one buffer cannot be donated twice.
-        ema=None if config.ema.decay is None else jax.tree.map(jnp.copy, dict(variables)),
+        ema=None if config.ema.decay is None else jax.tree.map(_copy, dict(variables)),
         sums=jax.tree.map(jnp.zeros_like, sums),
     )
 
@@ -107,13 +109,13 @@ def make_train_step(
             batch, (trained, frozen), state.model_state, state.sums, rngs, teacher_variables
         )
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
-        params = optimiser.join(optax.apply_updates(trained, updates), frozen)
+        params = optimiser.join(jax.tree.map(_updated, trained, updates), frozen)
         ema = state.ema
         if ema is not None:
             decay = ema_decay(config, state.step + 1)
             ema = jax.tree.map(
                 # Exact for equal values, so the averages of frozen parameters are frozen too.
-                lambda old, new: old + (1 - decay) * (new - old),
+                lambda old, new: old + (1 - decay) * (at_least_float32(new) - old),
                 ema,
                 {"params": params, **model_state},
             )
@@ -126,6 +128,14 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _copy(x: jax.Array) -> jax.Array:
+    return jnp.copy(precision.widened(x))
+
+
+def _updated(x: jax.Array, update: jax.Array) -> jax.Array:
+    return precision.rounded(x + update, x.dtype)
 
 
 def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:

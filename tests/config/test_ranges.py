@@ -68,6 +68,8 @@ def test_each_bound_separates_allowed_from_refused(field):
         ("image_size", (32, 0), "config.image_size=(32, 0) must be at least 1 and at most 32767"),
         ("optim.name", "adamv", "config.optim.name: 'adamv' is not one of sgd, adam, adamw"),
         ("optim.moment_dtype", "float16", "'float16' is not one of float32, bfloat16"),
+        ("model.dtype", "float16", "is not one of float32, bfloat16; gradients underflow in"),
+        ("model.param_dtype", "float16", "is not one of float32, bfloat16; gradients underflow in"),
         ("schedule.name", "cosin", "did you mean cosine?"),
         ("distill.kind", "sotf", "'sotf' is not one of soft, hard; did you mean soft?"),
         ("mesh.params", "fspd", "did you mean fsdp?"),

@@ -11,6 +11,7 @@ from random_variables import random_variables
 from slow import slow_except
 
 from cv_jax import models
+from cv_jax.models import encoder
 from cv_jax.models.encoder import REMAT_POLICIES, stack_blocks, unstack_blocks
 from cv_jax.models.layers import drop_path
 
@@ -126,3 +127,19 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
     assert (y == y[:, :1, :1]).all()
     # Four standard deviations of the mean of 4,000 such examples.
     assert y.mean() == pytest.approx(1.0, abs=4 * np.sqrt(0.25 / 0.75 / 4000))
+
+
+def test_scanned_rates_are_float32_for_bfloat16_tokens(monkeypatch):
+    """In bfloat16 a block with a rate of 0.002 would never drop: its uniform draws have 7 bits."""
+    seen = []
+
+    def record(key, x, rate):
+        seen.append(rate)
+        return drop_path(key, x, rate)
+
+    monkeypatch.setattr(encoder, "drop_path", record)
+    model = build(scan_layers=True, drop_path_rate=0.004, dtype="bfloat16")
+    rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
+    jax.eval_shape(lambda: model.init(rngs, IMAGE, train=True))
+    assert seen
+    assert {rate.dtype for rate in seen} == {jnp.dtype("float32")}

@@ -8,7 +8,7 @@ from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
-from cv_jax.models import swin
+from cv_jax.models import swin, window_attention
 from cv_jax.models.windows import resize_bias_table
 
 SMALL = dict(width=8, depths=(2, 2), num_heads=(2, 4), window_size=3, num_classes=5)
@@ -174,3 +174,12 @@ def test_mistakes_are_one_line(fields, message):
     with pytest.raises(ValueError, match=message) as error:
         models.create("swin_t", **{**SMALL, **fields}).check()
     assert "\n" not in str(error.value)
+
+
+def test_version_2_scales_bfloat16_vectors_to_length_one():
+    """Only the rounding of single elements is left, which averages out."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(500, 64)), jnp.bfloat16)
+    unit = window_attention._unit(x)
+    assert unit.dtype == jnp.bfloat16
+    lengths = np.linalg.norm(np.asarray(unit, np.float64), axis=1)
+    assert np.sqrt(np.mean((lengths - 1) ** 2)) < 5e-4
