@@ -37,11 +37,20 @@ def resize(size: int | tuple[int, int], method: str = "bilinear"):
     return lambda generator, image: resample(image, size, method)
 
 
-def resize_small(size: int, method: str = "bilinear"):
+def resize_small(size: int | tuple[int, int], method: str = "bilinear"):
     """Resize the shorter side to `size` and keep the aspect; the longer side is rounded down, as in
-    torchvision."""
-    (size, _), method = _pair(size), _method(method)
-    return lambda generator, image: resample(image, _small(image, size), method)
+    torchvision. With (height, width): to the smallest image that covers them, rounded as in timm's
+    `ResizeKeepRatio`."""
+    (height, width), method = _pair(size), _method(method)
+
+    def apply(generator, image):
+        if isinstance(size, int):
+            return resample(image, _small(image, size), method)
+        rows, columns = image.shape[:2]
+        ratio = min(rows / height, columns / width)
+        return resample(image, (round(rows / ratio), round(columns / ratio)), method)
+
+    return apply
 
 
 def random_resize_small(smallest: int, largest: int, method: str = "bilinear"):

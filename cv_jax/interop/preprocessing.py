@@ -8,7 +8,7 @@ size / crop_pct and crops the centre; "squash" resizes both sides.
 import math
 from typing import Any
 
-from cv_jax.config.terms import parse_terms
+from cv_jax.config.terms import Term, parse_terms
 
 # Names that mean the same method of Pillow here and in timm.
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -38,8 +38,8 @@ def from_timm(facts: dict[str, Any], size: tuple[int, int]) -> str | None:
     if mode == "squash":
         crop = "" if resized == size else f"|central_crop({_text(size)})"
         return f"resize({_text(resized)}, {method!r}){crop}"
-    if mode == "center" and size[0] == size[1]:
-        return f"resize_small({resized[0]}, {method!r})|central_crop({size[0]})"
+    if mode == "center":
+        return f"resize_small({_text(resized)}, {method!r})|central_crop({_text(size)})"
     return None
 
 
@@ -54,13 +54,16 @@ def to_timm(text: str, size: tuple[int, int]) -> dict[str, Any] | None:
       The facts; `None` if timm's evaluation transform has other pixels.
     """
     terms = parse_terms(text or f"resize({_text(size)})", "config.eval_preprocess")
-    first, rest = terms[0], [(term.name, *_size_and_method(term)) for term in terms[1:]]
-    if rest not in ([], [("central_crop", size, "bilinear")]):
+    first, rest = terms[0], [(term.name, _pair(_arguments(term)["size"])) for term in terms[1:]]
+    if rest not in ([], [("central_crop", size)]):
         return None
-    resized, method = _size_and_method(first)
     mode = {"resize": "squash", "resize_small": "center"}.get(first.name)
-    if mode is None or method not in METHODS or (mode == "center" and size[0] != size[1]):
+    given, method = _arguments(first)["size"], _arguments(first)["method"]
+    resized = _pair(given)
+    if mode is None or method not in METHODS:
         return None
+    if mode == "center" and given == (resized[0], resized[0]):
+        return None  # timm rounds the longer side as `resize_small` of one number does
     if not rest and (mode == "center" or resized != size):
         return None
     pairs = list(zip(size, resized, strict=True))
@@ -83,12 +86,14 @@ def resized(text: str | None, old: tuple[int, int], new: tuple[int, int]) -> str
     return None if facts is None else from_timm(facts, new)
 
 
-def _size_and_method(term) -> tuple[tuple[int, int] | None, str]:
-    """Return the arguments of `resize`, `resize_small` or `central_crop`; (`None`, …) of others."""
-    values = dict(zip(("size", "method"), term.args, strict=False)) | term.kwargs
-    size = values.get("size")
-    size = (size, size) if isinstance(size, int) else size
-    return size, values.get("method", "bilinear")
+def _arguments(term: Term) -> dict[str, Any]:
+    """Return `size` and `method` of `resize`, `resize_small` or `central_crop`."""
+    given = dict(zip(("size", "method"), term.args, strict=False))
+    return {"size": None, "method": "bilinear", **given, **term.kwargs}
+
+
+def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _text(size: tuple[int, int]) -> str:
