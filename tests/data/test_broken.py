@@ -194,7 +194,6 @@ def test_a_damaged_record_has_no_label(digits, load_config):
     assert len(source.fingerprint["broken"]) == 1
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_images_above_the_limit_are_broken(tmp_path, capsys):
     flags = [*images(tmp_path, a=3, b=2), "--config.data.max_pixels=63"]
     reason = (

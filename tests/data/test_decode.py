@@ -1,6 +1,7 @@
 """Decoding compared with Pillow."""
 
 import io
+import resource
 import struct
 import zlib
 
@@ -204,7 +205,6 @@ KINDS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as in `decode`
 @pytest.mark.parametrize(("mode", "kind"), KINDS)
 @pytest.mark.parametrize("limit", [1199, 600, 599, 1])
 def test_one_limit_for_all_formats(mode, kind, limit):
@@ -265,6 +265,14 @@ def test_a_jpeg_has_the_size_that_its_decoder_finds():
     assert pixels_of(file).shape == (300, 300, 3)
     with pytest.raises(decode.BrokenExample, match="90,000 pixels, more than the limit of 10,000"):
         np.asarray(opened(file, max_pixels=10_000))
+
+
+def test_refused_files_take_no_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for kind in ("WEBP", "GIF", "TIFF", "PNG", "JPEG progressive", "BMP", "PPM"):
+        with pytest.raises(decode.BrokenExample):
+            pixels_of(large(kind))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
 
 
 def test_the_limit_is_the_default_of_the_field():
