@@ -109,6 +109,9 @@ def test_each_trial_equals_its_separate_run(tmp_path, load_config, reference, de
     assert run(tmp_path, configs) == [0, 0, 0]
     for i in range(3):
         assert_equal_runs(tmp_path / f"trial{i}", reference / f"trial{i}")
+        for folder, count in ((tmp_path, 3), (reference, 1)):
+            (start,) = read(folder / f"trial{i}" / "run.json")
+            assert start["trials_in_one_program"] == count
 
 
 def exact_content(workdir):
