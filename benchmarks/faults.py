@@ -196,9 +196,9 @@ def run_case(
 
 def campaign(faults: int, seed: int, folder: Path) -> Iterator[Report]:
     """Run cases until `faults` faults have struck."""
-    from cv_jax.data import digits
+    from cv_jax.data import embedded
 
-    data_dir = digits.ensure(folder / "data")
+    data_dir = embedded.ensure("digits", folder / "data")
     references = {
         kind: uninterrupted(kind, folder / "uninterrupted" / kind, data_dir) for kind in KINDS
     }

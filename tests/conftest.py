@@ -36,9 +36,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """TFDS folder with the embedded digits."""
-    from cv_jax.data import digits
+    from cv_jax.data import embedded
 
-    return digits.ensure(tmp_path_factory.mktemp("tfds"))
+    return embedded.ensure("digits", tmp_path_factory.mktemp("tfds"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from cv_jax.data.embedded import EMBEDDED, ensure
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError, did_you_mean, one_line
 
@@ -90,19 +91,18 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
 
 
 def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder:
-    """Return the TFDS builder of a dataset; `digits` is written on first use.
+    """Return the TFDS builder of a dataset; an embedded one is written on first use.
 
     Raises:
       InputError: the name or version of the dataset is unknown, or the dataset cannot be loaded.
     """
-    if name.partition(":")[0].partition("/")[0] == "digits":
-        from cv_jax.data import digits
-
-        folder = digits.ensure(folder)
+    plain = name.partition(":")[0].partition("/")[0]
+    if plain in EMBEDDED:
+        folder = ensure(plain, folder)
     try:
         return tfds.builder(name, data_dir=folder, **options)
     except tfds.core.DatasetNotFoundError:
-        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         hint = did_you_mean(name, known, count=3) or "; see the TFDS catalog for names"
         raise InputError(f"config.data.name: unknown dataset {name!r}{hint}") from None
     except (ValueError, AssertionError, RuntimeError, OSError) as error:

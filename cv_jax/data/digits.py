@@ -5,25 +5,16 @@ handwritten digits" dataset (Alpaydin and Kaynak, 1998; 17 grey levels). In each
 every five images is a test image: a stratified split of 1,438 training and 359 test images.
 """
 
-import contextlib
-import io
-import os
-import shutil
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-
-NAME, VERSION = "digits", "1.0.0"
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
     """8×8 grey images of the digits 0 to 9; splits `train` and `test`."""
 
-    name = NAME
-    VERSION = tfds.core.Version(VERSION)
+    name = "digits"
+    VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -69,38 +60,3 @@ def is_test(labels: np.ndarray) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         rank[members] = np.arange(len(members))
     return rank % 5 == 2
-
-
-def ensure(folder: Path) -> Path:
-    """Write the dataset if it does not exist; return the TFDS folder that contains it.
-
-    Safe for concurrent processes: each process writes a temporary folder beside the target and
-    renames it; if the target exists by then, the copy is deleted.
-
-    Args:
-      folder: TFDS data folder. If it is not writable, the user's cache is used.
-    """
-    if (folder / NAME / VERSION / "dataset_info.json").is_file():
-        return folder
-    goal = folder / NAME / VERSION
-    try:
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=goal.parent))
-    except OSError:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cv_jax" / "tfds"
-        if folder == cache:
-            raise
-        return ensure(cache)
-    try:
-        builder = Digits(data_dir=scratch, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints two lines and a progress bar
-            tfds.disable_progress_bar()
-            builder.download_and_prepare()
-        try:
-            os.rename(scratch / NAME / VERSION, goal)
-        except OSError:
-            if not (goal / "dataset_info.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder

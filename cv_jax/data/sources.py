@@ -25,7 +25,7 @@ def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
 
     Args:
       name: `folder:PATH`, `records:PATH`, or a TFDS name such as `cifar10`, `mnist:3.0.1` or
-        `imagenet2012_subset/1pct`; `digits` is embedded and written on first use.
+        `imagenet2012_subset/1pct`; embedded ones are written on first use.
       split: a split, or part of one such as `train[:90%]`.
       folder: folder of prepared TFDS datasets.
       seed: selects the images of a part of a `folder:PATH` split.

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from cv_jax.data import digits
+from cv_jax.data import digits, embedded
 
 
 def test_the_dataset_equals_scikit_learn(data_dir):
@@ -45,8 +45,8 @@ def test_the_split_is_stratified():
 
 def _ensure(folder, environment=None):
     code = (
-        "import sys, pathlib; from cv_jax.data import digits;"
-        "print(digits.ensure(pathlib.Path(sys.argv[1])))"
+        "import sys, pathlib; from cv_jax.data import embedded;"
+        "print(embedded.ensure('digits', pathlib.Path(sys.argv[1])))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
@@ -72,7 +72,7 @@ def test_a_read_only_folder_falls_back_to_the_cache(tmp_path, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = digits.ensure(blocked)
+    folder = embedded.ensure("digits", blocked)
     assert folder == tmp_path / "cache" / "cv_jax" / "tfds"
     assert json.loads((folder / "digits" / "1.0.0" / "dataset_info.json").read_text())
 
@@ -82,4 +82,4 @@ def test_a_read_only_cache_is_an_error(tmp_path, monkeypatch):
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.raises(OSError, match="blocked"):
-        digits.ensure(blocked)
+        embedded.ensure("digits", blocked)
