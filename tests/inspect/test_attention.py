@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL_SWIN, SMALL_VIT, with_weights
+from small_nets import SMALL_SWIN, SMALL_VIT, with_weights
 
 from cv_jax import models
 from cv_jax.inspect import attention, network, places

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import SMALL_VIT, with_weights
+from small_nets import SMALL_VIT, with_weights
 
 from cv_jax import models
 from cv_jax.inspect import network
