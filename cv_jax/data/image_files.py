@@ -29,7 +29,7 @@ def find(arguments: list[str], report: Callable[[str], None]) -> list[Path]:
             paths = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
             if not paths:
                 pattern = " has this pattern" if glob.has_magic(text) else ""
-                raise InputError(f"{text}: no such file or folder{pattern}")
+                raise InputError(f"{text or repr(text)}: no such file or folder{pattern}")
         for path in paths:
             files.update(dict.fromkeys(_files(path, report)))
     return list(files)

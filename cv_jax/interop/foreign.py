@@ -79,7 +79,9 @@ def _read(place: str) -> Foreign:
 def _read_folder(path: pathlib.Path) -> Foreign:
     weights = next((path / name for name in _WEIGHTS if (path / name).exists()), None)
     if weights is None:
-        raise InputError(f"{path} holds neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
+        raise InputError(
+            f"{path} holds neither {WEIGHTS} nor {PICKLED_WEIGHTS}, nor checkpoints of a run"
+        )
     arrays, metadata = tensors.read(weights)
     return Foreign(arrays, metadata, _facts(path / CONFIG), _facts(path / PREPROCESSOR))
 

@@ -267,7 +267,10 @@ def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, 
     Raises:
       CheckpointError: there is no sound checkpoint.
     """
-    for step in reversed(finished(folder)):
+    steps = finished(folder)
+    if not steps:
+        raise CheckpointError("there is no checkpoint yet")
+    for step in reversed(steps):
         path = folder / str(step)
         reason = damage(path)
         if reason is None:

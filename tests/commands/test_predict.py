@@ -305,6 +305,10 @@ def test_images_that_do_not_fit_the_model_are_skipped(run, files, tmp_path, caps
 def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
     paths, bare, empty = files[0], tmp_path / "bare.safetensors", tmp_path / "empty"
     empty.mkdir()
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.json", "run.json"):
+        shutil.copy(run / name, begun)
     (tmp_path / "dangling.png").symlink_to("nowhere")
     disk.write_safetensors(bare, {"x": np.zeros(1)}, {})
     short = {"total_steps": 1, "batch_size": 8, "schedule.warmup_epochs": 0}
@@ -315,6 +319,8 @@ def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
     capsys.readouterr()
     for arguments, message in (
         ([run, "nowhere.png"], "nowhere.png: no such file or folder"),
+        ([run, ""], "'': no such file or folder"),
+        ([begun, paths[0]], f"{begun}: there is no checkpoint yet"),
         ([run, "nowhere/*.png"], "nowhere/*.png: no such file or folder has this pattern"),
         ([run, "/dev/null"], "/dev/null is neither a file nor a folder"),
         ([run, tmp_path / "dangling.png"], "dangling.png is a link to a missing file"),
@@ -326,7 +332,7 @@ def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
         ([run, paths[0], "--std=a"], "--std: 'a' is not a comma-separated list"),
         ([run, paths[0], "--preprocess=mixup"], f"preprocessing of {run}"),
         ([tmp_path / "nowhere", paths[0]], "nowhere does not exist"),
-        ([empty, paths[0]], f"{empty} holds "),
+        ([empty, paths[0]], f"{empty} holds neither model.safetensors nor pytorch_model.bin, nor "),
         ([bare, paths[0]], f"{bare} was not written by cv_jax and does not name its model"),
         ([mae, paths[0]], "holds mae_vit_b16, which is not a classifier"),
         ([backbone, paths[0]], "holds resnet8_cifar, which is not a classifier"),
