@@ -4,11 +4,16 @@
     python -m cv_jax convert alexnet.pth alexnet.safetensors \\
         --model alexnet_one_stream --source torchvision --num-classes 10
     python -m cv_jax convert resnet18.safetensors timm-resnet18 --to timm
+    python -m cv_jax convert checkpoint.pth.tar#state_dict_ema resnet18.safetensors \\
+        --model resnet18 --source timm
 
 SOURCE is a cv_jax file, a run directory (newest sound checkpoint; averaged weights if it has them),
-a .safetensors, .pth, .pt, .bin or .npz file of another library, a folder in the Hub's layout
-(config.json and model.safetensors), or hf-hub:OWNER/NAME. DEST is a cv_jax file (--to ours), a file
-of one of these types, or, without such a suffix, a folder in the Hub's layout.
+a .safetensors, .pth, .pth.tar, .pt, .bin, .ckpt or .npz file of another library, a folder in the
+Hub's layout (config.json of timm or transformers, and model.safetensors, in one file or several),
+or hf-hub:OWNER/NAME. SOURCE#ENTRY takes one dictionary of a checkpoint, or the arrays under one
+prefix; without it the network is found, and averaged weights (model_ema, teacher) are preferred.
+DEST is a cv_jax file (--to ours), a file of one of these types, or, without such a suffix, a folder
+for timm.create_model("local-dir:FOLDER", pretrained=True).
 """
 
 import argparse

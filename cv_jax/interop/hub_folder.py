@@ -119,6 +119,8 @@ def _preprocessing(saved: Saved, report: Callable[[str], None]) -> dict[str, Any
     text = saved.evaluation.get("eval_preprocess")
     if text is None:
         return facts
+    if facts.keys() >= {*_TRANSFORM} and preprocessing.from_timm(facts, saved.image_size) == text:
+        return facts
     transform = preprocessing.to_timm(text, saved.image_size)
     if transform is None:
         report(

@@ -177,16 +177,22 @@ def _named(pattern: str) -> dict[str, tuple[str, dict]]:
 
 
 FAMILIES = (
-    Family(SOURCE, _named(r"vit_\w+"), _VIT, _UNREAD, renamed=_registers),
-    Family(SOURCE, _named(r"deit_\w+_distilled"), _DISTILLED, _UNREAD, renamed=plain_names),
+    Family(SOURCE, _named(r"vit_\w+"), _VIT, ignored=_UNREAD, renamed=_registers),
+    Family(
+        SOURCE,
+        _named(r"deit_\w+_distilled"),
+        _DISTILLED,
+        ignored=_UNREAD,
+        renamed=plain_names,
+    ),
     Family(
         SOURCE,
         _named(r"mae_vit_\w+"),
         _MAE,
-        tuple(map(re.escape, _MAE_POSITIONS)),
+        ignored=tuple(map(re.escape, _MAE_POSITIONS)),
         fixed=lambda model: dict(zip(_MAE_POSITIONS, mae_positions(model), strict=True)),
         renamed=plain_names,
     ),
-    Family(SOURCE, _named(r"swin(v2)?_\w+"), _SWIN, _SWIN_CONSTANTS, renamed=plain_names),
+    Family(SOURCE, _named(r"swin(v2)?_\w+"), _SWIN, ignored=_SWIN_CONSTANTS, renamed=plain_names),
     Family(SOURCE, _named(r"resnet\d+(_v1)?"), _RESNET, renamed=plain_names),
 )

@@ -5,10 +5,12 @@ here; the registry's model with the fewest other fields lends its name.
 """
 
 import math
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cv_jax import models
+from cv_jax.config.values import check
 from cv_jax.errors import InputError
 from cv_jax.interop import hugging_face
 from cv_jax.interop.hub_config import Description, class_names_of
@@ -47,7 +49,7 @@ def describe(config: Config, preprocessor: Config, keys: Iterable[str], place: s
     try:
         pattern, fields = _FIELDS[kind](config, {part for key in keys for part in key.split(".")})
         size = config.get("image_size")
-        size = (size, size) if isinstance(size, int) else size and tuple(size)
+        size = (size, size) if isinstance(size, int) else size and tuple(map(int, size))
         facts, output = _preprocessing(preprocessor)
         names = class_names_of(config)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
@@ -56,6 +58,9 @@ def describe(config: Config, preprocessor: Config, keys: Iterable[str], place: s
     except InputError as error:
         raise InputError(f"{place}: config.json has {error}") from None
     model, changed = _nearest(pattern, fields)
+    hints = typing.get_type_hints(models.MODELS[model].module)
+    for name, value in changed.items():
+        check(value, hints[name], f"{place}: the {name} in config.json")
     notes = ()
     if size and output and output != size:
         notes = (

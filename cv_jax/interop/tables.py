@@ -39,6 +39,7 @@ class Family(NamedTuple):
       source: one of `weights.SOURCES`.
       references: the source's name → (the registry's name, fields that differ from its defaults).
       rules: the mapping table.
+      models: further names in the registry, of networks that the source builds without a name.
       ignored: patterns of the source's keys without learnt values; not loaded.
       dropped: patterns of keys of parts that the model does not have; not loaded, with a note.
       fixed: model → ignored arrays that the source's loader requires; added when exporting.
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     source: str
     references: dict[str, tuple[str, dict[str, Any]]]
     rules: list[Rule]
+    models: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda model: {}

@@ -103,16 +103,16 @@ def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = torch_for(path)
+    if any("/code/" in name for name in _members(path)):
+        raise InputError(f"{path} is a TorchScript program; save the state_dict of its network")
     try:
         # weights_only rejects everything but tensors and containers: a pickle can run any code.
         with _placeholders(torch, path):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and torch raise different types
-        # torch's first line recommends to read the file without protection.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
         raise InputError(
-            f"cannot read {path}: {reason or type(error).__name__} (a file with nothing but the "
-            "state_dict of a network can be read)"
+            f"cannot read {path}: {_reason(error)}; a file with nothing but the state_dict of a "
+            "network can be read"
         ) from None
     arrays = dict(_arrays(content, torch))
     if not arrays:
@@ -120,6 +120,13 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} holds no arrays with names; save the state_dict of a network, not the network"
         )
     return arrays
+
+
+def _reason(error: Exception) -> str:
+    """Return one line of torch's message without its advice to read the file unprotected."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if "weights_only" not in line] or ["not a plain checkpoint"]
+    return lines[0].removeprefix("WeightsUnpickler error: ")
 
 
 def _arrays(content: Any, torch, place: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -182,12 +189,20 @@ def _named_objects(path: pathlib.Path) -> set[str]:
     return names
 
 
+def _members(path: pathlib.Path) -> list[str]:
+    """Return the names in a .zip file; [] for another file."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
 def _pickles(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
     """Yield the pickles of a file of `torch.save`: one in a .zip file, or four in sequence."""
-    if zipfile.is_zipfile(path):
+    names = _members(path)
+    if names:
         with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-            yield io.BytesIO(archive.read(name))
+            yield io.BytesIO(archive.read(next(n for n in names if n.endswith("data.pkl"))))
     else:
         with open(path, "rb") as file:
             for _ in range(4):

@@ -78,7 +78,7 @@ def architecture(
     table = _PREACT if wanted.get("preact") else table
     found = []
     for name, (model, needed) in family(model_name, "timm").references.items():
-        if model == model_name:
+        if models.MODELS[model].module is module:
             differing = _differing(wanted, {**models.fields(model), **needed})
             arguments = {
                 table[field][0]: table[field][1](value)
@@ -90,8 +90,9 @@ def architecture(
                 for field, value in differing.items()
                 if field not in table or arguments[table[field][0]] is None
             }
-            found.append((len(unknown), len(differing), name, arguments, unknown))
-    _, _, name, arguments, unknown = min(found, key=lambda item: item[:2])
+            distance = len(unknown), len(differing), model != model_name
+            found.append((distance, name, arguments, unknown))
+    _, name, arguments, unknown = min(found, key=lambda item: item[0])
     if unknown:
         return "", unknown
     if module is ViT:

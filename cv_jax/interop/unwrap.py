@@ -18,6 +18,9 @@ from cv_jax.interop.tables import Family
 _AVERAGED = re.compile(r"(.*[./_])?(ema|swa|averaged?|teacher)([./_].*)?")
 
 
+_COUNTERS = ("n_averaged", "num_batches_tracked")  # count steps; no network needs them
+
+
 def unwrapped(
     state_dict: Mapping[str, np.ndarray],
     table: Family,
@@ -60,6 +63,7 @@ def unwrapped(
         if key.startswith(dictionary)
         and "/" not in key.removeprefix(dictionary)
         and not key.startswith(tuple(prefixes))
+        and not key.endswith(_COUNTERS)
     ]
     if beside:
         more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""

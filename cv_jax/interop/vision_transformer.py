@@ -10,6 +10,7 @@ import numpy as np
 from cv_jax.interop.tables import Family, Rule, conv, linear, norm, one
 from cv_jax.interop.timm_names import VITS
 from cv_jax.interop.transforms import LINEAR, Transform
+from cv_jax.models import vit
 from cv_jax.models.positions import sincos_2d
 
 
@@ -116,7 +117,7 @@ FAMILIES = (
         },
         _TORCHVISION,
     ),
-    Family("timm", VITS, _TIMM),
+    Family("timm", VITS, _TIMM, models=tuple(vit.MODELS)),
     Family(
         "mae",
         {f"mae_vit_{name}_patch{p}": (f"mae_vit_{s}{p}", {}) for s, p, name in _MAE_SIZES},

@@ -60,7 +60,7 @@ def family(model_name: str, source: str) -> Family:
     known = []
     for candidate in FAMILIES:
         if candidate.source == source:
-            names = [model for model, _ in candidate.references.values()]
+            names = [*(model for model, _ in candidate.references.values()), *candidate.models]
             if model_name in names:
                 return candidate
             known += names

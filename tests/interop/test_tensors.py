@@ -190,8 +190,8 @@ def test_a_damaged_pickle_is_one_line(tmp_path, torch):
     with pytest.raises(InputError) as error:
         tensors.read(path)
     assert str(error.value) == (
-        f"cannot read {path}: Unsupported operand 110 (a file with nothing but the state_dict of a "
-        "network can be read)"
+        f"cannot read {path}: Unsupported operand 110; a file with nothing but the state_dict of a "
+        "network can be read"
     )
 
 
