@@ -66,29 +66,35 @@ def effective_fields(
     known = places.maps({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, grid)
     if unknown := set(names or ()) - set(known):
         raise ValueError(f"no places in the image: {', '.join(sorted(unknown))}")
+    names = tuple(names or known)
+
+    @jax.jit  # one program for all layers: the layer is chosen by the cotangents
+    def pull_back(variables, images, cotangents):
+        def chosen(images):
+            features = network.run(model, variables, images, *others)[1]
+            return {name: features[name] for name in names}
+
+        return jax.vjp(chosen, images)[1](cotangents)[0]
+
+    zeros = {name: np.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
     found = []
-    for name in names or known:
-        slope = _gradient(model, variables, images, others, name, grid, seed)
+    for name in names:
+        unit = _central_unit(zeros[name], grid, seed)
+        slope = np.asarray(pull_back(variables, images, {**zeros, name: unit}), np.float64)
         found.append(summarise(name, np.abs(slope).sum(axis=-1).mean(axis=0)))
     return found
 
 
-def _gradient(model, variables, images, others, name, grid, seed) -> np.ndarray:
-    """Return the gradient [B, H, W, C] of the central unit of a feature."""
-
-    @jax.jit
-    def slope(variables, images):
-        def total(images):
-            _, features = network.run(model, variables, images, *others)
-            value = places.to_map(features[name], grid)
-            unit = value[:, value.shape[1] // 2, value.shape[2] // 2]
-            return (
-                unit * jax.random.rademacher(jax.random.key(seed), unit.shape, unit.dtype)
-            ).sum()
-
-        return jax.grad(total)(images)
-
-    return np.asarray(slope(variables, images), np.float64)
+def _central_unit(zeros: np.ndarray, grid: places.Grid | None, seed: int) -> np.ndarray:
+    """Return zeros with a random sign for each channel of the central unit of each image."""
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (len(zeros), zeros.shape[-1]))
+    if zeros.ndim == 4:
+        where = zeros.shape[1] // 2, zeros.shape[2] // 2
+    else:
+        where = (grid.tokens[grid.tokens.shape[0] // 2, grid.tokens.shape[1] // 2],)
+    unit = zeros.copy()
+    unit[:, *where] = signs
+    return unit
 
 
 def summarise(name: str, field: np.ndarray) -> EffectiveField:

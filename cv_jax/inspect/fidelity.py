@@ -138,7 +138,7 @@ def randomisation(
     rng = np.random.default_rng(seed)
 
     def shuffled(x):
-        return jnp.asarray(rng.permutation(np.asarray(x).ravel()).reshape(x.shape), x.dtype)
+        return rng.permutation(np.asarray(x).ravel()).reshape(x.shape)
 
     random = {**variables, "params": jax.tree.map(shuffled, variables["params"])}
     trained = method(model, variables, images, classes)

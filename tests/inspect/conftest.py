@@ -8,6 +8,15 @@ from small_nets import SMALL_RESNET, SMALL_SWIN, SMALL_VIT, with_weights
 from cv_jax import models
 
 
+@pytest.fixture(autouse=True)
+def fast_compilation():
+    """Compile without optimisations: every program of these tests runs once."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def vit():
     """Return (model, variables, images) of a ViT with a class token."""

@@ -25,4 +25,4 @@ def with_weights(model, *inputs, seed=0, scale=1.0):
             flat[path] = scale * noise / np.sqrt(np.prod(leaf.shape[:-1]))
         else:
             flat[path] = 0.1 * noise
-    return traverse_util.unflatten_dict(flat)
+    return traverse_util.unflatten_dict({k: np.float32(x) for k, x in flat.items()})

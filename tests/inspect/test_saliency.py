@@ -137,15 +137,16 @@ def test_rise_masks():
 
 
 def test_rise_finds_the_only_pixel_that_matters(classes):
-    """A linear classifier that reads one pixel."""
-    images = jnp.ones((2, 8, 8, 1))
-    model = models.create("linear", num_classes=5)
+    """A linear classifier that reads one pixel for each class."""
+    images, places = jnp.ones((2, 8, 8, 1)), [(2, 5), (6, 1)]
     kernel = np.zeros((64, 5), np.float32)
-    kernel[8 * 2 + 5, [1, 3]] = 8
+    for (row, column), label in zip(places, classes, strict=True):
+        kernel[8 * row + column, label] = 8
     variables = {"params": {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(5)}}}
-    found = occlusion.rise(model, variables, images, classes, masks=300, cells=8)
-    for saliency_map in found:
-        assert np.unravel_index(saliency_map.argmax(), (8, 8)) == (2, 5)
+    model = models.create("linear", num_classes=5)
+    found = occlusion.rise(model, variables, images, classes, masks=2000, cells=8)
+    for saliency_map, place in zip(found, places, strict=True):
+        assert np.unravel_index(saliency_map.argmax(), (8, 8)) == place
 
 
 @pytest.mark.parametrize("name", saliency.METHODS)
