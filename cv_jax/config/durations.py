@@ -58,10 +58,9 @@ def total_steps(config: ml_collections.ConfigDict, examples: int) -> int:
     steps = steps_of(config, "total", examples)
     if not 1 <= steps <= LARGEST:
         shown = f"more than {LARGEST}" if steps > LARGEST else steps
-        raise InputError(
-            f"config.total_steps (or _epochs, _examples) gives {shown} updates; "
-            f"allowed are 1 to {LARGEST}"
-        )
+        length = {f"total_{unit}": config[f"total_{unit}"] for unit in UNITS[:-1]}
+        stated = next(f"{name}={value}" for name, value in length.items() if value is not None)
+        raise InputError(f"config.{stated} gives {shown} updates; allowed are 1 to {LARGEST}")
     return steps
 
 

@@ -149,7 +149,7 @@ _GROUPS = [
          "as unreadable", minimum=1, maximum=LARGEST),
     _result("data.mean", tuple[float, ...] | None, None,
             "mean of the pixels on the scale 0…1, one value or one per channel; none: that of "
-            "the weights of init_from, else the usual one of the dataset, else 0.5"),
+            "the weights of init_from, else the usual one of the dataset, else 0.5", **_SHARE),
     _result("data.std", tuple[float, ...] | None, None,
             "standard deviation of the pixels, likewise", above=0),
     _run("data.cache", str, "auto",

@@ -14,9 +14,17 @@ import ml_collections
 from cv_jax.config.durations import check_durations, other_units
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.limits import check_values
-from cv_jax.config.tree import default, flatten, set_value, type_of
+from cv_jax.config.tree import (
+    default,
+    flatten,
+    set_value,
+    states_normalisation,
+    type_of,
+    with_normalisation,
+)
 from cv_jax.config.values import check, parse
 from cv_jax.errors import InputError, did_you_mean
+from cv_jax.paths import described
 
 
 class WrongArgument(InputError):
@@ -35,7 +43,7 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
       InputError: the file is missing or raises an error, a field is unknown, or a value has the
         wrong type or is out of range.
     """
-    path, _, argument = reference.partition(":")
+    path, argument = split_reference(reference)
     config = from_file(Path(path), argument)
     overrides = overrides or {}
     for name, text in overrides.items():
@@ -52,7 +60,30 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
             set_value(config, name, check(value, type_of(config, name), where))
     check_durations(config)
     check_values(config)
-    return config
+    # Weights may have been trained with another mean; see `interop.pretrained.normalised`.
+    open_to_weights = config.init_from is not None and not states_normalisation(config)
+    return config if open_to_weights else with_normalisation(config)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """Return path and argument of `FILE[:ARGUMENT]`; the path may contain a colon."""
+    match = re.match(r"(.+?\.py)(?::(.*))?$", reference, re.DOTALL)
+    if match is None:
+        path, _, argument = reference.partition(":")
+        return path, argument
+    return match[1], match[2] or ""
+
+
+def split_argument(arg: str) -> list[str]:
+    """Split `dataset,key=value,…` into its items.
+
+    A comma in the path of a dataset, such as folder:/a,b, does not separate.
+    """
+    dataset, comma, rest = arg.partition(",")
+    if not re.match(r"\w+:", dataset):
+        return [item for item in arg.split(",") if item]
+    path, *items = re.split(r",(?=\w+=|$)", arg)
+    return [path, *filter(None, items)]
 
 
 def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]]:
@@ -71,11 +102,15 @@ def parse_argument(arg: str | None, **options: Any) -> tuple[str, dict[str, Any]
     """
     dataset = "digits"
     chosen = {k: v[0] if isinstance(v, tuple) else v for k, v in options.items()}
-    for i, item in enumerate(filter(None, (arg or "").split(","))):
-        key, equals, value = item.partition("=")
-        if not equals and i == 0:
+    given = set()
+    for i, item in enumerate(split_argument(arg or "")):
+        key, _, value = item.partition("=")
+        if key in given:
+            raise WrongArgument(f"config argument {item!r}: {key} is given twice")
+        given.add(key)
+        if i == 0 and not re.match(r"\w+=", item):
             dataset = item
-        elif not equals or key not in options:
+        elif "=" not in item or key not in options:
             allowed = ", ".join(f"{k}=…" for k in options) or "none"
             raise WrongArgument(
                 f"config argument {item!r} is not known{did_you_mean(key, options)}; "
@@ -102,7 +137,8 @@ def run_file(path: Path) -> types.ModuleType:
     if not path.is_file():
         folder = path.parent
         found = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
-        raise InputError(f"config file {path} does not exist{did_you_mean(str(path), found)}")
+        hint = did_you_mean(str(path), found)
+        raise InputError(f"config file {path} {described(path)}{hint or '; give a file'}")
     spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path.absolute())
     if spec is None:
         raise InputError(f"config file {path} is not a Python file: its name must end in .py")

@@ -6,6 +6,7 @@ Supported hints: `int`, `float`, `str`, `bool`, `None`, `tuple[T, ...]`, fixed t
 
 import ast
 import contextlib
+import re
 import types
 import typing
 from typing import Any
@@ -71,7 +72,7 @@ def coerce(value: Any, hint: Any) -> Any:
     elif hint is float:
         if isinstance(value, (int, float)) and value == value:
             with contextlib.suppress(OverflowError):
-                return float(value)
+                return float(value) + 0.0  # -0.0 becomes 0.0
     elif hint is int:
         # nan fails every comparison, and inf is out of range.
         if isinstance(value, (int, float)) and -(2**63) <= value < 2**63 and value == value // 1:
@@ -84,15 +85,20 @@ def coerce(value: Any, hint: Any) -> Any:
 def parse(text: str, hint: Any) -> Any:
     """Parse a value of the hint's type: `1e3`, `true`, `none`, `3,4`, `(3, 4)`, `relu`, `'a b'`.
 
-    Only literals are parsed; no code is evaluated.
+    A size may be `64x256`. An empty text is an empty list. A comma inside brackets, as
+    in the regular expression `x{1,2}`, does not separate items. Only literals are parsed; no code
+    is evaluated.
 
     Raises:
       TypeError: no interpretation of the text fits the hint.
     """
     if hint is str:
         return coerce(text, str)
-    readings = []
+    readings: list[Any] = []
     word = text.strip()
+    hints = (hint, *typing.get_args(hint))
+    if tuple[int, int] in hints and re.fullmatch(r"\d+x\d+", word):  # HEIGHTxWIDTH
+        readings.append(tuple(map(int, word.split("x"))))
     if word.lower() in ("true", "false"):
         readings.append(word.lower() == "true")
     if word.lower() == "none":
@@ -102,15 +108,47 @@ def parse(text: str, hint: Any) -> Any:
     # float() accepts "inf" and "nan", which are not literals.
     with contextlib.suppress(ValueError):
         readings.append(float(word))
-    if "," in word:  # a list of bare words: a,b
-        readings.append([item.strip() for item in word.strip("()[]").split(",") if item.strip()])
-    readings.append(text)
+    is_list = any(typing.get_origin(option) is tuple for option in hints)
+    readings.append(_split(word) if is_list else text)
     for reading in readings:
         try:
             return coerce(reading, hint)
         except TypeError:
             continue
     raise TypeError(f"{text!r} is not {describe(hint)}")
+
+
+def _split(text: str) -> list[str]:
+    """Split a list of bare words, `a,b` or `(a,b)`; a comma after the last word is allowed.
+
+    Raises:
+      TypeError: a word is empty.
+    """
+    items = _at_commas(text)
+    if len(items) == 1 and text[:1] + text[-1:] in ("()", "[]"):
+        inner = _at_commas(text[1:-1])
+        items = inner if len(inner) > 1 else items
+    items = items if items[-1] else items[:-1]
+    if "" in items:
+        raise TypeError(f"{text!r} has an empty item")
+    return items
+
+
+def _at_commas(text: str) -> list[str]:
+    """Split a text at commas outside brackets."""
+    items, open_brackets = [""], ""
+    for character in re.findall(r"\\.|.", text, re.DOTALL):  # an escaped character is text
+        if open_brackets.endswith("["):  # of a list, or of a set of a regular expression
+            open_brackets = open_brackets[:-1] if character == "]" else open_brackets
+        elif character in "([{":
+            open_brackets += character
+        elif character in ")]}":
+            open_brackets = open_brackets[:-1]
+        if character == "," and not open_brackets:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items]
 
 
 def check(value: Any, hint: Any, field: str, parsing: bool = False) -> Any:

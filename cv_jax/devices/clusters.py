@@ -8,6 +8,7 @@ from jax._src import clusters  # the public API reports a cluster only by starti
 
 from cv_jax.errors import InputError, one_line
 
+MOST_PROCESSES = 2**20
 START_SECONDS = 300  # time limit until all processes have connected
 
 
@@ -40,6 +41,8 @@ def stated(coordinator: str | None, count: int | None, index: int | None) -> Clu
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise InputError(f"--coordinator={coordinator} is not HOST:PORT")
+    if not 1 <= count <= MOST_PROCESSES:
+        raise InputError(f"--num_processes={count} must be at least 1 and at most {MOST_PROCESSES}")
     if not 0 <= index < count:
         raise InputError(f"--process_id={index} is not in 0…{count - 1}: --num_processes={count}")
     return Cluster(coordinator, count, index)

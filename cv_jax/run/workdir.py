@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 def named_workdir(reference: str, config: ml_collections.ConfigDict) -> Path:
     """Return `runs/<config>-<dataset>-<digest>`, whether it exists or not."""
-    name = Path(reference.partition(":")[0]).stem
+    name = Path(configs.split_reference(reference)[0]).stem
     dataset = "".join(c if c.isalnum() or c in "._" else "_" for c in config.data.name)
     return Path("runs") / f"{name}-{dataset}-{configs.digest(config)}"
 
@@ -70,7 +70,7 @@ def default_workdir(
       fingerprint: identity of the data.
     """
     path = named_workdir(reference, config)
-    name = Path(reference.partition(":")[0]).stem
+    name = Path(configs.split_reference(reference)[0]).stem
 
     compared = [field for part, field in identity.PLACES.items() if part in fingerprint]
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
@@ -189,10 +190,10 @@ def _lasting(overrides: dict[str, str]) -> dict[str, str]:
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
-    dataset, comma, options = sweep.argument.partition(",")
+    dataset, *options = configs.split_argument(sweep.argument) or [""]
     return {
         "config": Path(sweep.config).name,
-        "argument": f"{_without_place('data.name', dataset)}{comma}{options}",
+        "argument": ",".join([_without_place("data.name", dataset), *options]),
         "overrides": {n: _without_place(n, x) for n, x in _lasting(sweep.overrides).items()},
         "search": sweep.search,
         "points": [point.name for point in sweep.points],

@@ -50,8 +50,8 @@ def main(
         sweep = points.read(flags.config, overrides, flags.sweep, flags.seeds)
     else:
         count = 20 if flags.trials is None else flags.trials
-        if count < 1:
-            raise InputError(f"--trials={count} must be at least 1")
+        if not 1 <= count <= points.MOST:
+            raise InputError(f"--trials={count} must be at least 1 and at most {points.MOST}")
         sweep, ranges = search.read(flags.config, overrides, flags.search)
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
     executor, place = flags.sweep_executor or "slots", "one program"

@@ -20,6 +20,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,8 +30,10 @@ import numpy as np
 
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
+from cv_jax.config.values import check
 from cv_jax.errors import InputError
 
+MOST = 10_000  # points: each one is checked before the first trial
 LONGEST_NAME = 100  # characters; file systems allow 255 bytes, and suffixes follow
 
 
@@ -67,7 +70,7 @@ class Sweep(NamedTuple):
 
     def reference(self, point: Point) -> str:
         """Return `FILE[:DATASET[,KEY=VALUE…]]` of a point."""
-        items = [item for item in self.argument.split(",") if item]
+        items = configs.split_argument(self.argument)
         own = dict(point.arguments)
         if "dataset" in own:
             items.insert(0, text_of(own.pop("dataset")))
@@ -101,15 +104,18 @@ def read(
       InputError: a generator is missing or raises an error, a key or value cannot be written on a
         command line, a value is set twice, or two points are equal.
     """
-    path, _, argument = reference.partition(":")
-    if seeds is not None and seeds < 1:
-        raise InputError(f"--seeds={seeds} must be at least 1")
+    path, argument = configs.split_reference(reference)
+    if seeds is not None and not 1 <= seeds <= MOST:
+        raise InputError(f"--seeds={seeds} must be at least 1 and at most {MOST}")
     generators = _choose(path, configs.run_file(Path(path)), names)
     factors = [_points_of(path, generate, argument) for generate in generators]
     if seeds is not None:
         factors.append([{"seed": seed} for seed in range(seeds)])
 
     points: dict[str, Point] = {}
+    count = math.prod(map(len, factors))
+    if count > MOST:
+        raise InputError(f"{path}: the sweep has {count} points; at most {MOST} are possible")
     for parts in itertools.product(*factors):
         values: dict[str, Any] = {}
         for part in parts:
@@ -136,8 +142,8 @@ def make_point(values: dict[str, Any]) -> Point:
 
 def check_conflicts(point: Point, argument: str, overrides: dict[str, str]) -> None:
     """Raise an `InputError` if the command line and a point set the same field or argument."""
-    given = [item.partition("=") for item in argument.split(",") if item]
-    keys = {key if equals else "dataset" for key, equals, _ in given}
+    items = configs.split_argument(argument)
+    keys = {item.partition("=")[0] if re.match(r"\w+=", item) else "dataset" for item in items}
     for key in point.arguments:
         if key in keys:
             raise InputError(
@@ -162,6 +168,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, tuple) and value and all(type(item) in (int, float) for item in value):
         return ",".join(map(repr, value))
     return repr(value)
+
+
+def meaning(key: str, value: Any) -> str:
+    """Return a text that is equal for values of a field that are written differently."""
+    text = text_of(value)
+    return repr(check(text, FIELDS[key].type, key, parsing=True)) if key in FIELDS else text
 
 
 def name_of(values: dict[str, Any]) -> str:
@@ -210,8 +222,11 @@ def _choose(path: str, module: Any, names: str) -> list[Callable]:
 def _points_of(path: str, generate: Callable, argument: str) -> list[dict[str, Any]]:
     with configs.mistakes_of(Path(path), generate):
         takes_argument = bool(inspect.signature(generate).parameters)
-        yielded = list(generate(argument) if takes_argument else generate())
+        values = generate(argument) if takes_argument else generate()
+        yielded = list(itertools.islice(values, MOST + 1))
     where = f"{path}: {generate.__name__}()"
+    if len(yielded) > MOST:
+        raise InputError(f"{where} has more than {MOST} points")
     return [plain(f"{where}, point {i}", values) for i, values in enumerate(yielded)]
 
 
@@ -246,8 +261,10 @@ def _plain(where: str, key: str, value: Any) -> Any:
         raise InputError(f"{where}: {key} has a type of no field, {type(value).__name__}")
     elif isinstance(value, str) and ("\n" in value or "\0" in value):
         raise InputError(f"{where}: {key}={value!r} has a line break or a null byte")
-    if not is_override(key) and "," in text_of(value):
-        raise InputError(f"{where}: the argument {key}={text_of(value)} contains a comma")
+    if not is_override(key):
+        text = text_of(value)
+        if configs.split_argument(text if key == "dataset" else f"{key}={text}")[1:]:
+            raise InputError(f"{where}: the argument {key}={text} contains a comma")
     return value
 
 

@@ -74,7 +74,7 @@ def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep,
         raise InputError(f"--search={method}: allowed are {', '.join(METHODS)}")
     if method == "optuna" and importlib.util.find_spec("optuna") is None:
         raise InputError('--search=optuna: optuna is not installed; pip install "cv_jax[search]"')
-    path, _, argument = reference.partition(":")
+    path, argument = configs.split_reference(reference)
     declare = getattr(configs.run_file(Path(path)), "search", None)
     if not inspect.isfunction(declare):
         raise InputError(f"--search: {path} defines no search()")
@@ -88,6 +88,11 @@ def read(reference: str, overrides: dict[str, str], method: str) -> tuple[Sweep,
             raise InputError(f"{where}: {key} is not a range; see cv_jax/sweep/ranges.py")
         for value in range.choices or (range.low,):
             points.plain(where, {key: value})
+        meanings = [points.meaning(key, value) for value in range.choices]
+        if len(set(meanings)) < len(meanings):
+            raise InputError(
+                f"{where}: {key} has equal choices: {', '.join(map(repr, range.choices))}"
+            )
     points.check_conflicts(points.make_point(draw(ranges, 0, 0)), argument, overrides)
     declared = {key: range._asdict() for key, range in ranges.items()}
     search = {"method": method, "ranges": declared}

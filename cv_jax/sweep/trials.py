@@ -1,6 +1,7 @@
 """The trials of a sweep: every point is validated before any trial starts."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,19 @@ def prepare(
       check_flags: raises an `InputError` for unknown XLA flags.
 
     Raises:
-      InputError: the run of a point would be refused; the message starts with the point's name.
+      InputError: the run of a point would be refused, or equals the run of another point; the
+        message starts with the point's name.
     """
     trials = []
     checked = {""}
+    names: dict[str, str] = {}  # config → point
     for point in counted(sweep.points, "checking points"):
         path = folder / point.name
         with _named(point):
             parts = _build(sweep, point)
+            same = names.setdefault(_stated(sweep, point), point.name)
+            if same != point.name:
+                raise InputError(f"the point {same} has the same values")
             if parts.config.xla_flags not in checked:
                 check_flags(parts.config.xla_flags)
                 checked.add(parts.config.xla_flags)
@@ -74,6 +80,12 @@ def _named(point: Point) -> Iterator[None]:
         yield
     except (InputError, RunError) as error:
         raise InputError(f"point {point.name}: {error}") from None
+
+
+def _stated(sweep: Sweep, point: Point) -> str:
+    """Return the values of all fields: equal for points whose values are written differently."""
+    config = configs.load(sweep.reference(point), sweep.texts(point))
+    return json.dumps(configs.flatten(config), sort_keys=True)
 
 
 def _build(sweep: Sweep, point: Point) -> experiment.Experiment:

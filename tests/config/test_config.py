@@ -278,3 +278,40 @@ def test_argument_values_get_the_types_of_the_defaults():
     assert config.parse_argument("mnist,recipe=v1", recipe=("paper", "v1"))[1] == {"recipe": "v1"}
     with pytest.raises(InputError, match="config argument recipe=v3: 'v3' is not one of paper, v1"):
         config.parse_argument("mnist,recipe=v3", recipe=("paper", "v1"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("configs/x.py", ("configs/x.py", "")),
+        ("configs/x.py:", ("configs/x.py", "")),
+        ("configs/x.py:folder:/a,b/c.py:1", ("configs/x.py", "folder:/a,b/c.py:1")),
+        ("/a:b/x.py:digits", ("/a:b/x.py", "digits")),
+        ("x.pyc:digits", ("x.pyc", "digits")),
+        ("", ("", "")),
+    ],
+)
+def test_a_reference_is_a_path_and_an_argument(reference, parts):
+    assert config.split_reference(reference) == parts
+
+
+@pytest.mark.parametrize(
+    ("argument", "dataset", "model"),
+    [
+        ("folder:/a,b/c", "folder:/a,b/c", "mlp"),
+        ("folder:/a,b/c,model=vit_s16", "folder:/a,b/c", "vit_s16"),
+        ("folder:/a=b, c/model=1", "folder:/a=b, c/model=1", "mlp"),
+        ("records:/a,b,", "records:/a,b", "mlp"),
+        ("cifar10:1.0.0,model=vit_s16", "cifar10:1.0.0", "vit_s16"),
+        (",model=vit_s16", "digits", "vit_s16"),
+    ],
+)
+def test_the_path_of_a_dataset_may_have_commas(argument, dataset, model):
+    assert config.parse_argument(argument, model="mlp") == (dataset, {"model": model})
+
+
+def test_an_argument_is_given_once():
+    with pytest.raises(InputError, match="config argument 'model=b': model is given twice"):
+        config.parse_argument("digits,model=a,model=b", model="mlp")
+    with pytest.raises(InputError, match="config argument 'mnist' is not known"):
+        config.parse_argument("digits,mnist", model="mlp")

@@ -40,6 +40,18 @@ SIZE = int | tuple[int, int]
         ("('a{1,2}',)", tuple[str, ...], ("a{1,2}",)),
         ("32", SIZE, 32),
         ("32,48", SIZE, (32, 48)),
+        ("32x48", SIZE, (32, 48)),
+        ("", tuple[int, ...], ()),
+        (" ", tuple[str, ...], ()),
+        ("a,", tuple[str, ...], ("a",)),
+        ("x{1,2}: lr=0", tuple[str, ...], ("x{1,2}: lr=0",)),
+        ("x{1,2}: lr=0,y: lr=2", tuple[str, ...], ("x{1,2}: lr=0", "y: lr=2")),
+        ("(a|b)/.*: lr=0,(c|d): lr=2", tuple[str, ...], ("(a|b)/.*: lr=0", "(c|d): lr=2")),
+        ("[(,]x: lr=0,y: lr=2", tuple[str, ...], ("[(,]x: lr=0", "y: lr=2")),
+        ("x\\,\\(y: lr=0,z: lr=2", tuple[str, ...], ("x\\,\\(y: lr=0", "z: lr=2")),
+        ("(a: lr=0,b: lr=2)", tuple[str, ...], ("a: lr=0", "b: lr=2")),
+        ("(" * 3000 + "a,b" + ")" * 3000, tuple[str, ...], ("(" * 3000 + "a,b" + ")" * 3000,)),
+        ("a,b", str | None, "a,b"),
     ],
 )
 def test_text_is_parsed_to_the_type_of_the_hint(text, hint, value):
@@ -61,6 +73,11 @@ def test_text_is_parsed_to_the_type_of_the_hint(text, hint, value):
         ("none", int),
         ("1,2,3", SIZE),
         ("1,x", tuple[int, ...]),
+        (",", tuple[str, ...]),
+        (",a", tuple[str, ...]),
+        ("a,,b", tuple[str, ...]),
+        ("32x48", tuple[int, ...]),
+        ("3x", SIZE),
         ("nan", float),
         ("1e400", int),
         (str(2**63), int),
@@ -100,6 +117,10 @@ def test_any_text_is_a_string_and_otherwise_an_int_or_an_error(text):
         assert parse(text, str) == text
     with contextlib.suppress(TypeError):
         assert isinstance(parse(text, int), int)
+
+
+def test_negative_zero_is_zero():
+    assert str(parse("-0.0", float)) == str(coerce(-0.0, float)) == "0.0"
 
 
 def test_nothing_is_rounded():

@@ -49,6 +49,26 @@ def sweep_weights():
     yield {"init_from": "nowhere"}
 
 
+def sweep_same():
+    yield {"optim.learning_rate": "1e-3"}
+    yield {"optim.learning_rate": 0.001}
+
+
+def sweep_pair():
+    yield {"image_size": "16x32"}
+    yield {"image_size": (16, 32)}
+
+
+def sweep_flag():
+    yield {"ema.warmup": "TRUE"}
+    yield {"ema.warmup": True}
+
+
+def sweep_stated():
+    yield {}
+    yield {"optim.momentum": 0.9}
+
+
 def sweep_size():
     for size in (16, 32):
         yield {"image_size": size}
@@ -80,6 +100,11 @@ def call(tmp_path, data_dir):
         (["--sweep=type"], "point batch_size=many: config.batch_size=many: 'many' is not an int"),
         (["--sweep=argument"], "point depth=3: .*config argument 'depth=3' is not known"),
         (["--sweep=compiler"], "point xla_flags=.*xla_no_such_flag"),
+        (["--sweep=same"], "rate=0.001: the point optim.learning_rate=1e-3 has the same values"),
+        (["--sweep=pair"], "image_size=16x32: the point image_size=16x32-.* has the same values"),
+        (["--sweep=flag"], "warmup=true: the point ema.warmup=TRUE has the same values"),
+        (["--sweep=stated"], "momentum=0.9: the point default has the same values"),
+        (["--sweep=rate", "--seeds=9999999999"], "must be at least 1 and at most 10000"),
         (["--sweep=weights"], "point init_from=nowhere: .*nowhere"),
         (["--sweep=rate", "--config.batch_sise=8"], "did you mean config.batch_size"),
         (["--sweep=rate", "--config.optim.learning_rate=1"], "the sweep sets optim.learning_rate"),

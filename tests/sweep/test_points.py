@@ -129,6 +129,31 @@ def test_a_mistake_in_a_generator_names_its_line_for_a_relative_path(written, mo
         points.read(name, {})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def sweep():\n    while True:\n        yield {'seed': 1}\n",
+        "def sweep():\n    for i in range(101):\n        yield {'batch_size': i}\n",
+    ],
+)
+def test_the_number_of_points_is_limited(written, text):
+    with pytest.raises(InputError, match="10000 points|10100 points; at most 10000 are possible"):
+        points.read(written(text), {}, seeds=100)
+    with pytest.raises(InputError, match="--seeds=10001 must be at least 1 and at most 10000"):
+        points.read(written(text), {}, seeds=10001)
+
+
+def test_a_dataset_with_a_comma_in_its_path(written):
+    text = "def sweep():\n    yield {'dataset': 'folder:/a,b/c', 'width': 9}\n"
+    sweep = points.read(written(text), {})
+    (point,) = sweep.points
+    assert sweep.reference(point).endswith("small.py:folder:/a,b/c,width=9")
+    sweep = points.read(written(WIDTHS) + ":folder:/a,b/c", {})
+    assert sweep.reference(sweep.points[0]).endswith("small.py:folder:/a,b/c,width=8")
+    with pytest.raises(InputError, match="the sweep sets the argument dataset"):
+        points.read(written(text) + ":folder:/a,b/c", {})
+
+
 def test_seeds_and_arguments_are_set_once(written):
     path = written("def sweep():\n    yield {'seed': 4}\n" + WIDTHS)
     with pytest.raises(InputError, match="two of the combined sweeps set seed"):

@@ -228,6 +228,8 @@ def call(tmp_path, data_dir):
         ("return {'seed': integer(3, 1)}", [], r"small.py:\d+: ValueError: a range must have low"),
         ("return {'se ed': integer(1, 3)}", [], "neither a field nor"),
         ("return {'optim.learning_rat': integer(1, 3)}", [], "did you mean .*learning_rate"),
+        ("return {'seed': choice(1, '1')}", [], "seed has equal choices: 1, '1'"),
+        ("return {'seed': integer(1, 3)}", ["--trials=99999"], "at least 1 and at most 10000"),
         ("return {'depth': integer(1, 3)}", [], "no valid new point: point depth="),
         ("return {'batch_size': integer(8, 9)}", ["--config.batch_size=8"], "set it once"),
         ("return {'seed': integer(1, 3)}", ["--trials=4"], "no valid new point: all points are"),
@@ -236,7 +238,7 @@ def call(tmp_path, data_dir):
     ],
 )
 def test_an_input_error_is_raised_before_any_write(call, tmp_path, body, arguments, message):
-    text = f"{CONFIG}\nfrom cv_jax.sweep.ranges import integer\ndef search():\n    {body}\n"
+    text = f"{CONFIG}\nfrom cv_jax.sweep.ranges import choice, integer\ndef search():\n    {body}\n"
     with pytest.raises(InputError, match=message) as caught:
         call(text, *(arguments if "--search=grid" in arguments else ["--search", *arguments]))
     assert "\n" not in str(caught.value)
