@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
 
-    config = configs.default("imagenet2012", "vit_b16")
+    config = configs.with_normalisation(configs.default("imagenet2012", "vit_b16"))
     draw = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(draw.integers(0, 256, (flags.batch_size, 224, 224, 3), np.uint8)),

@@ -180,13 +180,13 @@ def as_saved(
         channels,
         source,
         origin,
-        _for_channels(preprocessing, channels),
+        for_channels(preprocessing, channels),
         class_names=names_of(model, fields, class_names),
         evaluation=evaluation or {},
     )
 
 
-def _for_channels(preprocessing: dict[str, Any], channels: int | None) -> dict[str, Any]:
+def for_channels(preprocessing: dict[str, Any], channels: int | None) -> dict[str, Any]:
     """Adapt preprocessing to another number of channels.
 
     Each channel gets the average mean and std over the old channels, as in timm.

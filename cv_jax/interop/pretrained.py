@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from cv_jax import config as configs
 from cv_jax import models
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, printable
 from cv_jax.interop import place, saved
 from cv_jax.interop.classes import names_of, ordered
+from cv_jax.interop.place import for_channels
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.run import class_names
 from cv_jax.run.checkpoint import CheckpointError, read_newest
 from cv_jax.run.json_files import Damaged, read_record
+from cv_jax.run.workdir import first_config
 
 
 def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[str, Any]:
@@ -26,6 +29,74 @@ def model_fields(config: ml_collections.ConfigDict, num_classes: int) -> dict[st
     given = {"num_classes": num_classes, "image_size": config.image_size}
     known = models.fields(config.model.name)
     return {**fields, **{key: value for key, value in given.items() if key in known}}
+
+
+def normalised(
+    config: ml_collections.ConfigDict, channels: int, workdir: pathlib.Path | None = None
+) -> ml_collections.ConfigDict:
+    """Return the config with a mean and a standard deviation of the pixels.
+
+    A config that states neither and starts from weights takes those of the weights, which is
+    printed. A run that has begun keeps its own, so a restart does not need the weights.
+
+    Args:
+      config: the resolved config.
+      channels: of the images.
+      workdir: the run directory, if it is known.
+
+    Raises:
+      InputError: the weights cannot be read, or the run in `workdir` is damaged; one line.
+    """
+    if config.init_from is None or config.data.mean is not None:
+        return configs.with_normalisation(config)
+    begun = None if workdir is None else first_config(workdir)
+    if begun is not None:
+        return configs.with_normalisation(
+            config, {name: tuple(begun[name]) for name in configs.NORMALISATION}
+        )
+    usual = _normalisation_of(configs.with_normalisation(config))
+    try:
+        weights = read(config.init_from, lambda line: None)
+    except InputError as error:
+        raise InputError(f"config.init_from: {str(error).splitlines()[0]}") from None
+    values = _trained_normalisation(weights, channels) or usual
+    if _differ(values, usual, channels):
+        text = (
+            f"{config.init_from}: {_in_words(values)} as in the training of these weights, instead "
+            f"of {_in_words(usual)}; values in the config take precedence"
+        )
+        print(printable(text))
+    return configs.with_normalisation(config, values)
+
+
+Normalisation = dict[str, tuple[float, ...]]  # data.mean and data.std
+
+
+def _normalisation_of(config: ml_collections.ConfigDict) -> Normalisation:
+    flat = configs.flatten(config)
+    return {name: flat[name] for name in configs.NORMALISATION}
+
+
+def _trained_normalisation(weights: saved.Saved, channels: int) -> Normalisation:
+    """Return the normalisation of the images that weights were trained on; {} if it is unknown."""
+    facts = for_channels(weights.preprocessing, channels)
+    if not {"mean", "std"} <= facts.keys():
+        return {}
+    values = {name: tuple(facts[name.removeprefix("data.")]) for name in configs.NORMALISATION}
+    for name, value in values.items():
+        FIELDS[name].check(value)
+    return values
+
+
+def _differ(a: Normalisation, b: Normalisation, channels: int) -> bool:
+    return not all(
+        np.array_equal(*(np.broadcast_to(np.float32(x[name]), channels) for x in (a, b)))
+        for name in configs.NORMALISATION
+    )
+
+
+def _in_words(values: Normalisation) -> str:
+    return " and ".join(f"{name}={value}" for name, value in values.items())
 
 
 def load(
@@ -54,13 +125,16 @@ def load(
     size, channels = tuple(image_shape[:2]), image_shape[-1]
 
     def report(line):
-        print(f"{config.init_from}: {line}")
+        print(printable(f"{config.init_from}: {line}"))
 
     try:
         weights = read(config.init_from, report)
         if weights.model not in models.MODELS:
             raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
         _compare(weights, name, fields, report)
+        own, theirs = _normalisation_of(config), _trained_normalisation(weights, channels)
+        if theirs and _differ(own, theirs, channels):
+            report(f"{_in_words(own)} in the config, in the training {_in_words(theirs)}")
         weights = ordered(weights, classes, report)
         convert = models.MODELS[weights.model].converters.get(models.MODELS[name].module)
         if convert is not None:

@@ -66,7 +66,7 @@ class Stacked:
     def init(self, weights: Any) -> Any:
         """Return the states of all trials before the first step."""
         given = () if weights is None else (weights,)
-        program, numbers = unify([parts.init() for parts in self._parts], *shapes(given))
+        program, numbers = unify([parts.init().traceable for parts in self._parts], *shapes(given))
         if weights is not None:
             given = (self.stack([weights]),)
         return self.function(program, numbers)(*given)

@@ -39,7 +39,7 @@ def prepare(
     for point in counted(sweep.points, "checking points"):
         path = folder / point.name
         with _named(point):
-            parts = _build(sweep, point)
+            parts = _build(sweep, point, path)
             same = names.setdefault(_stated(sweep, point), point.name)
             if same != point.name:
                 raise InputError(f"the point {same} has the same values")
@@ -88,8 +88,11 @@ def _stated(sweep: Sweep, point: Point) -> str:
     return json.dumps(configs.flatten(config), sort_keys=True)
 
 
-def _build(sweep: Sweep, point: Point) -> experiment.Experiment:
+def _build(sweep: Sweep, point: Point, path: Path | None = None) -> experiment.Experiment:
+    """Build the experiment of a point; without its run directory, the weights are not read."""
     config = configs.load(sweep.reference(point), sweep.texts(point))
+    if path is None:
+        config = configs.with_normalisation(config)
     if config.data.cache in ("auto", "memory"):
         config.data.cache = "none"  # only shapes are needed
-    return experiment.build(config)
+    return experiment.build(config, workdir=path)

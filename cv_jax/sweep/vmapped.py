@@ -92,10 +92,14 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
       CheckpointError: a checkpoint could not be written, or a trial has no sound one.
     """
     check({path.name: config for path, config in trials.items()})
-    experiments = _build(list(trials.values()))
+    experiments = _build(trials)
     with contextlib.ExitStack() as stack:
         lanes = []
         for (path, config), parts in zip(trials.items(), experiments, strict=True):
+            resolved = configs.flatten(parts.config)
+            config = configs.with_normalisation(
+                config, {name: resolved[name] for name in configs.NORMALISATION}
+            )
             records.check(path, config, parts.fingerprint, classes=parts.classes)
             stack.enter_context(records.claimed(path))
             lanes.append(Lane(path, parts, config))
@@ -127,9 +131,7 @@ class Lane:
         """Open the record of one of `trials` trials; see `run.record.Record`."""
         own = dataclasses.replace(self.parts, config=self.config)
         # Two checkpoints: after a kill between the saves of a step, all lanes have the older one.
-        self.record = own.record(
-            self.workdir, utilisation=utilisation, keep_last=2, trials=trials
-        )
+        self.record = own.record(self.workdir, utilisation=utilisation, keep_last=2, trials=trials)
 
 
 def _finished(lane: Lane) -> bool:
@@ -289,11 +291,12 @@ def _reason(lanes: list[Lane], where: str) -> str:
     return f"--sweep_executor=vmap: the trials' programs differ ({where[:200]})"
 
 
-def _build(trial_configs: list[ml_collections.ConfigDict]) -> list[Experiment]:
+def _build(trials: dict[Path, ml_collections.ConfigDict]) -> list[Experiment]:
     """Build the experiment of every trial on one device; read the data only once."""
     experiments: list[Experiment] = []
-    for config in trial_configs:
-        parts = experiment.build(_on_one_device(config, keep_cache=not experiments))
+    for path, config in trials.items():
+        config = _on_one_device(config, keep_cache=not experiments)
+        parts = experiment.build(config, workdir=path)
         if experiments:
             first = experiments[0]
             evaluations = tuple(

@@ -171,7 +171,7 @@ class Experiment:
             shardings = partition.stored(self.config, self.mesh, variables)
             return jitted(meshes.put(variables, shardings))
 
-        init.lower = jitted.lower
+        init.lower, init.traceable = jitted.lower, jitted
         return init
 
     def pretrained(self) -> dict[str, Any] | None:

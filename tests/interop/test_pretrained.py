@@ -108,9 +108,9 @@ def test_mistakes_give_one_line_before_the_first_step(tmp_path, load_config, cap
         (alien, "was not written by cv_jax"),
         (wide, "these weights do not fit the model"),
     ):
-        parts = experiment.build(load_config("vit_ti16", {**RUN, "init_from": path}))
+        config = load_config("vit_ti16", {**RUN, "init_from": path})
         with pytest.raises(InputError, match=f"config.init_from: .*{said}") as caught:
-            parts.pretrained()
+            experiment.build(config).pretrained()
         assert "\n" not in str(caught.value)
 
 
