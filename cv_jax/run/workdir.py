@@ -71,7 +71,6 @@ def default_workdir(
     """
     path = named_workdir(reference, config)
     name = Path(configs.split_reference(reference)[0]).stem
-
     compared = [field for part, field in identity.PLACES.items() if part in fingerprint]
 
     def has_this_run(path):
@@ -369,8 +368,8 @@ def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any
 
 
 def _newest_step(path: Path) -> int:
-    steps = [p.name for p in (path / "checkpoints").glob("*") if p.name.isdecimal()]
-    return max(map(int, steps), default=-1)
+    names = [p.name for p in (path / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def _is_sound(file: Path) -> bool:
