@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import cv_jax
-from cv_jax import models
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError
 from cv_jax.interop import preprocessing
@@ -26,9 +25,6 @@ from cv_jax.interop.target import Target, adapt, flatten, unflatten
 FORMAT = 2
 METADATA = "cv_jax"  # metadata key of the description
 EVALUATION = ("eval_preprocess", "eval.average", "loss.name")  # keys of `Saved.evaluation`
-
-# Fields that change what a model computes, but not its arrays.
-_FUNCTION = ("act", "num_heads", "norm_epsilon", "stride_in", "window_rule")
 
 _log = logging.getLogger(__name__)
 
@@ -138,25 +134,9 @@ def fit(
     """
     if saved.model != model_name:
         report(f"weights of {saved.model} are used for {model_name}")
-    for note in _other_function(saved, model_name, fields):
-        report(note)
     target = Target(model_name, image_size=image_size, channels=channels, **fields)
     trained = Trained.of(saved.model, saved.image_size, saved.fields)
     arrays, notes = adapt(flatten(saved.variables), target, seed, saved.source, trained)
     for note in notes:
         report(note)
     return unflatten(arrays)
-
-
-def _other_function(saved: Saved, model_name: str, fields: dict[str, Any]) -> list[str]:
-    """Return a sentence for each field by which equal arrays compute something else."""
-    trained = {**models.fields(saved.model), **saved.fields}
-    wanted = {**models.fields(model_name), **fields}
-    names = _FUNCTION
-    if trained.get("num_classes") == wanted.get("num_classes"):
-        names += ("pool",)  # a new classifier learns from any pooling
-    return [
-        f"the weights were trained with {name}={trained[name]!r}, the model has {wanted[name]!r}"
-        for name in names
-        if name in trained and name in wanted and trained[name] != wanted[name]
-    ]

@@ -176,27 +176,3 @@ def test_flat_and_nested_are_inverse(weights):
     flat = interop.flatten(weights.variables)
     assert "params/layer1_0/bn1/scale" in flat
     assert jax.tree.all(jax.tree.map(np.array_equal, interop.unflatten(flat), weights.variables))
-
-
-def test_fields_that_change_what_equal_arrays_compute_are_named(weights):
-    """A classifier of other classes is new, so another pooling is no difference."""
-    other = weights._replace(fields={**weights.fields, "pool": "max"})
-    for classes, expected in (
-        (5, ["the weights were trained with pool='max', the model has 'mean'"]),
-        (3, []),
-    ):
-        notes = []
-        fields = dict(SMALL, num_classes=classes)
-        saved.fit(other, "resnet18", image_size=(32, 40), report=notes.append, **fields)
-        assert [note for note in notes if "trained with" in note] == expected
-    bottlenecks = dict(SMALL, block="bottleneck", widths=(4, 8), num_classes=2)
-    model = models.create("resnet50", **bottlenecks)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-    variables = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
-    notes = []
-    trained = saved.Saved(variables, "resnet50", bottlenecks, (32, 32), 3)
-    saved.fit(trained, "resnet50_v1", report=notes.append, **bottlenecks)
-    assert notes == [
-        "weights of resnet50 are used for resnet50_v1",
-        "the weights were trained with stride_in='3x3', the model has '1x1'",
-    ]
