@@ -20,11 +20,12 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -56,6 +57,7 @@ def _hook_without_orbax(unraisable):
 sys.unraisablehook = _hook_without_orbax
 
 WRITING, DELETING = ".writing", ".deleting"
+ADDED = ("earlier_loss",)  # arrays that older versions did not save: zero in their checkpoints
 
 
 class CheckpointError(RunError):
@@ -176,10 +178,13 @@ class Checkpoints:
         return read_lines(self.folder / str(step))
 
     def _load(self, step, target):
-        flat = _flat(target)
+        flat, path = _flat(target), (self.folder / str(step) / "state").absolute()
+        handler = ocp.PyTreeCheckpointHandler()
         try:
-            restored = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(
-                (self.folder / str(step) / "state").absolute(),
+            stored = handler.metadata(path).tree
+            new = {name: flat.pop(name) for name in ADDED if name in flat and name not in stored}
+            restored = ocp.Checkpointer(handler).restore(
+                path,
                 args=ocp.args.PyTreeRestore(
                     item=flat, restore_args=ocp.checkpoint_utils.construct_restore_args(flat)
                 ),
@@ -189,7 +194,9 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} is sound, but its arrays do not match this "
                 f"run's state: {one_line(error, 300)}"
             ) from error
-        return jax.tree.unflatten(jax.tree.structure(target), [restored[key] for key in flat])
+        restored |= {name: _zeros(x) for name, x in new.items()}
+        leaves = [restored[name] for name in _flat(target)]
+        return jax.tree.unflatten(jax.tree.structure(target), leaves)
 
     def _finish(self, step, writing):
         try:
@@ -267,16 +274,24 @@ def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, 
     Raises:
       CheckpointError: there is no sound checkpoint.
     """
-    steps = finished(folder)
-    if not steps:
+    if not finished(folder):
         raise CheckpointError("there is no checkpoint yet")
-    for step in reversed(steps):
+    for found in read_each(folder, wanted, newest_first=True):
+        return found
+    raise CheckpointError(f"no checkpoint in {folder} is sound")
+
+
+def read_each(
+    folder: Path, wanted: Callable[[str], bool], newest_first: bool = False
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Yield arrays and step of every sound checkpoint, the oldest first; see `read_newest`."""
+    for step in sorted(finished(folder), reverse=newest_first):
         path = folder / str(step)
         reason = damage(path)
         if reason is None:
-            return _read(path / "state", wanted), step
-        logger.warning("checkpoint %s is skipped: %s", path, reason)
-    raise CheckpointError(f"no checkpoint in {folder} is sound")
+            yield _read(path / "state", wanted), step
+        else:
+            logger.warning("checkpoint %s is skipped: %s", path, reason)
 
 
 def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
@@ -339,6 +354,10 @@ def damage(checkpoint: Path) -> str | None:
         if written[name] != present[name]:
             return f"{name} differs from what was written"
     return None
+
+
+def _zeros(x: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.jit(lambda: jnp.zeros(x.shape, x.dtype), out_shardings=x.sharding)()
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -275,7 +275,7 @@ def _all_finite(tree: Any) -> jax.Array:
 def _means(sums: dict[str, Any]) -> dict[str, float]:
     """Return `loss` and `count`, and with classes `accuracy` and `correct`, from metric sums."""
     count = int(sums["count"])
-    means = {"loss": float(sums["loss"]) / count}
+    means = {"loss": (float(sums["loss"]) + float(sums.get("earlier_loss", 0))) / count}
     if "correct" in sums:
         means["accuracy"] = int(sums["correct"]) / count
         means["correct"] = int(sums["correct"])

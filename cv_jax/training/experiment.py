@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cv_jax import augment, tasks
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
+from cv_jax.config.values import LARGEST
 from cv_jax.data import pipeline, resident, splits
 from cv_jax.devices import memory, partition, processes
 from cv_jax.devices import mesh as meshes
@@ -292,6 +293,7 @@ def build(
     total_steps = configs.total_steps(config, len(train_source))
     memory.check_state_memory(params)
     profiling.check(config, total_steps)
+    _check_counts(config, total_steps, len(train_source), augmentation.stream.views)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
     optimiser = optimisers.make_optimiser(
         config, schedule, parameter_rules.treatments(config, model, params)
@@ -348,6 +350,19 @@ def _check_channels(config: ml_collections.ConfigDict, channels: int) -> None:
                 f"config.data.{name}={values} has {len(values)} values; images have {channels} "
                 "channels"
             )
+
+
+def _check_counts(
+    config: ml_collections.ConfigDict, total_steps: int, examples: int, views: int
+) -> None:
+    """Check that an int32 can count the examples between two metric lines."""
+    every = configs.steps_of(config, "log.every", examples, total_steps) or 1
+    count = min(every, total_steps) * config.batch_size * views
+    if count > LARGEST:
+        raise InputError(
+            f"config.log.every: {count:,} examples between two metric lines; at most {LARGEST:,} "
+            "can be counted"
+        )
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

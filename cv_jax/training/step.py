@@ -19,6 +19,8 @@ from cv_jax.random_streams import stream_key
 from cv_jax.tasks.batch import blank_batch
 from cv_jax.training.objective import metric_sums
 
+BLOCK = 1024  # steps of one float32 sum of losses
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -30,7 +32,8 @@ class TrainState:
       model_state: the model's other collections, such as running statistics.
       opt_state: state of the optimiser.
       ema: averaged `{"params": …, **model_state}`, at least float32; `None` without averages.
-      sums: sums of the training metrics since the last metric line.
+      sums: sums of the training metrics since the last metric line; see `add_sums`.
+      earlier_loss: float32, the sum of the loss since that line that `sums` does not hold.
     """
 
     step: jax.Array
@@ -39,6 +42,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     sums: dict[str, jax.Array]
+    earlier_loss: jax.Array
 
     @property
     def eval_variables(self) -> dict[str, Any]:
@@ -78,6 +82,7 @@ def init_state(
         # A copy, because the step donates its input and one buffer cannot be donated twice.
         ema=None if config.ema.decay is None else jax.tree.map(_copy, dict(variables)),
         sums=jax.tree.map(jnp.zeros_like, sums),
+        earlier_loss=jnp.zeros(()),
     )
 
 
@@ -92,9 +97,9 @@ def make_train_step(
     """Return `(state, batch, teacher_variables=None) → (state, metrics)`, pure.
 
     `metrics` has the `loss` of this step and `sums`, the metric sums over the steps since the last
-    multiple of `log_every`; with `config.log.norms` also `norms`, the layer norms of this step's
-    gradient and of the updated parameters. The whole batch is augmented and mixed before `gradient`
-    splits it; see `gradient.make_gradient`.
+    multiple of `log_every`, with `earlier_loss`; with `config.log.norms` also `norms`, the layer
+    norms of this step's gradient and of the updated parameters. The whole batch is augmented and
+    mixed before `gradient` splits it; see `gradient.make_gradient`.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
@@ -119,10 +124,9 @@ def make_train_step(
                 ema,
                 {"params": params, **model_state},
             )
-        fresh = state.step % log_every == 0
-        sums = jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), state.sums, sums)
-        state = TrainState(state.step + 1, params, model_state, opt_state, ema, sums)
-        metrics = {"loss": loss, "sums": sums}
+        sums, earlier = add_sums(state.step, log_every, state.sums, state.earlier_loss, sums)
+        state = TrainState(state.step + 1, params, model_state, opt_state, ema, sums, earlier)
+        metrics = {"loss": loss, "sums": {**sums, "earlier_loss": earlier}}
         if config.log.norms:
             metrics["norms"] = {**layer_norms("gradient", grads), **layer_norms("weight", params)}
         return state, metrics
@@ -136,6 +140,32 @@ def _copy(x: jax.Array) -> jax.Array:
 
 def _updated(x: jax.Array, update: jax.Array) -> jax.Array:
     return precision.rounded(x + update, x.dtype)
+
+
+def add_sums(
+    step: jax.Array,
+    log_every: int,
+    sums: dict[str, jax.Array],
+    earlier_loss: jax.Array,
+    new: dict[str, jax.Array],
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Add the metric sums of a step; they start again at each multiple of `log_every`.
+
+    A float32 sum of millions of losses would lose the digits of each. Therefore `loss` starts again
+    after `BLOCK` steps, and `earlier_loss` adds the sums of these blocks.
+
+    Returns:
+      `(sums, earlier_loss)`; the loss since the multiple of `log_every` is the sum of both.
+    """
+    place = step % log_every
+    fresh = starts = place == 0
+    earlier_loss = jnp.where(fresh, 0, earlier_loss)
+    if log_every > BLOCK:
+        starts = place % BLOCK == 0
+        earlier_loss += jnp.where(starts & ~fresh, sums["loss"], 0)
+    added = jax.tree.map(lambda old, new: jnp.where(fresh, new, old + new), sums, new)
+    loss = jnp.where(starts, new["loss"], sums["loss"] + new["loss"])
+    return {**added, "loss": loss}, earlier_loss
 
 
 def ema_decay(config: ml_collections.ConfigDict, updates: jax.Array) -> jax.Array:

@@ -144,6 +144,7 @@ def test_weights_to_start_from_keep_their_precision(load_config, monkeypatch):
         experiment.pretrained, "load", lambda config, *rest: asked.append(config.model.param_dtype)
     )
     for master in (True, False):
-        fields = {**SMALL, "init_from": "weights", "optim.master_weights": master}
+        fields = {**SMALL, "init_from": "weights", "data.mean": 0.5, "data.std": 0.5}
+        fields["optim.master_weights"] = master
         experiment.build(load_config("mlp", fields)).pretrained()
     assert asked == ["float32", "bfloat16"]

@@ -129,3 +129,47 @@ def test_micro_batches_must_divide_the_batch_of_a_device(load_config):
     message = "accumulate_steps=5 does not divide the 12 examples of a batch on each of 8 devices"
     with pytest.raises(InputError, match=message):
         experiment.build(load_config("linear", overrides))
+
+
+def test_sums_over_a_hundred_million_examples():
+    """Against NumPy in float64: one float32 sum of 781,250 equal losses is 0.7 % too small."""
+    steps, batch, loss = 781_250, 128, 2.3
+    new = {"loss": jnp.float32(batch * loss), "count": jnp.int32(batch), "correct": jnp.int32(100)}
+
+    def body(carry, i):
+        return step.add_sums(i, steps, *carry, new), None
+
+    zero = jax.tree.map(jnp.zeros_like, new), jnp.zeros(())
+    (sums, earlier), _ = jax.jit(lambda: jax.lax.scan(body, zero, jnp.arange(steps)))()
+    mean = (float(sums["loss"]) + float(earlier)) / int(sums["count"])
+    assert mean == pytest.approx(loss, rel=1e-4)
+    assert (int(sums["count"]), int(sums["correct"])) == (batch * steps, 100 * steps)
+
+
+def test_sums_start_again_after_each_metric_line():
+    losses = np.random.default_rng(0).uniform(size=5000).astype(np.float32)
+
+    def body(carry, x):
+        i, loss = x
+        return (sums := step.add_sums(i, 2500, *carry, {"loss": loss, "count": 1})), sums
+
+    zero = {"loss": jnp.float32(7), "count": jnp.int32(3)}, jnp.float32(9)  # of an earlier interval
+    _, (sums, earlier) = jax.lax.scan(body, zero, (jnp.arange(5000), losses))
+    total = np.float64(sums["loss"]) + earlier
+    expected = np.concatenate(
+        [np.cumsum(losses[i : i + 2500], dtype=np.float64) for i in (0, 2500)]
+    )
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_array_equal(sums["count"], np.arange(5000) % 2500 + 1)
+
+
+def test_more_examples_between_metric_lines_than_can_be_counted(load_config):
+    long = {
+        "total_epochs": "none",
+        "total_steps": 2**30,
+        "log.every_steps": 2**28,
+        "batch_size": 16,
+    }
+    message = "config.log.every: 4,294,967,296 examples between two metric lines; at most 2,147,483"
+    with pytest.raises(InputError, match=message):
+        experiment.build(load_config("linear", long))
