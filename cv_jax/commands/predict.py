@@ -40,14 +40,14 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
 
     from cv_jax.data import image_files
+    from cv_jax.interop.trained import FLAGS, open_trained
     from cv_jax.progress import counted
 
     files = image_files.find(options.images, _note)
-    weights = _read(options)
-    config = _config(weights, options)
-    names = weights.class_names
-    load = _loader(weights, config, options)
-    results = _results(load, _classifier(weights, config, options.model), files, config)
+    given = {flag: getattr(options, flag) for flag in FLAGS}
+    net = open_trained(options.model, given, options.dir, _note)
+    names = net.weights.class_names
+    results = _results(_loader(net, options.max_pixels), _classifier(net), files, net.config)
     # On a terminal, the lines themselves show the progress.
     shown = files if sys.stdout.isatty() else counted(files, "classifying images")
     skipped = 0
@@ -114,67 +114,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _read(options: argparse.Namespace) -> Any:
-    """Return the `Saved` weights of MODEL."""
-    from cv_jax import models
-    from cv_jax.interop import classes, pretrained
-
-    if pretrained.is_run(options.model):
-        run = pretrained.read_run(pathlib.Path(options.model))
-        return classes.named(run.weights, run.config, options.dir, _note)
-    weights = pretrained.read(options.model, _note)
-    if weights.model not in models.MODELS:
-        raise InputError(f"{options.model} has the unknown model {weights.model!r}")
-    return weights
-
-
-def _config(weights: Any, options: argparse.Namespace) -> Any:
-    """Return a config with all that the evaluation of the weights reads.
-
-    Raises:
-      InputError: a value is neither recorded nor given, or does not fit.
-    """
-    from cv_jax import config as configs
-    from cv_jax.config.fields import FIELDS
-    from cv_jax.config.values import check
-
-    recorded = {f"data.{name}": weights.preprocessing.get(name) for name in ("mean", "std")}
-    values = {k: v for k, v in recorded.items() if v is not None} | weights.evaluation
-    flags = {"eval_preprocess": "preprocess", "data.mean": "mean", "data.std": "std"}
-    for field, flag in flags.items():
-        text = getattr(options, flag)
-        if text is not None:
-            values[field] = check(text, FIELDS[field].type, f"--{flag}", parsing=True)
-            try:
-                FIELDS[field].check(values[field])
-            except InputError as error:
-                message = str(error).replace(f"config.{field}", f"--{flag}")
-                raise InputError(message) from None
-    missing = [flag for field, flag in flags.items() if field not in values]
-    if missing:
-        raise InputError(
-            f"{options.model} does not record how images are prepared; add "
-            + " and ".join(f"--{flag}={_EXAMPLES[flag]}" for flag in missing)
-            + ", with the values of its training"
-        )
-    values |= {"data.name": "", "model.name": weights.model, "image_size": weights.image_size}
-    config = configs.restore(values)
-    for name in ("mean", "std"):
-        if len(config.data[name]) not in (1, weights.channels):
-            raise InputError(
-                f"--{name} has {len(config.data[name])} values; images of {options.model} have "
-                f"{weights.channels} channels"
-            )
-    return config
-
-
-_EXAMPLES = {
-    "preprocess": "'resize_small(256)|central_crop(224)'",
-    "mean": "0.485,0.456,0.406",
-    "std": "0.229,0.224,0.225",
-}
-
-
 def _results(
     load: Callable, classify: Callable, files: list, config: Any
 ) -> Iterator[np.ndarray | str]:
@@ -216,20 +155,18 @@ def _classified(
     return results
 
 
-def _loader(
-    weights: Any, config: Any, options: argparse.Namespace
-) -> Callable[[pathlib.Path], Views | str]:
+def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
     """Return the function `file → preprocessed image, or the reason why there is none`."""
     from cv_jax.augment import apply_host
     from cv_jax.augment.views import apply_views
     from cv_jax.data import decode
     from cv_jax.evaluation import plan
 
-    place, channels, limit = options.model, weights.channels, options.max_pixels
+    channels, config = net.weights.channels, net.config
     if channels not in (1, 3, 4):
-        raise InputError(f"{place} has {channels} input channels; images have 1, 3 or 4")
+        raise InputError(f"{net.place} has {channels} input channels; images have 1, 3 or 4")
     operations = plan.preprocessing(
-        config.eval_preprocess, config.image_size, f"preprocessing of {place}"
+        config.eval_preprocess, config.image_size, f"preprocessing of {net.place}"
     )
 
     def load(file):
@@ -247,7 +184,7 @@ def _loader(
     return load
 
 
-def _classifier(weights: Any, config: Any, place: str) -> Callable[[Any], np.ndarray]:
+def _classifier(net: Any) -> Callable[[Any], np.ndarray]:
     """Return the function `images → class probabilities`, float32 [B, K].
 
     Raises:
@@ -255,20 +192,13 @@ def _classifier(weights: Any, config: Any, place: str) -> Callable[[Any], np.nda
     """
     import jax
 
-    from cv_jax import models
-
-    fields = dict(weights.fields)
-    if "image_size" in models.fields(weights.model):
-        fields["image_size"] = weights.image_size
-    try:
-        model = models.create(weights.model, **fields)
-    except ValueError as error:
-        raise InputError(f"{place}: {one_line(error)}") from None
-    scored = tasks.make_task(config, model).class_scores is not None
-    if not scored or fields.get("num_classes") == 0:
-        raise InputError(f"{place} holds {weights.model}, which is not a classifier")
-    classes = fields.get("num_classes") or len(weights.class_names) or None
-    step = jax.jit(make_classifier(config, model, config.eval.average))
+    weights, config = net.weights, net.config
+    scored = tasks.make_task(config, net.model).class_scores is not None
+    classes = weights.fields.get("num_classes")
+    if not scored or classes == 0:
+        raise InputError(f"{net.place} holds {weights.model}, which is not a classifier")
+    classes = classes or len(weights.class_names) or None
+    step = jax.jit(make_classifier(config, net.model, config.eval.average))
 
     def classify(images):
         count = len(jax.tree.leaves(images)[0])
@@ -280,4 +210,4 @@ def _classifier(weights: Any, config: Any, place: str) -> Callable[[Any], np.nda
 
 
 def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr)
+    print(f"note: {printable(sentence)}", file=sys.stderr)

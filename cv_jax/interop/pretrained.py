@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -18,7 +18,7 @@ from cv_jax.interop.classes import names_of, ordered
 from cv_jax.interop.place import for_channels
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.run import class_names
-from cv_jax.run.checkpoint import CheckpointError, read_newest
+from cv_jax.run.checkpoint import CheckpointError, read_each, read_newest
 from cv_jax.run.json_files import Damaged, read_record
 from cv_jax.run.workdir import first_config
 
@@ -256,13 +256,11 @@ def read_run(path: pathlib.Path) -> Run:
         raise InputError(f"{path} is not a run directory: it has no config.json of a run") from None
     except Damaged as error:
         raise InputError(f"{path}: config.json is damaged or not of a run: {error}") from None
-    groups = ("params/", "model_state/", "ema/")
     try:
-        arrays, step = read_newest(path / "checkpoints", lambda name: name.startswith(groups))
+        arrays, step = read_newest(path / "checkpoints", _is_of_model)
     except CheckpointError as error:
         raise InputError(f"{path}: {error}") from None
-    averaged = {k.removeprefix("ema/"): x for k, x in arrays.items() if k.startswith("ema/")}
-    arrays = averaged or {k.removeprefix("model_state/"): x for k, x in arrays.items()}
+    arrays = _evaluated(arrays)
 
     values = tuples(config)
     try:
@@ -294,6 +292,23 @@ def read_run(path: pathlib.Path) -> Run:
         evaluation={key: values.get(key, FIELDS[key].default) for key in saved.EVALUATION},
     )
     return Run(weights, config, step)
+
+
+def read_checkpoints(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield step and evaluated variables of every sound checkpoint of a run, the oldest first."""
+    for arrays, step in read_each(path / "checkpoints", _is_of_model):
+        yield step, unflatten(_evaluated(arrays))
+
+
+def _is_of_model(name: str) -> bool:
+    """Whether an array of a checkpoint belongs to the model: no optimiser, no counter."""
+    return name.startswith(("params/", "model_state/", "ema/"))
+
+
+def _evaluated(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the variables that an evaluation reads: the averaged ones if the run averages."""
+    averaged = {k.removeprefix("ema/"): x for k, x in arrays.items() if k.startswith("ema/")}
+    return averaged or {k.removeprefix("model_state/"): x for k, x in arrays.items()}
 
 
 def _fitting_channels(path, arrays, name, size, fields, channels: int | None) -> int:
