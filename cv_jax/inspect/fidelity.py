@@ -65,13 +65,13 @@ def insertion(
       classes: int [B].
       maps: float [B, H, W].
       steps: number of steps until every pixel is inserted.
-      blur: standard deviation of the Gaussian blur in pixels; default: 5 at 224 pixels, in
-        proportion to the height.
+      blur: standard deviation of the Gaussian blur in pixels; default: a tenth of the height. The
+        paper's blur, 5 pixels at a height of 224, leaves large objects recognisable.
 
     Returns:
       float32 [B, steps + 1]; the last value is of the whole image.
     """
-    blur = images.shape[1] * 5 / 224 if blur is None else blur
+    blur = images.shape[1] / 10 if blur is None else blur
     blurred = scipy.ndimage.gaussian_filter(np.asarray(images), (0, blur, blur, 0))
     return _curve(model, variables, jnp.asarray(blurred), images, classes, maps, steps)
 

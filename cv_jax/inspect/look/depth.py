@@ -108,10 +108,14 @@ def _growth_figure(fields, theory, size):
     curves = {when: [field.size[0] for field in found] for when, found in fields.items()}
     reach = [(theory[n].size or size)[0] if n in theory else np.nan for n in names]
     figures.lines(axis, places, {"theoretical": reach, **curves})
-    shown = figures.chosen(len(names), 10)
-    axis.set_xticks(places[shown], [names[i] for i in shown], rotation=45, ha="right", fontsize=9)
+    _name_layers(axis, places, names)
     axis.set(ylabel="rows, pixels", ylim=(0, None))
     return figure
+
+
+def _name_layers(axis, places: np.ndarray, names: list[str]) -> None:
+    shown = figures.chosen(len(names), 10)
+    axis.set_xticks(places[shown], [names[i] for i in shown], rotation=45, ha="right", fontsize=9)
 
 
 def look_at_layers(subject: Subject) -> list[Finding]:
@@ -145,7 +149,10 @@ def look_at_layers(subject: Subject) -> list[Finding]:
         curves = {when: [getattr(x, key) for x in layers] for when, layers in found.items()}
         figures.lines(axis, places, curves)
         positive = all(v > 0 for values in curves.values() for v in values)
-        axis.set(xlabel="layer", ylabel=label, yscale=scale if positive else "linear")
+        axis.set(ylabel=label, yscale=scale if positive else "linear")
+        if key == "dead":
+            axis.set_ylim(-0.02, 1.02)
+        _name_layers(axis, places, names)
     trained = found["trained"]
     ratio = trained[0].gradient_norm / max(trained[-1].gradient_norm, 1e-30)
     text = f"{np.mean([x.dead for x in trained]):.1%} of the channels are dead"

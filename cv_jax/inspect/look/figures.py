@@ -111,7 +111,9 @@ def tile(images: Sequence[np.ndarray], columns: int, fill: float) -> np.ndarray:
     return sheet
 
 
-def lines(axis: Axes, places: Sequence, curves: dict[str, Sequence[float]]) -> None:
+def lines(
+    axis: Axes, places: Sequence, curves: dict[str, Sequence[float]], *, legend: bool = True
+) -> None:
     """Draw one line with markers for each name; missing values leave gaps."""
     for i, (name, values) in enumerate(curves.items()):
         axis.plot(
@@ -123,8 +125,15 @@ def lines(axis: Axes, places: Sequence, curves: dict[str, Sequence[float]]) -> N
             label=name,
         )
     axis.grid(alpha=0.3)
-    if len(curves) > 1:
+    if legend and len(curves) > 1:
         axis.legend(fontsize=10)
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
+    """Draw one legend for all panels, below them."""
+    handles, names = axis.get_legend_handles_labels()
+    columns = min(len(names), columns)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=10)
 
 
 def chosen(count: int, most: int) -> list[int]:

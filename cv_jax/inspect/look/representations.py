@@ -134,8 +134,7 @@ def look_at_projection(subject: Subject) -> list[Finding]:
         purity[method] = _purity(points, labels)
         for row, (x, y) in zip(rows, points, strict=True):
             row |= {f"{method}_x": float(x), f"{method}_y": float(y)}
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 8), fontsize=9)
+    figures.legend_below(figure, axes[0, 0], 10)
     parts = ", ".join(f"{value:.1%} in {method}" for method, value in purity.items())
     text = f"share of nearest points of the same class: {parts}"
     return [Finding("projection", text, figure, rows)]

@@ -83,11 +83,11 @@ def _fidelity(subject: Subject, classes: np.ndarray, maps: dict) -> list[Finding
         for name, curve in curves.items():
             rows[name][f"{kind}_area"] = float(fidelity.area(curve).mean())
         places = np.linspace(0, 100, curves[CONTROL].shape[1])
-        figures.lines(
-            axis, places, {n.replace("_", " "): c.mean(axis=0) for n, c in curves.items()}
-        )
+        means = {n.replace("_", " "): c.mean(axis=0) for n, c in curves.items()}
+        figures.lines(axis, places, means, legend=False)
         done = "removed" if kind == "deletion" else "inserted"
         axis.set(xlabel=f"pixels {done}, %", ylabel="probability", ylim=(0, 1), title=kind)
+    figures.legend_below(figure, axes[0, 0], 5)
     for name, row in rows.items():
         correlation = fidelity.randomisation(saliency.METHODS[name], *net)
         finite = correlation[np.isfinite(correlation)]
