@@ -25,7 +25,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     start.load_jax()
 
 import argparse
-import shlex
 import textwrap
 import traceback
 from pathlib import Path
@@ -34,7 +33,7 @@ from cv_jax import config as configs
 from cv_jax import output
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import clusters, processes, start
-from cv_jax.errors import ExitCode, InputError, Parser, RunError, one_line
+from cv_jax.errors import ExitCode, InputError, Parser, RunError, exit_code, one_line, shell_line
 from cv_jax.sweep import slurm
 
 # Fields that may differ between processes: how and where each of them loads the same data.
@@ -243,7 +242,7 @@ def main(arguments: list[str]) -> int:
     path = flags.workdir or workdir.default_workdir(flags.config, config, parts.fingerprint)
     if flags.evaluate:
         return evaluate.evaluate(parts, path)
-    command = shlex.join(["python", "launch.py", *arguments])
+    command = shell_line(["python", "launch.py", *arguments])
     code = loop.train(parts, path, command)
     for split, data in parts.fingerprint.items():
         if "broken" in data and processes.is_main():
@@ -255,11 +254,10 @@ def run(arguments: list[str]) -> int:
     """Run `main`, and print an error as one line; all processes return the same exit code."""
     try:
         return processes.finish(main(arguments))
-    except InputError as error:
-        return processes.fail(ExitCode.MISTAKE, one_line(error))
     except Exception as error:
-        if isinstance(error, RunError) or getattr(error, "errno", None):  # a failed system call
-            return processes.fail(ExitCode.FAILED, one_line(error))
+        code = exit_code(error)
+        if code is not None:
+            return processes.fail(code, one_line(error))
         if not processes.several():
             raise
         message = processes.lost(error)

@@ -10,13 +10,15 @@ import sys
 
 from cv_jax import output
 from cv_jax.devices import start
-from cv_jax.errors import ExitCode, InputError, RunError, did_you_mean, one_line
+from cv_jax.errors import ExitCode, InputError, did_you_mean, exit_code, one_line
 
 # Name → module with the function `main(arguments) -> exit code`, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("cv_jax.commands.models", "list models with parameters and multiply-adds"),
     "report": ("cv_jax.commands.report", "print and write tables and figures of a sweep"),
     "predict": ("cv_jax.commands.predict", "predict the classes of image files"),
+    "look": ("cv_jax.commands.look", "show what a trained network has learnt"),
+    "features": ("cv_jax.commands.features", "write features of images or of a split to a file"),
     "receptive-field": (
         "cv_jax.commands.receptive_field",
         "print the receptive field of each layer of a model",
@@ -45,12 +47,12 @@ def main(arguments: list[str]) -> int:
     """Run one command; return its exit code (2 for invalid input)."""
     try:
         return _run(*arguments)
-    except InputError as error:
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return ExitCode.MISTAKE
-    except (RunError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return ExitCode.FAILED
+        return code
 
 
 def _run(name: str = "", *rest: str) -> int:
@@ -65,10 +67,9 @@ def _run(name: str = "", *rest: str) -> int:
     start.load_jax()
     try:
         return importlib.import_module(COMMANDS[name][0]).main(list(rest))
-    except (InputError, RunError, OSError):
-        raise
-    except Exception:
-        start.check_devices()  # raises an InputError if no program can run here
+    except Exception as error:
+        if exit_code(error) is None:
+            start.check_devices()  # raises an InputError if no program can run here
         raise
 
 

@@ -3,6 +3,9 @@
 import argparse
 import difflib
 import enum
+import errno
+import os
+import shlex
 from collections.abc import Iterable
 
 
@@ -36,6 +39,22 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+# Errors of the system about a path that cannot be what the command needs.
+_OF_PATHS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR)
+_OF_PATHS += (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+
+
+def exit_code(error: Exception) -> ExitCode | None:
+    """Return the code of an error: 2 for a mistake, 1 for a failed system, `None` for a bug."""
+    if isinstance(error, InputError):
+        return ExitCode.MISTAKE
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS:
+        return ExitCode.MISTAKE
+    if isinstance(error, (RunError, OSError)) or getattr(error, "errno", None):
+        return ExitCode.FAILED
+    return None
+
+
 def printable(text: str) -> str:
     r"""Replace each character that would move the cursor or change a terminal, such as by `\n`."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -48,10 +67,28 @@ def one_line(error: object, longest: int = 1000) -> str:
     this package belongs to a name that the user gave.
     """
     text = str(error).strip()
-    if not isinstance(error, (InputError, RunError)):
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    elif not isinstance(error, (InputError, RunError)):
         text = " ".join(text.split())
     text = printable(text) or type(error).__name__
     return text if len(text) <= longest else f"{text[:longest]} …"
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """Join words to one line that bash, zsh and ksh read as these words."""
+
+    def quoted(word):
+        if word.isprintable():
+            return shlex.quote(word)
+        text = word.replace("\\", r"\\").replace("'", r"\'")
+        return "$'" + "".join(c if c.isprintable() else _octal(c) for c in text) + "'"
+
+    return " ".join(map(quoted, words))
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", count: int = 1) -> str:

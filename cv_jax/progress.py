@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sized
 from tqdm import tqdm
 
 from cv_jax.devices.processes import is_main
+from cv_jax.errors import printable
 
 LINE_SECONDS = 10.0  # between two lines without a terminal
 
@@ -63,6 +64,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
+        text = printable(text)
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         elif is_main():
@@ -83,7 +85,7 @@ def counted(loop: Sized, what: str) -> Iterable:
         yield from loop
         return
     if sys.stderr.isatty():
-        yield from tqdm(loop, desc=what, delay=2.0, leave=False)
+        yield from tqdm(loop, desc=printable(what), delay=2.0, leave=False)
         return
     started = last = time.monotonic()
     for i, item in enumerate(loop):
@@ -91,7 +93,8 @@ def counted(loop: Sized, what: str) -> Iterable:
         if now - last >= LINE_SECONDS:
             last = now
             left = clock((now - started) / i * (len(loop) - i))
-            print(f"{what}: {i} of {len(loop)}, {left} left", file=sys.stderr, flush=True)
+            text = printable(f"{what}: {i} of {len(loop)}, {left} left")
+            print(text, file=sys.stderr, flush=True)
         yield item
 
 

@@ -7,8 +7,9 @@ images are converted back from the normalised scale.
 
 from pathlib import Path
 
+from cv_jax import paths
 from cv_jax.augment.batch import augment_batch
-from cv_jax.errors import InputError, Parser
+from cv_jax.errors import InputError, Parser, printable
 
 _GAP = 4  # pixels between images
 
@@ -34,18 +35,14 @@ def main(arguments: list[str]) -> int:
         raise InputError(
             f"--rows={options.rows} --columns={options.columns}: both must be at least 1"
         )
-    if options.out.exists() and not options.force:
-        raise InputError(f"{options.out} exists; add --force to overwrite it")
-    if not options.out.absolute().parent.is_dir():
-        raise InputError(f"--out={options.out}: the folder {options.out.parent} does not exist")
+    paths.require_new_file(options.out, "--out", options.force)
 
     from PIL import Image
 
     before, after = _images(options)
     Image.fromarray(_grid(before, after, options.columns)).save(options.out, format="PNG")
-    print(
-        f"{options.out}: {len(before)} images of {options.data}, each above its augmented versions"
-    )
+    shown = f"{options.out}: {len(before)} images of {options.data}"
+    print(printable(f"{shown}, each above its augmented versions"))
     return 0
 
 

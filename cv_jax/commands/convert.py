@@ -25,7 +25,7 @@ import jax
 from cv_jax import interop, output
 from cv_jax.commands import option_types
 from cv_jax.config.model_fields import parse_fields
-from cv_jax.errors import InputError, Parser
+from cv_jax.errors import InputError, Parser, printable
 from cv_jax.interop import classes, foreign, hub_folder, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
 
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     to = options.to or usual
     _write(weights, to, options.dest)
     parameters = sum(x.size for x in jax.tree.leaves(weights.variables["params"]))
-    print(f"{options.dest}: {weights.model} as {to}, {parameters:,} parameters")
+    print(printable(f"{options.dest}: {weights.model} as {to}, {parameters:,} parameters"))
     return 0
 
 
@@ -175,4 +175,4 @@ def _write(weights: Saved, to: str, dest: pathlib.Path) -> None:
 
 
 def _note(sentence: str) -> None:
-    print(f"note: {sentence}")
+    print(f"note: {printable(sentence)}")

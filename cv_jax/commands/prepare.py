@@ -9,10 +9,10 @@ The same command resumes a re-encoding that was killed.
 import argparse
 import importlib.util
 import os
-import shlex
 from pathlib import Path
 
-from cv_jax.errors import InputError, Parser, one_line
+from cv_jax import paths
+from cv_jax.errors import InputError, Parser, one_line, printable, shell_line
 
 
 def main(arguments: list[str]) -> int:
@@ -59,9 +59,10 @@ def main(arguments: list[str]) -> int:
 
     folder = sources.data_folder(flags.data_dir)
     if flags.to is None:
+        paths.require_folder(folder, "--data-dir")
         _build(flags.source, folder)
         return 0
-    return _reencode(flags, folder, shlex.join(["python", "-m", "cv_jax", "prepare", *arguments]))
+    return _reencode(flags, folder, shell_line(["python", "-m", "cv_jax", "prepare", *arguments]))
 
 
 def _build(name: str, folder: Path) -> None:
@@ -88,7 +89,7 @@ def _build(name: str, folder: Path) -> None:
             raise InputError(
                 f"{split} of {name!r} has {len(source)} of {info.num_examples} examples"
             )
-        print(f"{name} {split}: {len(source):,} examples in {builder.data_path}")
+        print(printable(f"{name} {split}: {len(source):,} examples in {builder.data_path}"))
 
 
 def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
@@ -96,6 +97,7 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
     from cv_jax.data import reencode, splits
     from cv_jax.progress import counted
 
+    paths.require_folder(flags.to, "--to")
     for name in ("short_side", "shard_examples", "max_pixels", "workers"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -127,7 +129,8 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
     for split, shards in index["splits"].items():
         count, size = sum(s["count"] for s in shards), index["sizes"][split]
         left = f", {size - count} broken left out" if size > count else ""
-        print(f"{split}: {count:,} examples in {len(shards)} shards in {flags.to}{left}")
+        shown = f"{split}: {count:,} examples in {len(shards)} shards in {flags.to}{left}"
+        print(printable(shown))
     return 0
 
 

@@ -7,7 +7,8 @@ trials.csv and a figure selected by the swept keys.
 
 from pathlib import Path
 
-from cv_jax.errors import InputError, Parser
+from cv_jax import paths
+from cv_jax.errors import InputError, Parser, printable
 
 
 def main(arguments: list[str]) -> int:
@@ -24,8 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder to write (default: SWEEP_DIR/report)")
     options = parser.parse_args(arguments)
     out = options.out or options.folder / "report"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out={out} is a file; choose a folder")
+    paths.require_folder(out, "--out")
 
     from cv_jax.report import figures, results, settings, tables
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     figure = figures.figure(groups)
     if figure is not None:
         figure.savefig(out / "figure.png")
-    print(f"\nwritten to {out}")
+    print(f"\nwritten to {printable(str(out))}")
     return 0
 
 

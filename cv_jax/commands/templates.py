@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cv_jax.errors import InputError, Parser
+from cv_jax import paths
+from cv_jax.errors import InputError, Parser, printable
 
 
 def main(arguments: list[str]) -> int:
@@ -27,8 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     options = parser.parse_args(arguments)
     out = options.out or options.run / "templates.png"
-    if out.exists() and not options.force:
-        raise InputError(f"{out} exists; add --force to overwrite it")
+    if options.run.is_dir() or options.out:
+        paths.require_new_file(out, "--out", options.force)
 
     from cv_jax import config as configs
     from cv_jax.data import splits
@@ -50,17 +51,16 @@ def main(arguments: list[str]) -> int:
     kernel = np.asarray(run.weights.variables["params"]["head"]["kernel"])
     found = templates.compare(kernel, config.data.std, pixels, labels)
 
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out={out}: the folder {out.parent} does not exist")
     templates.figure(found, names).savefig(out)
     cosines = templates.correlations(found)
     own, best = np.diag(cosines), cosines.argmax(axis=1)
     for i, name in enumerate(names):
-        print(f"{name:16} {own[i]:+.3f} with its average; nearest average: {names[best[i]]}")
+        nearest = printable(names[best[i]])
+        print(f"{printable(name):16} {own[i]:+.3f} with its average; nearest average: {nearest}")
     right = int((best == np.arange(len(names))).sum())
     print(
-        f"{out}: {right} of {len(names)} templates are nearest to the average of their class, "
-        f"mean cosine {own.mean():+.3f}"
+        f"{printable(str(out))}: {right} of {len(names)} templates are nearest to the average of "
+        f"their class, mean cosine {own.mean():+.3f}"
     )
     return 0
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cv_jax.errors import InputError, Parser
+from cv_jax.errors import InputError, Parser, printable
 
 
 def main(arguments: list[str]) -> int:
@@ -33,12 +33,12 @@ def _verify_run(workdir: Path) -> int:
     for step, reason in reasons.items():
         if reason and step < max(sound, default=0):
             reason += "; a newer checkpoint is sound: this one can be deleted"
-        print(f"{folder / str(step)}: {reason or 'sound'}")
+        print(printable(f"{folder / str(step)}: {reason or 'sound'}"))
     kept = checkpoint.read_lines(folder / str(sound[-1])) if sound else ""
     damaged = len(steps) - len(sound)
     found = records.damage(workdir, kept)
     for line in found:
-        print(line)
+        print(printable(line))
     return damaged + len(found)
 
 
@@ -47,5 +47,5 @@ def _verify_records(folder: Path) -> int:
 
     lines = records.damage(folder)
     for line in lines or [f"{folder}: sound"]:
-        print(line)
+        print(printable(line))
     return len(lines)

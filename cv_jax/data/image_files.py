@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cv_jax.data import layout
 from cv_jax.errors import InputError
+from cv_jax.paths import described
 
 
 def find(arguments: list[str], report: Callable[[str], None]) -> list[Path]:
@@ -39,8 +40,7 @@ def _files(path: str, report: Callable[[str], None]) -> list[Path]:
     if os.path.isfile(path):
         return [Path(path)]
     if not os.path.isdir(path):
-        kind = "a link to a missing file" if os.path.islink(path) else "neither a file nor a folder"
-        raise InputError(f"{path} is {kind}")
+        raise InputError(f"{path} {described(Path(path))}; give files and folders")
     found = layout.find_images(Path(path), ".")
     left = f"not read: {layout.in_words(found.left)}" if found.left else ""
     if not found.images:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cv_jax.errors import InputError
+from cv_jax.paths import described
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -124,7 +125,7 @@ def subfolders(name: str, path: Path) -> list[str]:
       InputError: the folder does not exist or cannot be read.
     """
     if not path.is_dir():
-        raise InputError(f"config.data.name: {name!r}: folder {path} does not exist")
+        raise InputError(f"config.data.name: {name!r}: {path} {described(path)}; give a folder")
     try:
         return sorted(entry.name for entry in _entries(path) if _is_folder(entry))
     except OSError as error:

@@ -80,8 +80,10 @@ def read_index(path: Path) -> dict[str, Any]:
       InputError: the index is missing, unreadable or unfinished.
     """
     try:
+        if not (path / "index.json").is_file():
+            raise FileNotFoundError
         index = json.loads((path / "index.json").read_text())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} has no index.json; create it with: python -m cv_jax prepare SOURCE --to {path}"
         ) from None

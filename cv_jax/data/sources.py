@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cv_jax.data.source import Source
+from cv_jax.paths import require_utf8
 
 
 def data_folder(setting: str | None) -> Path:
     """Folder of prepared datasets: the setting, else $TFDS_DATA_DIR, else TFDS's default."""
     chosen = setting or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser()
+    folder = Path(chosen).expanduser()
+    require_utf8(folder, "config.data.dir")
+    return folder
 
 
 def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:

@@ -24,6 +24,7 @@ from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
 from cv_jax.devices import processor
+from cv_jax.paths import require_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def _default() -> str:
 
 def _prepared(where: str) -> Path | None:
     """Return the folder for this machine, created and pruned; `None` if it cannot be written."""
+    require_utf8(Path(where), "config.compile_cache")
     folder = Path(where).expanduser().absolute() / machine()
     try:
         if "://" in where:

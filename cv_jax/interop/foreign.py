@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 from cv_jax.interop import tensors
 from cv_jax.interop.disk import INSTALL
+from cv_jax.paths import require_file
 
 HUB = "hf-hub:"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -89,13 +90,15 @@ def _read_folder(path: pathlib.Path) -> Foreign:
 def _facts(path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a JSON file; {} if it does not exist."""
     try:
+        if path.exists():
+            require_file(path)
         facts = json.loads(path.read_text())
         if not isinstance(facts, dict):
             raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+        raise InputError(f"cannot read {path}: {one_line(error)}") from None
     return facts
 
 

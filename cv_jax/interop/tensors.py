@@ -21,6 +21,7 @@ import numpy as np
 
 from cv_jax.errors import InputError
 from cv_jax.interop.disk import read_safetensors
+from cv_jax.paths import require_file
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 INDEX = ".index.json"
@@ -37,6 +38,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
       InputError: the file cannot be read, or a required package is not installed; one line.
     """
+    require_file(path)
     name = path.name
     if name.endswith(INDEX):
         return _read_shards(path), {}

@@ -6,6 +6,7 @@ the function returns.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cv_jax.errors import RunError, one_line
+from cv_jax.paths import described
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +84,13 @@ def read_json(path: Path, type: type) -> Any:
       Damaged: the file holds no such value, or its text differs from the output of `write_json`.
     """
     try:
+        if os.path.lexists(path) and not path.is_file():  # reading a pipe or a device may not end
+            raise Damaged(f"it {described(path)}")
         text = path.read_text()
         value = json.loads(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except PermissionError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(one_line(error)) from None

@@ -32,6 +32,7 @@ import jax
 import ml_collections
 
 from cv_jax import config as configs
+from cv_jax import paths
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
@@ -115,8 +116,7 @@ def check(
     """
     if "://" in str(path) or str(path).startswith("gs:/"):
         raise InputError(f"--workdir={path}: object stores are not supported; give a local folder")
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--workdir={path} is a file; give a folder")
+    paths.require_folder(path, "--workdir")
     ways_out = "give another --workdir, or the old values"
     old, starts = _started_with(path)
     if old is not None:
@@ -141,7 +141,7 @@ def check(
             )
     elif path.is_dir() and any(not _may_precede_a_run(child) for child in path.iterdir()):
         raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
-    _check_writable(path)
+    check_writable(path)
 
 
 def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:
@@ -221,6 +221,8 @@ def shared(path: Path) -> Iterator[None]:
 def in_use(path: Path) -> bool:
     """Whether a process holds the lock of the directory."""
     try:
+        if not (path / "lock").is_file():  # the trial itself reports another kind
+            return False
         with (path / "lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
@@ -385,7 +387,9 @@ def _may_precede_a_run(path: Path) -> bool:
     return path.name == "lock" or path.name.startswith(".writing-")
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path, flag: str = "--workdir") -> None:
+    """Raise an `InputError` unless the directory exists, or can be made, and can be written."""
+    paths.require_folder(path, flag)
     existing = path
     while not existing.exists():
         existing = existing.parent
@@ -393,4 +397,4 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"--workdir={path} cannot be written: {error.strerror}") from None
+        raise InputError(f"{flag}={path} cannot be written: {error.strerror}") from None

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from cv_jax.errors import printable
 from cv_jax.progress import clock
 from cv_jax.sweep import folder as folders
 
@@ -68,7 +69,7 @@ class Board:
     def line(self, text: str) -> None:
         """Print a permanent line above the table."""
         self._clear()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Remove the table."""

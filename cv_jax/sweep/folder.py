@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, shell_line
 from cv_jax.run import json_files, workdir
 from cv_jax.sweep.points import Point, Sweep
 
@@ -55,7 +54,7 @@ class Trial(NamedTuple):
         """Open the log for appending, and write the command to it unless the disk is full."""
         log = self.log.open("ab", buffering=0)
         with contextlib.suppress(OSError):
-            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.write(f"$ {shell_line(self.command)}\n".encode())
         return log
 
 
@@ -95,8 +94,7 @@ def check(folder: Path, sweep: Sweep) -> None:
     Raises:
       InputError: the folder holds another sweep or other files.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--sweep_dir={folder} is a file; give a folder")
+    workdir.check_writable(folder, "--sweep_dir")
     if not (folder / "sweep.json").is_file():
         if folder.is_dir() and any(child.name != "lock" for child in folder.iterdir()):
             raise InputError(

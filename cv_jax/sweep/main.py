@@ -12,7 +12,7 @@ import jax
 
 from cv_jax import config as configs
 from cv_jax.devices import compile_cache, start
-from cv_jax.errors import ExitCode, InputError, RunError
+from cv_jax.errors import ExitCode, InputError, RunError, printable
 from cv_jax.evaluation.metrics import quality
 from cv_jax.run import identity
 from cv_jax.sweep import folder as folders
@@ -81,7 +81,7 @@ def main(
             todo.append(trial)
     if flags.dry_run:
         print("\n".join(trials.listing(sweep, folder)))
-        print(f"{total} trials on {place}, {folder}")
+        print(printable(f"{total} trials on {place}, {folder}"))
         return ExitCode.DONE
 
     # ---- Trials
@@ -128,7 +128,7 @@ def _run_together(sweep: Sweep, todo: list[Trial], folder: Path) -> int:
     """Run the trials in one program in this process; return the exit code."""
 
     def say(text):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     loaded = [configs.load(sweep.reference(p), sweep.texts(p)) for p in sweep.points]
     compile_cache.use(loaded[0].compile_cache)
@@ -148,17 +148,16 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
     """Print the number of trials in each state, and the logs of failures; return the exit code."""
     failed = [outcome for outcome in outcomes if outcome.state == local.FAILED]
     for outcome in failed:
-        print(f"\n{outcome.trial.name} failed, {local.exit_text(outcome.code)}:", file=sys.stderr)
-        for line in outcome.log:
-            print(f"  {line}", file=sys.stderr)
-        print(f"  (full log: {outcome.trial.log})", file=sys.stderr)
+        head = f"{outcome.trial.name} failed, {local.exit_text(outcome.code)}:"
+        lines = [head, *(f"  {line}" for line in outcome.log), f"  (full log: {outcome.trial.log})"]
+        print("", *map(printable, lines), sep="\n", file=sys.stderr)
     done, pruned = (sum(o.state == state for o in outcomes) for state in (local.DONE, local.PRUNED))
     left = total - done - pruned - len(failed)
     text = f"{done} of {total} trials done"
     text += f", {pruned} pruned" if pruned else ""
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not finished; the same command continues" if left else ""
-    print(f"{text}, in {folder}")
+    print(printable(f"{text}, in {folder}"))
     runs = [folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE]
     mixed = identity.mixed_conditions(runs)
     if mixed:
@@ -173,4 +172,4 @@ def _report_best(outcomes: list[local.Outcome]) -> None:
     if ended:
         values, trial = max(ended, key=lambda pair: quality(pair[0]))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"best: {trial.name}, {shown}, in {trial.workdir}")
+        print(printable(f"best: {trial.name}, {shown}, in {trial.workdir}"))

@@ -24,7 +24,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import InputError, RunError, one_line
+from cv_jax.errors import InputError, RunError, one_line, printable
 from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.display import aligned
@@ -132,7 +132,7 @@ def run(trials: list[Trial], options: dict[str, Any], folder: Path) -> None:
         (len(submitted), "submitted now"),
     ]
     shown = ", ".join(f"{count} {state}" for count, state in counts if count)
-    print(f"{shown}; {len(trials)} trials in {folder}")
+    print(printable(f"{shown}; {len(trials)} trials in {folder}"))
     if len(done) < len(trials):
         print(
             f"logs: {folder}/<trial>.log, and of the jobs {folder / 'slurm'}; results so far: "

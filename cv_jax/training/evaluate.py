@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from cv_jax.devices import processes
-from cv_jax.errors import ExitCode, InputError
+from cv_jax.errors import ExitCode, InputError, printable
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.evaluation.run import record, table
 from cv_jax.run import json_files, provenance
@@ -44,7 +44,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
         return ExitCode.DONE
     changed = records.other_conditions(workdir, experiment.config, step)
     if changed:
-        print(f"WARNING: {workdir} {changed}", file=sys.stderr)
+        print(printable(f"WARNING: {workdir} {changed}"), file=sys.stderr)
     file = records.evaluation_file(workdir, experiment.config)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
     json_files.write_record(
@@ -55,5 +55,5 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     scores, accuracy = found["test"].metrics, ""
     if "accuracy" in scores:
         accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
-    print(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}")
+    print(printable(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}"))
     return ExitCode.DONE

@@ -14,7 +14,7 @@ import jax
 
 from cv_jax import signals
 from cv_jax.devices import processes
-from cv_jax.errors import ExitCode
+from cv_jax.errors import ExitCode, printable
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress, clock
@@ -72,7 +72,8 @@ def _train(
     state, start_step = restored or (experiment.init()(weights), 0)
     processes.require_same("config.init_from", {"sha256": loaded})
     if record.start(start_step, loaded):
-        print(f"finished already: {record.write_summary(*experiment.sizes, again=True)}")
+        result = record.write_summary(*experiment.sizes, again=True)
+        print(printable(f"finished already: {result}"))
         return ExitCode.DONE
     progress = Progress(total_steps, start_step, experiment.config.batch_size)
     record.open_writers(progress.line)
@@ -123,13 +124,14 @@ def _train(
     progress.close()
     if code == ExitCode.DONE:
         took, result = clock(time.monotonic() - started), record.write_summary(*experiment.sizes)
-        print(f"done in {took}: {result}; evaluate it again with: {command} --evaluate")
+        text = f"done in {took}: {result}; evaluate it again with: {command} --evaluate"
+        print(printable(text))
     elif processes.is_main():
-        print(
+        text = (
             f"stopped by {signal.Signals(agreement.signal).name} at step {step} of {total_steps}, "
-            f"all saved in {workdir}; continue with: {command}",
-            file=sys.stderr,
+            f"all saved in {workdir}; continue with: {command}"
         )
+        print(printable(text), file=sys.stderr)
     return code
 
 
@@ -148,7 +150,7 @@ def _not_finite(record: Record, progress: Progress, step: int) -> int:
     progress.close()
     if processes.is_main():
         message = f"the loss is not finite at step {step}; {record.last_good_checkpoint()}"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     return ExitCode.NOT_FINITE
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from cv_jax import models
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, printable
 from cv_jax.interop import pretrained, saved
 from cv_jax.interop.classes import ordered
 from cv_jax.interop.target import flatten, trained_with
@@ -57,7 +57,7 @@ def read_teacher(
     place = config.distill.teacher
 
     def report(line):
-        print(f"{place}: {line}")
+        print(printable(f"{place}: {line}"))
 
     try:
         weights = pretrained.read(place, report)

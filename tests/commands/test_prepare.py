@@ -76,7 +76,7 @@ def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
         (["digits", "--to=o", "--short-side=0"], "--short-side=0 must be at least 1"),
         (["digits", "--to=o", "--method=best"], "--method=best is not one of nearest"),
         (["digits", "--to=o", "--splits=train,dev"], "split 'dev' of 'digits'"),
-        (["folder:/no/where", "--to=o"], "folder /no/where does not exist"),
+        (["folder:/no/where", "--to=o"], "/no/where does not exist; give a folder"),
     ],
 )
 def test_mistakes_give_one_line_and_write_nothing(
