@@ -144,14 +144,8 @@ def load(
         message lists all of them.
     """
     table = family(model_name, source)
-    ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
-    state_dict = renamed = table.renamed(state_dict)
-    state_dict = {key: x for key, x in state_dict.items() if not ignored.fullmatch(key)}
-    dropped = re.compile("|".join(table.dropped))
-    parts = [key for key in state_dict if dropped.fullmatch(key)]
-    if parts:
-        state_dict = {key: x for key, x in state_dict.items() if key not in parts}
-        report(f"{', '.join(sorted({key.partition('.')[0] for key in parts}))} dropped")
+    renamed = table.renamed(state_dict)
+    state_dict = _without_other_parts(table, renamed, report)
     trained_classes, trained_channels = read_trained_with(table, state_dict)
 
     if num_classes is None:
@@ -264,6 +258,19 @@ def _trained_sizes(
                 if may_be_resized(path) and fits_resized(path, array.shape, shapes[path]):
                     sizes[path] = array.shape
     return sizes
+
+
+def _without_other_parts(
+    table: Family, state_dict: Mapping[str, np.ndarray], report: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """Return the arrays with learnt values, without the parts that the model does not have."""
+    ignored = re.compile("|".join([rf".*\.{COUNTER}", *table.ignored]))
+    state_dict = {key: x for key, x in state_dict.items() if not ignored.fullmatch(key)}
+    dropped = re.compile("|".join(table.dropped))
+    parts = {key for key in state_dict if dropped.fullmatch(key)}
+    if parts:
+        report(f"{', '.join(sorted({key.partition('.')[0] for key in parts}))} dropped")
+    return {key: x for key, x in state_dict.items() if key not in parts}
 
 
 def _check_constants(

@@ -132,7 +132,7 @@ def test_positions_of_patches_alone(arrays, capsys, tmp_path):
         assert same(dict(file), plain_names(own))
 
 
-def test_a_folder_needs_names_of_modules(capsys, tmp_path):
+def test_a_folder_is_not_for_big_vision(capsys, tmp_path):
     ours, folder = tmp_path / "ours.safetensors", tmp_path / "folder"
     model = models.create("vit_ti16", image_size=32, num_classes=3)
     image = np.zeros((1, 32, 32, 3), np.float32)
@@ -141,9 +141,7 @@ def test_a_folder_needs_names_of_modules(capsys, tmp_path):
     saved.write(ours, saved.Saved(variables, "vit_ti16", {"num_classes": 3}, (32, 32), 3))
     code, _, error = run(capsys, ours, folder, "--to", "big_vision")
     assert code == 2
-    assert error.startswith(
-        "error: config.json in a folder needs names of PyTorch layers, and big_v"
-    )
+    assert error.startswith("error: config.json in a folder is timm's; for big_vision, write a fi")
     assert error.count("\n") == 1
     assert not folder.exists()
 
