@@ -199,3 +199,32 @@ def test_other_types_of_files(tmp_path):
     (tmp_path / "x.onnx").write_bytes(io.BytesIO(b"x").read())
     with pytest.raises(InputError, match="allowed are .safetensors, .pth, .pt, .bin, .ckpt, .tar"):
         tensors.read(tmp_path / "x.onnx")
+
+
+def test_several_files_from_the_hub(tmp_path, monkeypatch):
+    """Only what exists and is needed is asked for; the preprocessing only of transformers."""
+    shard(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 32}')
+    hub, asked = types.ModuleType("huggingface_hub"), []
+    hub.errors = types.SimpleNamespace(EntryNotFoundError=KeyError)
+
+    def download(name, file, revision):
+        asked.append(file)
+        if not (tmp_path / file).exists():
+            raise KeyError(file)
+        return str(tmp_path / file)
+
+    hub.hf_hub_download = download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    found = foreign.read("hf-hub:someone/net")
+    assert found.state_dict.keys() == ARRAYS.keys()
+    assert found.preprocessor == {"size": 32}
+    assert asked == [
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model-1-of-2.safetensors",
+        "model-2-of-2.safetensors",
+    ]
