@@ -2,8 +2,8 @@
 
 MODEL is a run directory, a file of `python -m cv_jax convert`, a folder in the Hub's layout, or
 hf-hub:OWNER/NAME. FILE ends in .npz or .parquet and gets the feature of every image with its name
-and label. Maps [H, W, D] and tokens [T, D] are written as they are; --mean averages them. Batches
-run on all devices. A stopped command continues where it was when it is repeated.
+and label. Maps [H, W, D] and tokens [T, D] are written as they are; --average averages them.
+Batches run on all devices. A stopped command continues where it was when it is repeated.
 
     python -m cv_jax features runs/vit --split train --feature pre_logits --out train.npz
 """
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"no feature {options.feature!r}; allowed: {', '.join(known)}")
 
     parts = feature_files.Parts(out, _identity(options, net, source, example[0].shape))
-    run = _extractor(model, variables, options.feature, options.mean)
+    run = _extractor(model, variables, options.feature, options.average)
     _extract(net, source, parts, run, options.batch_size)
     rows = feature_files.join(parts, out)
     parts.remove()
@@ -65,7 +65,7 @@ def _identity(options, net, source, shape) -> dict:
     return {
         "model": digest(net.weights.variables),
         "feature": options.feature,
-        "mean": options.mean,
+        "average": options.average,
         "preprocess": net.config.eval_preprocess,
         "normalisation": [list(net.config.data.mean), list(net.config.data.std)],
         "image_shape": list(shape[1:]),
@@ -105,7 +105,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", metavar="NAME", help="dataset (default: that of the run)")
     parser.add_argument("--feature", help="name of the feature; --list shows all")
     parser.add_argument("--list", action="store_true", help="print names and shapes, write nothing")
-    parser.add_argument("--mean", action="store_true", help="average maps and tokens over places")
+    parser.add_argument(
+        "--average", action="store_true", help="average maps and tokens over their places"
+    )
     parser.add_argument("--out", metavar="FILE", help="file to write: .npz or .parquet")
     parser.add_argument("--batch-size", type=int, default=64, help="images (default: 64)")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
@@ -130,21 +132,20 @@ def _check_out(out: pathlib.Path, force: bool) -> None:
     paths.require_new_file(out, "--out", force)
 
 
-def _extractor(model, variables, name: str, mean: bool):
+def _extractor(model, variables, name: str, average: bool):
     """Return the function `inputs → feature` on all devices, float32 [B, …]."""
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
 
+    from cv_jax.devices import mesh as meshes
     from cv_jax.inspect import network
 
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    variables = jax.device_put(variables, whole)
+    mesh = meshes.make_mesh()
+    variables = jax.device_put(variables, meshes.replicated(mesh))
 
     @jax.jit
     def extract(variables, *inputs):
         found = network.run(model, variables, *inputs)[1][name].astype("float32")
-        return found.mean(axis=tuple(range(1, found.ndim - 1))) if mean else found
+        return found.mean(axis=tuple(range(1, found.ndim - 1))) if average else found
 
     def run(inputs):
         count = len(inputs[0])
@@ -152,7 +153,9 @@ def _extractor(model, variables, name: str, mean: bool):
         padded = [
             np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for x in map(np.asarray, inputs)
         ]
-        return np.asarray(extract(variables, *jax.device_put(padded, split)))[:count]
+        return np.asarray(extract(variables, *jax.device_put(padded, meshes.over_batch(mesh))))[
+            :count
+        ]
 
     return run
 

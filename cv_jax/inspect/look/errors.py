@@ -53,7 +53,7 @@ def _sheet(subject, examples, pixels, title):
         axis.set_axis_off()
     for axis, example in zip(axes.flat, examples, strict=False):
         axis.set_axis_on()
-        predicted, true = map(subject.class_name, (example.prediction, example.label))
+        predicted, true = (subject.class_name(k) for k in (example.prediction, example.label))
         figures.show(
             axis,
             pixels[example.index],

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cv_jax.errors import printable
+
 PANEL, DPI = 3.1, 100  # inches; pixels per inch
 MAGNITUDE, SIGNED = "viridis", "RdBu_r"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
@@ -31,7 +33,7 @@ def panels(
     """
     size = columns * width, rows * height + 0.7
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    title = "\n".join(textwrap.wrap(title, max(int(9.5 * size[0]), 24)))
+    title = "\n".join(textwrap.wrap(text(title), max(int(9.5 * size[0]), 24)))
     figure.suptitle(title, fontsize=13)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -93,7 +95,7 @@ def plain(axis: Axes, title: str = "", size: int = 11) -> None:
     """Remove the ticks and set the title, shortened to the panel."""
     axis.set(xticks=[], yticks=[])
     if title:
-        lines = [line for part in title.split("\n") for line in textwrap.wrap(part, 34)]
+        lines = [line for part in title.split("\n") for line in textwrap.wrap(text(part), 34)]
         axis.set_title("\n".join(lines[:3]), fontsize=size)
 
 
@@ -127,6 +129,11 @@ def lines(
     axis.grid(alpha=0.3)
     if legend and len(curves) > 1:
         axis.legend(fontsize=10)
+
+
+def text(name: str) -> str:
+    """Return a name as plain text: no control characters, no formulas between dollar signs."""
+    return printable(name).replace("$", r"\$")
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int) -> None:

@@ -128,7 +128,7 @@ def look_at_projection(subject: Subject) -> list[Finding]:
                 fillstyle="full" if k < len(figures.COLOURS) else "none",
                 markersize=4,
                 alpha=0.7,
-                label=subject.class_name(int(label)),
+                label=figures.text(subject.class_name(int(label))),
             )
         axis.set(xticks=[], yticks=[], title=method)
         purity[method] = _purity(points, labels)
