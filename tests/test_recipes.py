@@ -24,7 +24,7 @@ def test_a_config_is_its_published_recipe(name):
     }
     # Any other result field keeps its default: each number needs a source.
     model = config["model.name"]
-    default = configs.flatten(configs.default("imagenet2012", model))
+    default = configs.flatten(configs.with_normalisation(configs.default("imagenet2012", model)))
     kinds = {key: FIELDS[key].kind if key in FIELDS else "result" for key in config}
     changed = {key for key, value in config.items() if value != default[key]}
     units = {key for key in changed if config[key] is None}  # a duration in another unit
