@@ -231,15 +231,22 @@ def main(arguments: list[str]) -> int:
     if processes.several():
         processes.require_same("environment", provenance.shared())
     compile_cache.use(config.compile_cache)
+    if flags.dry_run:
+        config = configs.with_normalisation(config)
+    path = flags.workdir or workdir.named_workdir(flags.config, config)
     try:
-        parts = experiment.build(config, flags.evaluate)
+        parts = experiment.build(config, flags.evaluate, path)
     except RunError as error:  # before training every error is a mistake in the input
         raise InputError(str(error)) from None
     processes.require_same("data", parts.fingerprint)
     if flags.dry_run:
         dry_run.describe(parts)
         return ExitCode.DONE
-    path = flags.workdir or workdir.default_workdir(flags.config, config, parts.fingerprint)
+    if flags.workdir is None:
+        found = workdir.default_workdir(flags.config, config, parts.fingerprint)
+        if found != path and config.data.mean is None:  # an older run has its own normalisation
+            parts = experiment.build(config, flags.evaluate, found)
+        path = found
     if flags.evaluate:
         return evaluate.evaluate(parts, path)
     command = shell_line(["python", "launch.py", *arguments])
