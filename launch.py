@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     start.load_jax()
 
 import argparse
+import shutil
 import textwrap
 import traceback
 from pathlib import Path
@@ -141,20 +142,26 @@ def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
 
 def _describe_fields() -> str:
     """Return every config field with its meaning, range, default and kind."""
-    lines = [
-        "config fields: --config.FIELD=VALUE (of the model: --config.model.FIELD=VALUE, listed in",
-        "cv_jax/models). Result fields decide the result and are fixed for a run directory;",
-        "evaluation fields decide what is measured; run fields may change at every restart.",
-        "",
-    ]
+    width = min(100, shutil.get_terminal_size().columns)
+    indent = 40 if width >= 80 else 8  # narrow: the meaning below the name
+    introduction = (
+        "config fields: --config.FIELD=VALUE (of the model: --config.model.FIELD=VALUE, listed in "
+        "cv_jax/models). Result fields decide the result and are fixed for a run directory; "
+        "evaluation fields decide what is measured; run fields may change at every restart."
+    )
+    lines = [textwrap.fill(introduction, width), ""]
     for field in FIELDS.values():
         facts = filter(None, (field.range, f"default {_text(field.default)}", field.kind))
+        name = f"  --config.{field.name}"
+        if len(name) >= indent:
+            lines.append(name)
+            name = ""
         lines.append(
             textwrap.fill(
                 f"{field.meaning} ({'; '.join(facts)})",
-                width=100,
-                initial_indent=f"  --config.{field.name:28} ",
-                subsequent_indent=" " * 40,
+                width=width,
+                initial_indent=name.ljust(indent),
+                subsequent_indent=" " * indent,
                 break_long_words=False,
                 break_on_hyphens=False,
             )

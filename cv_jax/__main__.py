@@ -6,7 +6,9 @@ if __name__ == "__main__":
     signals.watch()  # before the imports below
 
 import importlib
+import shutil
 import sys
+import textwrap
 
 from cv_jax import output
 from cv_jax.devices import start
@@ -59,7 +61,8 @@ def _run(name: str = "", *rest: str) -> int:
     if name in ("", "-h", "--help", "help"):
         print("usage: python -m cv_jax COMMAND [arguments]\n")
         for command, (_, summary) in COMMANDS.items():
-            print(f"  {command:17}{summary}")
+            width = shutil.get_terminal_size().columns
+            print(textwrap.fill(f"  {command:17}{summary}", width, subsequent_indent=" " * 19))
         return ExitCode.DONE if name else ExitCode.MISTAKE
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)

@@ -40,10 +40,11 @@ def require_file(path: Path, where: str = "") -> None:
 
     Raises:
       InputError: the path is something else, or does not exist.
-      PermissionError: a folder above the path cannot be entered.
+      PermissionError: the file cannot be read, or a folder above it cannot be entered.
     """
     if not path.is_file():
         raise InputError(f"{where}{path} {described(path)}; give a file")
+    path.open("rb").close()  # libraries report a missing permission in other words
 
 
 def require_folder(path: Path, flag: str) -> None:

@@ -39,8 +39,9 @@ def _print_table(names, cards) -> None:
     name_width = max(len("name"), *map(len, names))
     head = f"{'name':{name_width}}  year  {'input':>11}  {'parameters':>11}  {'mult-adds':>9}  "
     print(head + "paper")
-    # A terminal gets lines of its width; a file or a pipe gets the whole reference.
+    # On a terminal the paper is cut at its width, the numbers never.
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    columns = columns and max(columns, len(head))
     for card in cards:
         shapes = " ".join("x".join(map(str, shape)) for shape in card.inputs)
         line = (

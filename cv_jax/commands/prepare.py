@@ -141,6 +141,10 @@ def _splits(name: str, folder: Path) -> list[str]:
         from cv_jax.data.folder import splits_of
 
         return splits_of(name, Path(path).expanduser())
+    if kind == "records":
+        from cv_jax.data.records import read_index
+
+        return list(read_index(Path(path).expanduser())["splits"])
     from cv_jax.data import catalog
 
     return list(catalog.load_builder(name, folder).info.splits) or ["train"]

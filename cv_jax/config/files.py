@@ -24,7 +24,7 @@ from cv_jax.config.tree import (
 )
 from cv_jax.config.values import check, parse
 from cv_jax.errors import InputError, did_you_mean
-from cv_jax.paths import described
+from cv_jax.paths import described, require_file
 
 
 class WrongArgument(InputError):
@@ -139,6 +139,7 @@ def run_file(path: Path) -> types.ModuleType:
         found = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
         hint = did_you_mean(str(path), found)
         raise InputError(f"config file {path} {described(path)}{hint or '; give a file'}")
+    require_file(path)
     spec = importlib.util.spec_from_file_location(f"cv_jax_config_{path.stem}", path.absolute())
     if spec is None:
         raise InputError(f"config file {path} is not a Python file: its name must end in .py")

@@ -1,6 +1,7 @@
 """TFDS datasets stored as ArrayRecord, read without TensorFlow."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,11 @@ def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder
       InputError: the name or version of the dataset is unknown, or the dataset cannot be loaded.
     """
     plain = name.partition(":")[0].partition("/")[0]
+    if not re.fullmatch(r"\w+", plain):
+        raise InputError(
+            f"config.data.name: {name!r} is not the name of a dataset; allowed are TFDS "
+            "names, folder:PATH and records:PATH"
+        )
     if plain in EMBEDDED:
         folder = ensure(plain, folder)
     try:

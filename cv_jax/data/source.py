@@ -71,7 +71,8 @@ class Source:
         try:
             data, label = self.records[index]
         except Exception as error:  # readers of record files raise many types
-            raise decode.BrokenExample(f"{place()}: {one_line(error)}") from None
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise decode.BrokenExample(f"{place()}: {reason}") from None
         if not 0 <= label < self.num_classes:
             raise decode.BrokenExample(
                 f"{place()}: label {label} is not in 0…{self.num_classes - 1}"

@@ -97,7 +97,7 @@ def _facts(path: pathlib.Path) -> dict[str, Any]:
             raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"cannot read {path}: {one_line(error)}") from None
     return facts
 

@@ -84,7 +84,7 @@ def read(folder: Path) -> Sweep:
         stored = json.loads((folder / "sweep.json").read_text())
         points = [Point(**tuples(point)) for point in stored.pop("points")]
         return Sweep(**tuples(stored), points=tuple(points))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'sweep.json'}: {error}") from None
 
 
