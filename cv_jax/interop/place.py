@@ -96,13 +96,15 @@ def from_foreign(
             model, known, facts.arguments, state_dict.keys(), facts.num_classes
         )
         notes += more
-    for note in notes:
-        report(note)
     fields = {**known, **fields(model)}
     trained, trained_size = None, trained_size or facts.trained_size
     if trained_size:
         trained = Trained.of(model, trained_size, known if found.config else fields)
     size = image_size or facts.image_size
+    if source == "timm":
+        notes += timm_arguments.notes_on_size(model, size)
+    for note in notes:
+        report(note)
     variables = weights.load(
         model,
         source,

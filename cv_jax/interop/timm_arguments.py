@@ -209,6 +209,16 @@ def fields(
     return {name: value for name, value in found.items() if value != defaults[name]}, notes
 
 
+def notes_on_size(model_name: str, image_size: tuple[int, int] | None) -> list[str]:
+    """Return a note if timm's network and the model here differ on images of this size."""
+    if models.MODELS[model_name].module is not VGG or max(image_size or (0,)) < 256:
+        return []
+    return [
+        "on images of 256 pixels or more timm's VGG slides its first linear layer over the maps; "
+        "the model here averages them to 7x7, so its logits differ"
+    ]
+
+
 def _table(model_name: str, known: Fields):
     module = models.MODELS[model_name].module
     tables = {ViT: _VIT, Swin: _SWIN, ResNet: _RESNET, VGG: _VGG}
