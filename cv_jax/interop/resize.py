@@ -19,6 +19,7 @@ from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.models.positions import resize_patch_kernel, resize_positions
 from cv_jax.models.swin import stage_windows
+from cv_jax.models.vit import ViT
 from cv_jax.models.windows import resize_bias_table
 
 PATCHES = "params/patch_embed/kernel"
@@ -80,7 +81,7 @@ def resize(
     source: str = "timm",
     trained: Trained | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Resample the arrays whose size differs from the model's.
+    """Resample the arrays whose size differs from the model's, and drop tokens that it lacks.
 
     Args:
       arrays: by path.
@@ -90,13 +91,13 @@ def resize(
       trained: of the arrays; default: unknown, so positions and bias tables must be square.
 
     Returns:
-      `(arrays, notes)`, with one sentence for each kind of resampled array.
+      `(arrays, notes)`, with one sentence for each kind of changed array.
 
     Raises:
       InputError: positions or a bias table do not fit `trained`, or without it have no certain
         shape.
     """
-    arrays, notes = dict(arrays), []
+    arrays, notes = _without_tokens(arrays, model, trained)
     method = METHODS.get(source, "bicubic_antialias")
     kernel = arrays.get(PATCHES)
     patch = getattr(model, "patch_size", None)
@@ -129,6 +130,28 @@ def resize(
                 f"bias tables resized from {old[0]}x{old[1]} to {new[0]}x{new[1]} windows"
             )
     return arrays, [*notes, *changed.values()]
+
+
+def _without_tokens(
+    arrays: Mapping[str, np.ndarray], model: Any, trained: Trained | None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Drop tokens before the patches that a ViT does not have, and their positions."""
+    if trained is None or not (isinstance(model, ViT) and isinstance(trained.model, ViT)):
+        return dict(arrays), []
+    keep, extra = [], []
+    for name, needed in model.tokens().items():
+        token = arrays.get(f"params/{name}")
+        if token is not None:
+            keep += [needed > 0] * token.shape[1]
+            extra += [] if needed else [f"params/{name}"]
+    if not extra:
+        return dict(arrays), []
+    kept = {path: x for path, x in arrays.items() if path not in extra}
+    if POSITIONS in kept and trained.model.pos_embed_prefix:
+        table = kept[POSITIONS]
+        before, patches = np.split(table, [len(keep)], axis=1)
+        kept[POSITIONS] = np.concatenate([before[:, keep], patches], axis=1)
+    return kept, [f"{' and '.join(extra)} dropped"]
 
 
 def _trained_grid(positions, prefix, new, kernel, trained) -> tuple[int, int]:

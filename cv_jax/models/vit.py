@@ -173,9 +173,14 @@ class ViT(nn.Module):
             raise ValueError(f"registers must not be negative, got {self.registers}")
         return grid
 
+    def tokens(self) -> dict[str, int]:
+        """Return name → number of the tokens before the patches, in their order."""
+        counts = (int(self._has_class_token()), int(self.distilled), self.registers)
+        return dict(zip(("cls_token", "dist_token", "reg_token"), counts, strict=True))
+
     def prefix_tokens(self) -> int:
         """Return the number of tokens before the patches: class, distillation and registers."""
-        return int(self._has_class_token()) + int(self.distilled) + self.registers
+        return sum(self.tokens().values())
 
     def _has_class_token(self) -> bool:
         return self.class_token or self.pool in ("cls", "cls_mean")

@@ -157,6 +157,25 @@ def test_dinov2_of_timm_starts_a_classifier(registers, tmp_path, load_config, ca
     assert "params/head/bias and params/head/kernel newly initialised" in said
 
 
+def test_a_backbone_starts_a_classifier_without_its_tokens(tmp_path, load_config, capsys):
+    """Mean pooling needs neither class token nor registers; their positions are dropped."""
+    arrays = dino(4, 1 + 4 + 25)
+    path, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.npz"
+    np.savez(theirs, **arrays)
+    fields = f"{SIZES},layer_scale=1.0,registers=4"
+    arguments = ("--model", "vit_s14", "--source", "timm", "--fields", fields)
+    assert convert(theirs, path, *arguments, "--image-size", "70") == 0
+    overrides = {"image_size": 70, "model.patch_size": 14, "model.layer_scale": 1.0}
+    params = start(load_config, "vit_ti16", path, **overrides, **{"model.pool": "mean"})
+    assert not params.keys() & {"cls_token", "reg_token"}
+    np.testing.assert_array_equal(params["pos_embed"], arrays["pos_embed"][:, 5:])
+    assert "params/cls_token and params/reg_token dropped" in capsys.readouterr().out
+    params = start(load_config, "vit_ti16", path, **overrides)
+    assert "reg_token" not in params
+    expected = np.delete(arrays["pos_embed"], [1, 2, 3, 4], axis=1)
+    np.testing.assert_array_equal(params["pos_embed"], expected)
+
+
 @pytest.mark.parametrize("registers", [0, 4])
 def test_the_official_dinov2(registers, tmp_path, capsys):
     """Positions of the class token are added to it where the registers have none."""
