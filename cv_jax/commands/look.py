@@ -128,7 +128,7 @@ def _subject(options: argparse.Namespace):
             kept = loaded["position"] < len(source)
             loaded = {name: x[kept] for name, x in loaded.items()}
             yield {
-                "image": nets.inputs(net, loaded)[0],
+                "inputs": nets.inputs(net, loaded),
                 "pixels": loaded["image"],
                 "label": loaded["label"],
             }

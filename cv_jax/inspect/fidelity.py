@@ -107,12 +107,13 @@ def pointing(maps: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 def similarity(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return Spearman's rank correlation of each pair of maps: float64 [B]; NaN for a constant."""
-    return np.array(
-        [
-            scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic
-            for a, b in zip(maps, others, strict=True)
-        ]
-    )
+
+    def correlation(a, b):
+        if a.min() == a.max() or b.min() == b.max():
+            return np.nan
+        return scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic
+
+    return np.array([correlation(a, b) for a, b in zip(maps, others, strict=True)])
 
 
 def randomisation(

@@ -25,8 +25,8 @@ PATCHES = (*ATTENTION, "swinv2")
 EXCLUDED = {
     "filters": ("linear", "mlp"),
     "embedding": [k for k in IMAGE_MODELS if k not in PATCHES],
-    # The masked autoencoder and the map-pooled ViT have fixed or learned positions of their own.
-    "positions": [k for k in IMAGE_MODELS if k not in ATTENTION or k == "mae"],
+    # The positions of a masked autoencoder and of the small map-pooled ViT are fixed.
+    "positions": [k for k in IMAGE_MODELS if k not in ATTENTION or k in ("mae", "vit_map")],
     "attention": [k for k in IMAGE_MODELS if k not in PATCHES],
     "rollout": [k for k in IMAGE_MODELS if k not in PATCHES or k not in CLASSIFIERS],
     "receptive-field": ("linear", "mlp"),
@@ -55,7 +55,7 @@ def subject_of(key):
     labels = np.arange(count) % 5
 
     def split():
-        yield {"image": images, "pixels": pixels, "label": labels}
+        yield {"inputs": (images, *others), "pixels": pixels, "label": labels}
 
     return Subject(
         model=model,
@@ -69,7 +69,13 @@ def subject_of(key):
         initial=lambda: variables,
         checkpoints=lambda: iter([(1, variables), (2, variables)]),
         split=split,
-        options={"projections": ("pca",), "rise": {"masks": 8}},
+        options={
+            "projections": ("pca",),
+            "rise": {"masks": 8},
+            "integrated_gradients": {"steps": 2},
+            "smoothgrad": {"samples": 2},
+            "occlusion": {"window": 16, "stride": 16},
+        },
     )
 
 

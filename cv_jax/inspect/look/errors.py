@@ -17,7 +17,7 @@ def look_at_errors(subject: Subject) -> list[Finding]:
         raise DoesNotApply("it needs a split of labelled images: --split")
     probabilities, labels, pixels = [], [], []
     for batch in subject.split():
-        logits, _ = network.features(subject.model, subject.variables, batch["image"])
+        logits, _ = network.features(subject.model, subject.variables, *batch["inputs"])
         probabilities.append(np.asarray(jax.nn.softmax(logits)))
         labels.append(batch["label"])
         pixels.append(batch["pixels"])

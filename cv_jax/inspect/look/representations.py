@@ -49,15 +49,15 @@ def _images(subject: Subject):
         return
     size = None
     for batch in itertools.islice(subject.split(), BATCHES):
-        size = size or len(batch["image"])
-        if len(batch["image"]) >= similarity.LEAST:
-            yield batch["image"]
+        size = size or len(batch["inputs"][0])
+        if len(batch["inputs"][0]) >= similarity.LEAST:
+            yield batch["inputs"][0]
 
 
 def look_at_neighbours(subject: Subject) -> list[Finding]:
     """Nearest neighbours of each image in the split, by the cosine of the last feature."""
     features, labels, pixels = _last_features(subject, keep_pixels=True)
-    _, found = network.features(subject.model, subject.variables, subject.images)
+    _, found = network.features(subject.model, subject.variables, subject.images, *subject.others)
     queries = np.asarray(found[FEATURE]).reshape(len(subject.images), -1)
     # The first neighbour of an image of the split is the image itself.
     index, cosines = similarity.nearest_neighbours(queries, features, 7)
@@ -68,7 +68,7 @@ def look_at_neighbours(subject: Subject) -> list[Finding]:
     )
     rows = []
     for i, row in enumerate(axes):
-        near = [k for k in range(7) if cosines[i, k] < 1 - 1e-5][:6]
+        near = [k for k in range(cosines.shape[1]) if cosines[i, k] < 1 - 1e-5][:6]
         figures.show(row[0], subject.pixels[i], _title(subject, i))
         for axis in row[1:]:
             axis.set_axis_off()
@@ -154,9 +154,7 @@ def _last_features(subject: Subject, keep_pixels: bool = False):
         raise DoesNotApply("it needs a split of labelled images: --split")
     features, labels, pixels, count = [], [], [], 0
     for batch in subject.split():
-        _, found = network.features(
-            subject.model, subject.variables, batch["image"], *subject.others
-        )
+        _, found = network.features(subject.model, subject.variables, *batch["inputs"])
         if FEATURE not in found:
             raise DoesNotApply(f"it has no feature {FEATURE}")
         features.append(np.asarray(found[FEATURE]).reshape(len(batch["label"]), -1))

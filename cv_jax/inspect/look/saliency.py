@@ -1,5 +1,7 @@
 """Saliency maps of a class, compared by numbers."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +15,10 @@ CONTROL = "random"
 def look_at_saliency(subject: Subject) -> list[Finding]:
     """Maps of every method for the predicted class, or for the option `class`."""
     classes = _classes(subject)
-    maps = _maps(subject, classes)
+    try:
+        maps = _maps(subject, classes)
+    except saliency.NoPlaces as error:
+        raise DoesNotApply(str(error)) from None
     figure, axes = figures.panels(
         len(subject.images), 1 + len(maps), "Saliency of the named class; bright: evidence for it"
     )
@@ -56,14 +61,23 @@ def _classes(subject: Subject) -> np.ndarray:
 def _maps(subject: Subject, classes: np.ndarray) -> dict[str, np.ndarray]:
     """Return the map of every method that applies."""
     found = {}
-    for name, method in saliency.METHODS.items():
+    for name in saliency.METHODS:
         try:
-            found[name] = method(
+            found[name] = _method(subject, name)(
                 subject.model, subject.variables, subject.images, jnp.asarray(classes)
             )
         except saliency.NoPlaces:
-            continue
+            if name == "grad_cam" and subject.options.get("feature"):
+                raise
     return found
+
+
+def _method(subject: Subject, name: str):
+    """Return a method with its options, such as the feature of Grad-CAM."""
+    options = dict(subject.options.get(name, {}))
+    if name == "grad_cam" and subject.options.get("feature"):
+        options["feature"] = subject.options["feature"]
+    return functools.partial(saliency.METHODS[name], **options)
 
 
 def _fidelity(subject: Subject, classes: np.ndarray, maps: dict) -> list[Finding]:
@@ -89,7 +103,7 @@ def _fidelity(subject: Subject, classes: np.ndarray, maps: dict) -> list[Finding
         axis.set(xlabel=f"pixels {done}, %", ylabel="probability", ylim=(0, 1), title=kind)
     figures.legend_below(figure, axes[0, 0], 5)
     for name, row in rows.items():
-        correlation = fidelity.randomisation(saliency.METHODS[name], *net)
+        correlation = fidelity.randomisation(_method(subject, name), *net)
         finite = correlation[np.isfinite(correlation)]
         row["correlation_with_random_weights"] = float(finite.mean()) if len(finite) else None
     tested = [name for name in maps if name != CONTROL]

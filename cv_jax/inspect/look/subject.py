@@ -30,9 +30,10 @@ class Subject(NamedTuple):
       checkpoints: () → step and variables of every checkpoint; `None` for a file of weights.
       companion: module and variables of a second network that takes the same images; `None` without
         one.
-      split: () → batches of a whole split, each a dict with `image` (normalised), `pixels` and
-        `label`; `None` if the images are files.
-      options: options of analyses, by name.
+      split: () → batches of a whole split, each a dict with `inputs` (all inputs of the model, the
+        normalised images first), `pixels` and `label`; `None` if the images are files.
+      options: `class` and `feature` of saliency maps, `projections`, and under the name of a
+        saliency method its options.
     """
 
     model: nn.Module
@@ -46,7 +47,7 @@ class Subject(NamedTuple):
     initial: Callable[[], Mapping[str, Any]] | None = None
     checkpoints: Callable[[], Iterator[tuple[int, Mapping[str, Any]]]] | None = None
     companion: tuple[nn.Module, Mapping[str, Any]] | None = None
-    split: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None
+    split: Callable[[], Iterator[dict[str, Any]]] | None = None
     options: Mapping[str, Any] = {}
 
     def class_name(self, index: int) -> str:
