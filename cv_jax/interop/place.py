@@ -83,14 +83,9 @@ def from_foreign(
         raise InputError(f"{place} does not name its layout; add --source {choice}")
     if model is None and not (facts.model or facts.architecture):
         raise InputError(f"{place} does not name its model; add --model NAME")
-    known = facts.fields
-    if model is None and facts.model:
-        model = facts.model
-    elif model is None:
-        model, known = weights.reference(source, facts.architecture)
+    model, known, notes = _named(facts, model, source)
     table = weights.family(model, source)
     state_dict = unwrapped(found.state_dict, table, place, report)
-    notes = list(facts.notes)
     if facts.arguments:
         known, more = timm_arguments.fields(
             model, known, facts.arguments, state_dict.keys(), facts.num_classes
@@ -129,6 +124,29 @@ def from_foreign(
         class_names=facts.class_names,
         evaluation=evaluation,
     )
+
+
+def _named(
+    facts: hub_config.Description, model: str | None, source: str
+) -> tuple[str, dict[str, Any], list[str]]:
+    """Return the model, the fields of its architecture, and notes.
+
+    Raises:
+      InputError: no model is given, and none corresponds to the architecture.
+    """
+    notes = list(facts.notes)
+    if not facts.architecture:
+        return model or facts.model, facts.fields, notes
+    try:
+        named, known = weights.reference(source, facts.architecture)
+    except InputError:
+        if model is None:
+            raise
+        named, known = "", {}
+    if model in (None, named):
+        return named, known, notes
+    note = f"config.json names the architecture {facts.architecture!r}; {model} is used as stated"
+    return model, {}, [*notes, note]
 
 
 def _describe(found: foreign.Foreign, place: str) -> hub_config.Description:

@@ -87,7 +87,7 @@ def reference(source: str, name: str) -> tuple[str, dict[str, Any]]:
         nearest = difflib.get_close_matches(bare, known, 5) or list(known)[:5]
         raise InputError(
             f"no cv_jax model corresponds to {source}'s {name!r}; the nearest known are "
-            f"{', '.join(nearest)}; name a model of the same layout with --model"
+            f"{', '.join(nearest)}; --model names a model that computes the same"
         )
     return known[bare]
 

@@ -90,6 +90,29 @@ def test_facts_that_contradict_each_other_are_refused():
             read(name, [], **changes)
 
 
+def test_a_stated_model_keeps_the_fields_of_the_architecture():
+    facts = NETWORKS["gap"]
+    arrays = recipe.state_dict({key: tuple(shape) for key, shape in facts["shapes"].items()})
+    notes, found = [], foreign.Foreign(arrays, {}, facts["config"])
+    weights = place.from_foreign(found, "folder", notes.append, model="vit_b16")
+    assert close(logits(weights, (16, 32)), facts["logits"])
+    assert not notes
+
+
+def test_a_stated_model_that_is_not_the_architecture_is_named():
+    facts, notes = NETWORKS["resnet-avg"], []
+    arrays = recipe.state_dict({key: tuple(shape) for key, shape in facts["shapes"].items()})
+    config = {**facts["config"], "architecture": "resnetblur50"}
+    with pytest.raises(InputError, match="no cv_jax model corresponds to timm's 'resnetblur50'"):
+        place.from_foreign(foreign.Foreign(arrays, {}, config), "folder", notes.append)
+    place.from_foreign(
+        foreign.Foreign(arrays, {}, config), "folder", notes.append, model="resnet50"
+    )
+    assert notes == [
+        "config.json names the architecture 'resnetblur50'; resnet50 is used as stated"
+    ]
+
+
 def test_a_backbone_without_pooling():
     """timm's `num_classes=0, global_pool=""` returns all tokens; the features here are pooled."""
     notes = []
