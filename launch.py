@@ -28,10 +28,10 @@ import argparse
 import shutil
 import textwrap
 import traceback
-from pathlib import Path
 
 from cv_jax import config as configs
 from cv_jax import output
+from cv_jax.commands import option_types
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import clusters, processes, start
 from cv_jax.errors import ExitCode, InputError, Parser, RunError, exit_code, one_line, shell_line
@@ -79,7 +79,10 @@ def _make_parser() -> argparse.ArgumentParser:
         help="config file, and the argument of its get_config",
     )
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="run directory (default: named by the config)"
+        "--workdir",
+        type=option_types.path,
+        metavar="DIR",
+        help="run directory (default: named by the config)",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--evaluate", action="store_true", help="evaluate the newest checkpoint")
@@ -121,7 +124,7 @@ def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
     sweep.add_argument("--trials", type=int, metavar="N", help="points of a search (default 20)")
     sweep.add_argument(
         "--sweep_dir",
-        type=Path,
+        type=option_types.path,
         metavar="DIR",
         help="directory of the trials (default: named by the config)",
     )
@@ -142,7 +145,7 @@ def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
 
 def _describe_fields() -> str:
     """Return every config field with its meaning, range, default and kind."""
-    width = min(100, shutil.get_terminal_size().columns)
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
     indent = 40 if width >= 80 else 8  # narrow: the meaning below the name
     introduction = (
         "config fields: --config.FIELD=VALUE (of the model: --config.model.FIELD=VALUE, listed in "

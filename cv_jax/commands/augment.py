@@ -9,9 +9,12 @@ from pathlib import Path
 
 from cv_jax import paths
 from cv_jax.augment.batch import augment_batch
+from cv_jax.commands import option_types
+from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError, Parser, printable
 
 _GAP = 4  # pixels between images
+MOST = 100  # rows and columns of the picture
 
 
 def main(arguments: list[str]) -> int:
@@ -25,16 +28,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", default="digits", help="dataset, as config.data.name")
     parser.add_argument("--split", default="train", help="as config.data.train_split")
     parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
-    parser.add_argument("--out", type=Path, default=Path("augment.png"), help="file to write")
+    parser.add_argument(
+        "--out", type=option_types.path, default=Path("augment.png"), help="file to write"
+    )
     parser.add_argument("--rows", type=int, default=4, help="rows of original images")
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     options = parser.parse_args(arguments)
-    if options.rows < 1 or options.columns < 1:
-        raise InputError(
-            f"--rows={options.rows} --columns={options.columns}: both must be at least 1"
-        )
+    option_types.require_ranges(
+        options, rows=(1, MOST), columns=(1, MOST), seed=(0, FIELDS["seed"].maximum)
+    )
     paths.require_new_file(options.out, "--out", options.force)
 
     from PIL import Image

@@ -25,6 +25,7 @@ import jax
 from cv_jax import interop, output
 from cv_jax.commands import option_types
 from cv_jax.config.model_fields import parse_fields
+from cv_jax.config.values import LARGEST
 from cv_jax.errors import InputError, Parser, printable
 from cv_jax.interop import classes, foreign, hub_folder, place, preprocessing, pretrained, saved
 from cv_jax.interop.saved import Saved
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source_place", metavar="SOURCE")
-    parser.add_argument("dest", metavar="DEST", type=pathlib.Path)
+    parser.add_argument("dest", metavar="DEST", type=option_types.path)
     parser.add_argument("--model", help="name of the model in cv_jax (default: from config.json)")
     parser.add_argument("--source", choices=interop.SOURCES, help="layout of SOURCE")
     parser.add_argument(
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
         help="layout of DEST (default: ours, or the source of a cv_jax file)",
     )
     parser.add_argument("--num-classes", type=int, help="replace the classifier; 0 drops it")
-    parser.add_argument("--image-size", type=option_types.image_size, help="224 or HEIGHTxWIDTH")
+    parser.add_argument(
+        "--image-size", type=option_types.image_size, help="224, or HEIGHTxWIDTH such as 64x256"
+    )
     parser.add_argument(
         "--trained-size",
         type=option_types.image_size,
@@ -71,16 +74,15 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     output.optional()  # the weights are the result
 
-    for name in ("num_classes", "channels"):
-        value, least = getattr(options, name), int(name == "channels")
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    option_types.require_ranges(options, num_classes=(0, LARGEST), channels=(1, LARGEST))
     if options.dest.exists() and not options.force:
         raise InputError(
             f"{options.dest} exists; choose another name, or add --force to replace it"
         )
 
     weights, usual = _convert(options)
+    if not weights.variables.get("params"):
+        raise InputError(f"--num-classes=0: {weights.model} has no parameters but its classifier")
     to = options.to or usual
     _write(weights, to, options.dest)
     parameters = sum(x.size for x in jax.tree.leaves(weights.variables["params"]))

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from cv_jax import tasks
+from cv_jax.commands import option_types
+from cv_jax.config.values import LARGEST
 from cv_jax.data.decode import MAX_PIXELS
 from cv_jax.errors import ExitCode, InputError, Parser, one_line, printable
 from cv_jax.evaluation.step import make_classifier
@@ -106,11 +108,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="skip images with more pixels (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    for flag in ("top", "max_pixels"):
-        if getattr(options, flag) < 1:
-            raise InputError(
-                f"--{flag.replace('_', '-')}={getattr(options, flag)} must be at least 1"
-            )
+    option_types.require_ranges(options, top=(1, LARGEST), max_pixels=(1, LARGEST))
     return options
 
 

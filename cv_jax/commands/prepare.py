@@ -12,6 +12,9 @@ import os
 from pathlib import Path
 
 from cv_jax import paths
+from cv_jax.commands import option_types
+from cv_jax.config.fields import FIELDS, MAX_IMAGE_SIDE
+from cv_jax.config.values import LARGEST
 from cv_jax.errors import InputError, Parser, one_line, printable, shell_line
 
 
@@ -32,7 +35,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("source", help="TFDS name; with --to also folder:PATH")
     parser.add_argument("--data-dir", help="folder of TFDS datasets, as config.data.dir")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="re-encode into this folder")
+    parser.add_argument(
+        "--to", type=option_types.path, metavar="DIR", help="re-encode into this folder"
+    )
     parser.add_argument(
         "--splits", default="", help="splits to re-encode: train,val (default: all)"
     )
@@ -98,12 +103,14 @@ def _reencode(flags: argparse.Namespace, folder: Path, command: str) -> int:
     from cv_jax.progress import counted
 
     paths.require_folder(flags.to, "--to")
-    for name in ("short_side", "shard_examples", "max_pixels", "workers"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')}={value} must be at least 1")
-    if not 1 <= flags.quality <= 100:
-        raise InputError(f"--quality={flags.quality} is not in 1…100")
+    option_types.require_ranges(
+        flags,
+        short_side=(1, MAX_IMAGE_SIDE),
+        shard_examples=(1, LARGEST),
+        max_pixels=(1, LARGEST),
+        workers=(1, FIELDS["data.workers"].maximum),
+        quality=(1, 100),
+    )
     if flags.method not in resample.METHODS:
         raise InputError(f"--method={flags.method} is not one of {', '.join(resample.METHODS)}")
     options = reencode.Options(

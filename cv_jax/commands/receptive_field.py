@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--image-size",
         type=option_types.image_size,
-        help="224 or HEIGHTxWIDTH; default: as published",
+        help="224, or HEIGHTxWIDTH such as 64x256; default: as published",
     )
     parser.add_argument(
         "--fields",

@@ -8,6 +8,7 @@ trials.csv and a figure selected by the swept keys.
 from pathlib import Path
 
 from cv_jax import paths
+from cv_jax.commands import option_types
 from cv_jax.errors import InputError, Parser, printable
 
 
@@ -18,11 +19,13 @@ def main(arguments: list[str]) -> int:
       InputError: SWEEP_DIR holds no sweep, no trial has the metric, or --out is not a folder.
     """
     parser = Parser(prog="python -m cv_jax report", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="SWEEP_DIR")
+    parser.add_argument("folder", type=option_types.path, metavar="SWEEP_DIR")
     parser.add_argument(
         "--metric", help="metric to compare (default: test_accuracy, or else test_loss)"
     )
-    parser.add_argument("--out", type=Path, help="folder to write (default: SWEEP_DIR/report)")
+    parser.add_argument(
+        "--out", type=option_types.path, help="folder to write (default: SWEEP_DIR/report)"
+    )
     options = parser.parse_args(arguments)
     out = options.out or options.folder / "report"
     paths.require_folder(out, "--out")

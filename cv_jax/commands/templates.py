@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cv_jax import paths
+from cv_jax.commands import option_types
 from cv_jax.errors import InputError, Parser, printable
 
 
@@ -21,9 +22,11 @@ def main(arguments: list[str]) -> int:
     """
     parser = Parser(prog="python -m cv_jax templates", description=__doc__)
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run directory of a linear classifier"
+        "run", type=option_types.path, metavar="RUN", help="run directory of a linear classifier"
     )
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/templates.png)")
+    parser.add_argument(
+        "--out", type=option_types.path, help="file to write (default: RUN/templates.png)"
+    )
     parser.add_argument("--dir", help="folder of prepared datasets, as config.data.dir")
     parser.add_argument("--force", action="store_true", help="overwrite the file")
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cv_jax.commands import option_types
 from cv_jax.errors import InputError, Parser, printable
 
 
@@ -12,7 +13,9 @@ def main(arguments: list[str]) -> int:
       InputError: a directory holds neither checkpoints nor records.
     """
     parser = Parser(prog="python -m cv_jax verify", description=__doc__)
-    parser.add_argument("workdir", nargs="+", type=Path, help="run directory, or folder of records")
+    parser.add_argument(
+        "workdir", nargs="+", type=option_types.path, help="run directory, or folder of records"
+    )
     damaged = 0
     for workdir in parser.parse_args(arguments).workdir:
         prepared = (workdir / "index.json").is_file()

@@ -12,11 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cv_jax.data.source import Source
+from cv_jax.errors import InputError
 from cv_jax.paths import require_utf8
 
 
 def data_folder(setting: str | None) -> Path:
-    """Folder of prepared datasets: the setting, else $TFDS_DATA_DIR, else TFDS's default."""
+    """Folder of prepared datasets: the setting, else $TFDS_DATA_DIR, else TFDS's default.
+
+    Raises:
+      InputError: the setting is empty, such as an unset variable of a shell, or not valid UTF-8.
+    """
+    if setting is not None and not setting.strip():
+        raise InputError(f"folder of prepared datasets {setting!r}: the name is empty")
     chosen = setting or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = Path(chosen).expanduser()
     require_utf8(folder, "config.data.dir")

@@ -54,8 +54,21 @@ def check_state_memory(params: Any) -> None:
     Args:
       params: tree of arrays or of their `jax.ShapeDtypeStruct`s.
     """
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
+    size = _bytes(params)
     _check_memory("config.model: the parameters and their gradient", 2 * size, jax.device_count())
+
+
+def check_new_arrays(arrays: Any) -> None:
+    """Raise an `InputError` if new arrays of weights exceed the memory of a device.
+
+    Args:
+      arrays: tree of their `jax.ShapeDtypeStruct`s.
+    """
+    _check_memory("the part of the model that the weights lack", _bytes(arrays), 1)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _check_memory(what: str, needed: int, devices: int) -> None:

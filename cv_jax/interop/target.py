@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv_jax import models
+from cv_jax.devices.memory import check_new_arrays
 from cv_jax.errors import InputError
 from cv_jax.interop.resize import Trained, resize
 
@@ -96,6 +97,7 @@ class Target:
         """Return newly initialised arrays; the compiler removes the work for other paths."""
         if not paths:
             return {}
+        check_new_arrays([self.shapes[path] for path in paths])
 
         def select(seed):
             arrays = flatten(self._init(seed))

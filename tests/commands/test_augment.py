@@ -48,7 +48,7 @@ def test_mistakes_give_one_line_and_write_nothing(data_dir, tmp_path, capsys):
     for arguments, said in (
         (["flp"], "unknown augmentation 'flp'; did you mean flip?"),
         (["lighting"], "lighting needs 3 channels, the image has 1"),
-        (["flip", "--rows", "0"], "both must be at least 1"),
+        (["flip", "--rows", "0"], "--rows=0 must be at least 1 and at most 100"),
         (["flip", "--split", "nosuch"], "nosuch"),
     ):
         assert draw(data_dir, out, *arguments) == 2
