@@ -1,13 +1,20 @@
 """Options of the commands: types, ranges, and values at the edge."""
 
 import argparse
+import sys
+from pathlib import Path
 
 import pytest
 
 from cv_jax.__main__ import COMMANDS, main
 from cv_jax.commands import option_types
 from cv_jax.errors import InputError
-from cv_jax.interop.target import Target
+from cv_jax.interop import saved
+from cv_jax.interop.target import Target, unflatten
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import launch  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,21 @@ def test_new_arrays_larger_than_the_memory_are_refused():
     target = Target("linear", image_size=32, channels=1, num_classes=2**31 - 1)
     with pytest.raises(InputError, match=r"part of the model that the weights lack takes at least"):
         target.initial(list(target.shapes), seed=0)
+
+
+def test_weights_without_parameters_are_refused(tmp_path, capsys):
+    """A linear classifier without its classifier is nothing."""
+    source, dest = tmp_path / "linear.safetensors", tmp_path / "nothing.safetensors"
+    target = Target("linear", image_size=8, channels=1, num_classes=3)
+    variables = unflatten(target.initial(list(target.shapes), seed=0))
+    saved.write(source, saved.Saved(variables, "linear", {"num_classes": 3}, (8, 8), 1))
+    assert main(["convert", str(source), str(dest), "--num-classes=0"]) == 2
+    message = "--num-classes=0: linear has no parameters but its classifier"
+    assert message in capsys.readouterr().err
+    assert not dest.exists()
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--sweep_dir"])
+def test_an_empty_directory_of_a_run_is_an_error(flag):
+    with pytest.raises(InputError, match=f"argument {flag}: expected a path, got ''"):
+        launch.parse_arguments(["--config", "x.py", f"{flag}="])
