@@ -145,8 +145,8 @@ _GROUPS = [
     _result("data.skip_broken", bool, False,
             "skip unreadable examples; every example is decoded once before the first step"),
     _run("data.max_pixels", int, 178_956_970,
-         "largest number of pixels of an encoded image, read from its header; a larger image counts "
-         "as unreadable", minimum=1, maximum=LARGEST),
+         "largest number of pixels of an encoded image, read from its header; a larger image "
+         "counts as unreadable", minimum=1, maximum=LARGEST),
     _result("data.mean", tuple[float, ...] | None, None,
             "mean of the pixels on the scale 0…1, one value or one per channel; none: that of "
             "the weights of init_from, else the usual one of the dataset, else 0.5", **_SHARE),

@@ -25,20 +25,19 @@ def make_gradient(
 
     It maps `(batch, params, model_state, sums, rngs, teacher_variables)` to `((loss, (sums,
     model_state)), gradients)`. `params` is the pair (trained, frozen); gradients are of the trained
-    parameters, at least float32, so that averages over micro-batches and devices are float32. The
-    argument `sums` gives the shapes and dtypes of the returned metric sums.
+    parameters, at least float32, and so are their averages. The argument `sums` gives the shapes
+    and dtypes of the returned metric sums.
 
     With `optim.accumulate_steps=n` the batch is split into n micro-batches, whose gradients are
     averaged: the update equals that of the whole batch, except that batch-norm statistics and the
     masks of dropout and stochastic depth differ per micro-batch. Running statistics get n updates,
     as in PyTorch. Micro-batch k has the examples k, k + n, k + 2n, …, so each device splits its own
     rows of a sharded batch. A loop keeps the activations of only one micro-batch in memory. On CPUs
-    the loop is unrolled, because XLA's convolutions are many times slower inside a loop; then it
-    saves hardly any memory.
+    the loop is unrolled, because XLA's convolutions are many times slower inside a loop; this saves
+    little memory.
 
-    With `mesh.step=pmap` each device computes on its own rows of the batch: batch-norm statistics
-    and dropout masks differ per device. Loss, gradients and running statistics are averaged over
-    the devices.
+    With `mesh.step=pmap` each device computes on its own rows: batch-norm statistics and dropout
+    masks differ per device; loss, gradients and running statistics are averaged over the devices.
 
     Args:
       config: the run's config.
