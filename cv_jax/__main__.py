@@ -61,7 +61,7 @@ def _run(name: str = "", *rest: str) -> int:
     if name in ("", "-h", "--help", "help"):
         print("usage: python -m cv_jax COMMAND [arguments]\n")
         for command, (_, summary) in COMMANDS.items():
-            width = shutil.get_terminal_size().columns
+            width = shutil.get_terminal_size((100, 24)).columns
             print(textwrap.fill(f"  {command:17}{summary}", width, subsequent_indent=" " * 19))
         return ExitCode.DONE if name else ExitCode.MISTAKE
     if name not in COMMANDS:

@@ -1,8 +1,20 @@
 """Hints and one-line messages."""
 
+import errno
+import os
+import subprocess
+
 import pytest
 
-from cv_jax.errors import did_you_mean, one_line
+from cv_jax.errors import (
+    InputError,
+    RunError,
+    did_you_mean,
+    exit_code,
+    one_line,
+    printable,
+    shell_line,
+)
 
 FIELDS = ("batch_size", "optim.learning_rate", "optim.momentum", "model.patch_size", "model.depth")
 
@@ -35,3 +47,39 @@ def test_messages_fit_on_one_line():
     assert one_line("a\n  b\tc") == "a b c"
     assert one_line("x" * 20, longest=5) == "xxxxx …"
     assert one_line(ValueError()) == "ValueError"
+
+
+NAME = "a\nb\x1b[31m\x07\u202e'\\c"
+
+
+def test_a_name_with_control_characters_is_printed_escaped():
+    shown = r"a\nb\x1b[31m\x07\u202e'\c"
+    assert printable(NAME) == shown
+    assert one_line(InputError(f"{NAME} is missing")) == f"{shown} is missing"
+    assert one_line(ValueError("of a library\n  in two lines")) == "of a library in two lines"
+    assert one_line(OSError(13, "Permission denied", NAME)) == f"{shown}: Permission denied"
+
+
+def test_a_printed_command_has_the_same_words():
+    words = ["plain", "two words", NAME, "\udce9", "ü", ""]
+    line = shell_line(words)
+    assert line.isprintable()
+    command = ["bash", "-c", f"printf '%s\\0' {line}"]
+    out = subprocess.run(command, capture_output=True, check=True).stdout
+    assert [os.fsdecode(word) for word in out.split(b"\0")[:-1]] == words
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("x"), 2),
+        (RunError("x"), 1),
+        (PermissionError(errno.EACCES, "x", "file"), 2),
+        (OSError(errno.ENAMETOOLONG, "x", "file"), 2),
+        (OSError(errno.ENOSPC, "x", "file"), 1),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), 1),
+        (ValueError("x"), None),
+    ],
+)
+def test_exit_codes_of_errors(error, code):
+    assert exit_code(error) == code

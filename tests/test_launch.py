@@ -284,3 +284,21 @@ def test_a_full_disk_stops_the_run_and_leaves_the_previous_checkpoint(tmp_path, 
     assert "checkpoint 1 is intact" in process.stderr
     assert "Traceback" not in process.stderr
     assert run(*FAST, "--evaluate", data_dir=data_dir, workdir=workdir) == 0
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_the_fields_in_the_help_fit_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = launch._describe_fields().splitlines()
+    words = [line.split() for line in lines if len(line) > columns]
+    assert all(len(line) == 1 for line in words), words  # one word that is longer than a line
+    assert len(lines) > len(launch.FIELDS)
+
+
+def test_training_does_not_need_its_output(data_dir, tmp_path, monkeypatch):
+    needed = []
+    monkeypatch.setattr(launch.output, "optional", lambda: needed.append(False))
+    run(*FAST, "--dry_run", data_dir=data_dir)
+    assert needed == []
+    run(*FAST, data_dir=data_dir, workdir=tmp_path / "run")
+    assert needed == [False]
