@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -176,3 +177,20 @@ def test_a_run_ends_at_once_while_it_compiles_and_can_start_again(tmp_path, numb
         assert "training on" in process.stderr.readline()
         time.sleep(1)
         interrupted(process, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_all_processes_of_a_run_end_at_once_if_one_is_interrupted(tmp_path, which):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = ["--workdir", str(tmp_path), "--coordinator", address, "--num_processes", "2"]
+    processes = [start(*LAUNCH, *flags, "--process_id", str(i)) for i in range(2)]
+    assert "step 0 of" in processes[0].stderr.readline()
+    assert "training on" in processes[0].stderr.readline()
+    processes[which].send_signal(signal.SIGINT)
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [130, 130]
+    assert errors[which] == "error: interrupted by SIGINT\n"
+    assert errors[1 - which] == f"error: process {which}: interrupted by SIGINT\n"

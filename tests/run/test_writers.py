@@ -159,6 +159,16 @@ def test_a_failing_writer_gives_one_message_and_the_others_continue(tmp_path, se
     assert messages[0].endswith("OSError: the net is down")
 
 
+def test_a_writer_that_ends_the_program_is_off_like_any_other(tmp_path, service, monkeypatch):
+    monkeypatch.setattr(sys.modules["wandb"], "init", lambda **given: sys.exit("no login"))
+    messages = []
+    writer = writers.open_writers(config_with("wandb"), tmp_path, [], messages.append)
+    writer.write(LINES[0])
+    writer.close(0)
+    assert len(messages) == 1
+    assert messages[0].endswith("SystemExit: no login")
+
+
 def read_history(file):
     """Read (step, values) of every row of a W&B file: a header of 7 bytes, then a LevelDB log."""
     from wandb.proto.wandb_internal_pb2 import Record
