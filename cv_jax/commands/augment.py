@@ -43,8 +43,11 @@ def main(arguments: list[str]) -> int:
 
     from PIL import Image
 
+    from cv_jax.interop.disk import replacing
+
     before, after = _images(options)
-    Image.fromarray(_grid(before, after, options.columns)).save(options.out, format="PNG")
+    with replacing(options.out) as scratch:
+        Image.fromarray(_grid(before, after, options.columns)).save(scratch, format="PNG")
     shown = f"{options.out}: {len(before)} images of {options.data}"
     print(printable(f"{shown}, each above its augmented versions"))
     return 0

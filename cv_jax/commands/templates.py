@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     from cv_jax.data import splits
     from cv_jax.inspect import templates
     from cv_jax.interop import pretrained
+    from cv_jax.interop.disk import replacing
 
     run = pretrained.read_run(options.run)
     if run.weights.model != "linear":
@@ -54,7 +55,13 @@ def main(arguments: list[str]) -> int:
     kernel = np.asarray(run.weights.variables["params"]["head"]["kernel"])
     found = templates.compare(kernel, config.data.std, pixels, labels)
 
-    templates.figure(found, names).savefig(out)
+    figure = templates.figure(found, names)
+    formats = figure.canvas.get_supported_filetypes()
+    suffix = out.suffix.removeprefix(".").lower() or "png"
+    if suffix not in formats:
+        raise InputError(f"--out={out} must end in one of {', '.join(f'.{f}' for f in formats)}")
+    with replacing(out) as scratch:
+        figure.savefig(scratch, format=suffix)
     cosines = templates.correlations(found)
     own, best = np.diag(cosines), cosines.argmax(axis=1)
     for i, name in enumerate(names):

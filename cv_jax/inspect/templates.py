@@ -75,7 +75,7 @@ def figure(found: Templates, names: tuple[str, ...], columns: int = 10) -> Figur
         for row, (kind, images) in enumerate(kinds):
             axis = axes[3 * block + row, column]
             if row == 0:
-                axis.set_title(name, fontsize=8)
+                axis.set_title(name, fontsize=8, parse_math=False)  # "$" may be in a name
                 axis.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             else:
                 _show_signed(axis, images[i], np.abs(images).max())

@@ -1,5 +1,7 @@
 """Templates of a classifier with known weights, and the command on a trained run."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +74,19 @@ def test_command(load_config, tmp_path, capsys):
     assert main(["templates", str(tmp_path / "run"), "--out", str(out)]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["templates", str(tmp_path / "run"), "--out", str(out), "--force"]) == 0
+    kept = out.read_bytes()
+    other = str(tmp_path / "templates.foo")
+    assert main(["templates", str(tmp_path / "run"), "--out", other]) == 2
+    assert "templates.foo must end in one of .eps" in capsys.readouterr().err
+    assert out.read_bytes() == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"run", out.name}
+
+
+def test_names_of_classes_may_have_dollar_signs(three_classes):
+    pixels, labels = three_classes
+    grey = pixels[..., :1]
+    found = templates.compare(np.ones((20, 3)), (0.5,), grey, labels)
+    templates.figure(found, ("$a$", "$\\frac$", "c")).savefig(io.BytesIO())
 
 
 @pytest.mark.slow
