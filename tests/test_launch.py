@@ -63,7 +63,7 @@ def run(*arguments, data_dir, name="mlp", workdir=None):
             "patch_size 5 does not divide",
         ),
         ("vit_ti16", ["--config.model.num_heads=5"], "num_heads"),
-        ("vit_ti16", ["--config.model.pool=max"], "pool"),
+        ("vit_ti16", ["--config.model.pool=median"], "pool"),
         ("mlp", ["--evaluate"], "there is no checkpoint"),
         ("mlp", ["--evaluate", "--dry_run"], "not allowed with"),
     ],

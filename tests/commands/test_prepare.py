@@ -72,7 +72,7 @@ def test_imagenet_is_built_from_its_archives(tmp_path, capsys):
     [
         (["mnits"], "unknown dataset 'mnits'; did you mean mnist"),
         (["folder:/x"], "exists already; add --to DIR to re-encode it"),
-        (["digits", "--to=o", "--quality=0"], "--quality=0 is not in 1…100"),
+        (["digits", "--to=o", "--quality=0"], "--quality=0 must be at least 1 and at most 100"),
         (["digits", "--to=o", "--short-side=0"], "--short-side=0 must be at least 1"),
         (["digits", "--to=o", "--method=best"], "--method=best is not one of nearest"),
         (["digits", "--to=o", "--splits=train,dev"], "split 'dev' of 'digits'"),
