@@ -8,7 +8,7 @@ import jax
 import ml_collections
 
 from cv_jax.augment import Augmentation
-from cv_jax.config.fields import UNITS
+from cv_jax.config.fields import FIELDS, UNITS
 from cv_jax.data.pipeline import Images
 from cv_jax.data.source import Source
 from cv_jax.tasks import Task
@@ -32,7 +32,7 @@ COMMON = {
     "dataset": Option(str | None, None),
     "split": Option(str | None, None),
     "preprocess": Option(str | None, None),
-    **{f"every_{unit}": Option(float | None, None) for unit in UNITS},
+    **{f"every_{unit}": Option(FIELDS[f"eval.every_{unit}"].type, None) for unit in UNITS},
 }
 
 

@@ -7,6 +7,7 @@ interval. `kinds.py` lists the kinds; the file of a kind lists its options. The 
 literals and never executed. Every mistake is reported before the first step.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -150,8 +151,9 @@ def _interval(config, options, field) -> dict[str, float | None]:
     values = [value for value in interval.values() if value is not None]
     if len(values) > 1:
         raise InputError(f"{field()}: set every_… in one unit only")
-    if any(value < 0 for value in values):
-        raise InputError(f"{field()}: every_… is negative")
+    for unit, value in interval.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"{field()}: every_{unit}={value} must be finite and at least 0")
     return interval if values else {unit: config.eval[f"every_{unit}"] for unit in UNITS}
 
 
