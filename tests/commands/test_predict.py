@@ -322,7 +322,7 @@ def test_mistakes(run, named_run, files, load_config, tmp_path, capsys):
         ([run, ""], "'': no such file or folder"),
         ([begun, paths[0]], f"{begun}: there is no checkpoint yet"),
         ([run, "nowhere/*.png"], "nowhere/*.png: no such file or folder has this pattern"),
-        ([run, "/dev/null"], "/dev/null is neither a file nor a folder"),
+        ([run, "/dev/null"], "/dev/null is a device; give files and folders"),
         ([run, tmp_path / "dangling.png"], "dangling.png is a link to a missing file"),
         ([run, empty], f"{empty} contains no images (.jpg, "),
         ([run, paths[0], "--top=0"], "--top=0 must be at least 1"),
