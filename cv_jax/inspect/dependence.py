@@ -107,18 +107,28 @@ def _run(jaxpr, consts, arguments) -> list:
 
     for equation in jaxpr.eqns:
         values = [read(atom) for atom in equation.invars]
-        known.update(zip(equation.outvars, _equation(equation, values), strict=True))
+        form = f"the primitive {equation.primitive.name!r} of jax {jax.__version__}"
+        try:
+            results = _equation(equation, values)
+        except KeyError as error:  # other versions of JAX have other parameters
+            raise NotImplementedError(
+                f"the dependence rule of {form} expects the parameter {error}"
+            ) from error
+        if not _fit(results, equation.outvars):
+            raise NotImplementedError(f"the dependence rule of {form} gives other shapes")
+        known.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _equation(equation, values: list) -> Sequence:
+    """Return a constant or a `Field` for each result of one primitive."""
     primitive, params = equation.primitive, equation.params
     name, outputs = primitive.name, [out.aval for out in equation.outvars]
     if name == "scan":
-        return _scan(params, values)
+        return _scan(equation, values)
     inner = params.get("jaxpr", params.get("call_jaxpr"))
-    if inner is not None:
-        return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
+    if inner is not None and _is_call(equation, inner):
+        return _run(*_parts(inner), values)
     if not any(isinstance(value, Field) for value in values):
         results = primitive.bind(*values, **params)
         return results if primitive.multiple_results else [results]
@@ -138,19 +148,55 @@ def _equation(equation, values: list) -> Sequence:
             for plane, fill in zip(full, EMPTY.tolist(), strict=True)
         ]
         return [_compact(outputs[0].shape, np.stack(planes))]
-    raise NotImplementedError(f"no dependence rule for the primitive {name!r}")
+    raise NotImplementedError(
+        f"no dependence rule for the primitive {name!r} of jax {jax.__version__}"
+    )
 
 
-def _scan(params, values) -> list:
-    """Run a loop, unrolled."""
-    consts, carried = params["num_consts"], params["num_carry"]
-    body, length = params["jaxpr"], params["length"]
-    fixed, carry = values[:consts], values[consts : consts + carried]
-    stacked = values[consts + carried :]
+def _fit(results: Sequence, variables: Sequence) -> bool:
+    """Whether results have the shapes of the variables; a `Field` stores equal values once."""
+    shapes = [x.planes.shape[1:] if isinstance(x, Field) else np.shape(x) for x in results]
+    return len(shapes) == len(variables) and all(
+        len(shape) == len(variable.aval.shape)
+        and all(side in (1, full) for side, full in zip(shape, variable.aval.shape, strict=True))
+        for shape, variable in zip(shapes, variables, strict=True)
+    )
+
+
+def _parts(program: Any) -> tuple[Any, Sequence]:
+    """Return the program inside a primitive without constants, and the constants."""
+    return getattr(program, "jaxpr", program), getattr(program, "consts", ())
+
+
+def _shapes(atoms: Sequence) -> list[tuple[int, ...]]:
+    return [atom.aval.shape for atom in atoms]
+
+
+def _is_call(equation, inner: Any) -> bool:
+    """Whether a primitive may run its inner program once on its operands; `reduce` may not."""
+    body, _ = _parts(inner)
+    return (_shapes(body.invars), _shapes(body.outvars)) == (
+        _shapes(equation.invars),
+        _shapes(equation.outvars),
+    )
+
+
+def _scan(equation, values: list) -> list:
+    """Run a loop, unrolled.
+
+    Operands are constants, carried values and arrays of one value per iteration; results are
+    carried values and such arrays. The arrays have one axis more than the values in the loop. JAX
+    has no stable parameter for the numbers of each kind.
+    """
+    params = equation.params
+    length, (body, consts) = params["length"], _parts(params["jaxpr"])
+    kept = _unstacked(equation.invars, body.invars)
+    carried = _unstacked(equation.outvars, body.outvars)
+    fixed, carry, stacked = values[: kept - carried], values[kept - carried : kept], values[kept:]
     order = range(length)[:: -1 if params["reverse"] else 1]
     rows = {}
     for i in order:
-        results = _run(body.jaxpr, body.consts, [*fixed, *carry, *(_row(x, i) for x in stacked)])
+        results = _run(body, consts, [*fixed, *carry, *(_row(x, i) for x in stacked)])
         carry, rows[i] = results[:carried], [_lift(x) for x in results[carried:]]
     outputs = []
     for fields in zip(*(rows[i] for i in range(length)), strict=True):
@@ -158,6 +204,10 @@ def _scan(params, values) -> list:
         parts = [Field((1, *x.shape), x.planes[:, None]) for x in fields]
         outputs.append(_compact(shape, concatenate(parts, {"dimension": 0}, None)))
     return [*carry, *outputs]
+
+
+def _unstacked(outer: Sequence, inner: Sequence) -> int:
+    return sum(a == b for a, b in zip(_shapes(outer), _shapes(inner), strict=True))
 
 
 def _row(value, i):

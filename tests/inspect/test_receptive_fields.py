@@ -12,6 +12,7 @@ from slow import slow_except
 from cv_jax import models
 from cv_jax.inspect import receptive_field
 from cv_jax.inspect.dependence import dependence
+from cv_jax.inspect.primitives import RULES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 from quick import quick_jit
@@ -185,10 +186,57 @@ def of(name):
     return receptive_field.layers(models.create(name), inputs, inputs[0].shape[1:3])
 
 
-def test_unknown_primitives_are_refused():
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: jnp.sort(x, axis=1), "sort"),
+        # Its inner program adds two numbers: it is no call.
+        (lambda x: jax.lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (2, 3)), "reduce"),
+        (lambda x: jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, x), "while"),
+        (lambda x: jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "cond"),
+    ],
+)
+def test_unknown_primitives_are_refused(function, name):
     image = jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32)
-    with pytest.raises(NotImplementedError, match="sort"):
-        dependence(lambda x: jnp.sort(x, axis=1), (image,), image=0, axis=1)
+    message = f"primitive '{name}' of jax {jax.__version__}"
+    with pytest.raises(NotImplementedError, match=message):
+        dependence(function, (image,), image=0, axis=1)
+
+
+def _of_a_later_version(fields, params, outputs):
+    return fields[0].planes + params["exponent"]
+
+
+def _without_an_axis(fields, params, outputs):
+    return fields[0].planes[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        (_of_a_later_version, "expects the parameter 'exponent'"),
+        (_without_an_axis, "gives other shapes"),
+    ],
+)
+def test_known_primitives_in_an_unknown_form_are_refused(monkeypatch, rule, what):
+    monkeypatch.setitem(RULES, "sin", rule)
+    image = jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32)
+    message = f"the dependence rule of the primitive 'sin' of jax {jax.__version__} {what}"
+    with pytest.raises(NotImplementedError, match=message):
+        dependence(jax.jit(lambda x: jnp.sin(x) + 1), (image,), image=0, axis=1)
+
+
+def _loop(x):
+    """Return a constant, a carried value and stacked values; from the last row to the first."""
+    weights, start = jnp.array([1.0, 0.0, 1.0]), jnp.zeros(2)
+
+    def step(carry, row):
+        number, pixels = row
+        return carry + weights[number] * pixels, (carry[0], pixels)
+
+    rows = (jnp.arange(3), x[0, :3, 0])
+    carry, (before, _) = jax.lax.scan(step, start, rows, reverse=True)
+    return jnp.append(before, carry[0])
 
 
 @pytest.mark.parametrize(
@@ -206,6 +254,7 @@ def test_unknown_primitives_are_refused():
             lambda x: jax.lax.scan(lambda c, y: (c + y, c), 0.0, x[0, :3, 0, 0])[1][1:],
             [(0, 0), (0, 1)],
         ),
+        (_loop, [(2, 2), (2, 2), (-1, -1), (0, 2)]),
         (lambda x: x.reshape(5, 6)[1:3, 0], [(1, 1), (2, 2)]),
         (lambda x: x.reshape(10, 3)[1:4, 0], [(0, 0), (1, 1), (1, 1)]),
         (lambda x: x.shape[1] * jnp.ones(1), [(-1, -1)]),
