@@ -36,9 +36,10 @@ def apply(mix: Mix, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
     """Mix images and labels with those of their partners. Label weights are exact pixel counts
     times `share`."""
     height, width = images.shape[1:3]
-    # Same bits on any device layout: the barrier fixes the rounding of the share, and the blend has
-    # one product, so the compiler has no choice of which product to fuse with the sum.
-    share = jax.lax.optimization_barrier(mix.share)
+    # Same bits on any device layout: products are rounded before sums, and share and images are
+    # computed once, not once for the image and again for the partner.
+    share, images = jax.lax.optimization_barrier((mix.share, images))
+    images = _rounded(images)
     # A table: the compiler approximates the division by a constant.
     rest = 1 - np.arange(height * width + 1) / (height * width)
     rest = jnp.asarray(rest, jnp.float32)[mix.box[2] * mix.box[3]]
@@ -46,10 +47,19 @@ def apply(mix: Mix, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
 
     def blend(x, share):
         share, partner = share.reshape(-1, *(1,) * (x.ndim - 1)), x[::-1]
-        return jnp.where(share == 1, x, partner + share * (x - partner))
+        return jnp.where(share == 1, x, partner + _rounded(share * (x - partner)))
 
     pasted = jax.vmap(lambda box: boxes.mask(height, width, *box), in_axes=1)(mix.box)
     return jnp.where(pasted, images[::-1], blend(images, share)), blend(labels, kept)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """Return `x`, so that a product in it is rounded before it enters a sum.
+
+    Compilers fuse a product and a sum, with one rounding, only if nothing is between them; which
+    ones they fuse depends on the device layout. The maximum changes no finite value.
+    """
+    return jnp.maximum(x, jnp.finfo(x.dtype).min)
 
 
 def draw_mixup(key: jax.Array, count: int, alpha: float) -> Mix:
