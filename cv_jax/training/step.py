@@ -113,6 +113,8 @@ def make_train_step(
         (loss, (sums, model_state)), grads = gradient(
             batch, (trained, frozen), state.model_state, state.sums, rngs, teacher_variables
         )
+        # The update has the same rounding whether or not the norms use the gradient, too.
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = optimiser.update(grads, state.opt_state, trained)
         params = optimiser.join(jax.tree.map(_updated, trained, updates), frozen)
         ema = state.ema

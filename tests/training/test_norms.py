@@ -39,7 +39,7 @@ def train(load_config, name, norms, steps=3):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("name", slow_except(NETS, "mlp"))
+@pytest.mark.parametrize("name", slow_except(NETS, "mlp", "resnet"))
 def test_norms_are_correct_and_change_no_bit_of_the_training(load_config, name):
     plain, without = train(load_config, name, False)
     state, with_norms = train(load_config, name, True)
