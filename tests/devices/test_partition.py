@@ -3,6 +3,7 @@
 import math
 
 import flax
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -45,6 +46,10 @@ NETS = {
         "model.stage_sizes": "1,1,1",
     },
 }
+# Relative difference of the losses, and largest difference of the averages. ResNet is trained with
+# SiLU: a ReLU of an input that is zero to rounding has the gradient 0 or 1, which changes the
+# gradient of a small net by a few per cent.
+ROUNDING = {"vit_ti16": 2e-4, "swin": 2e-4, "resnet20_cifar": 2e-6}
 COMMON = {
     "batch_size": 32,
     "total_steps": STEPS,
@@ -69,9 +74,11 @@ def run(load_config):
             parts = build(load_config, net, **overrides)
             state, train_step, losses = parts.init()(), parts.train_step(), []
             batches = parts.train_batches(0)
-            for _ in range(STEPS):
-                state, metrics = train_step(state, next(batches))
-                losses.append(float(metrics["loss"]))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(nn, "relu", nn.silu)
+                for _ in range(STEPS):
+                    state, metrics = train_step(state, next(batches))
+                    losses.append(float(metrics["loss"]))
             made[key] = np.array(losses), state
         return made[key]
 
@@ -94,9 +101,9 @@ def test_losses_are_those_of_replicated_parameters(run, net, scheme):
     replicated, whole = run(net)
     split, state = run(net, **scheme)
     assert np.ptp(replicated) > 0.05  # a hundred times what is allowed below
-    np.testing.assert_allclose(split, replicated, rtol=2e-4)
+    np.testing.assert_allclose(split, replicated, rtol=ROUNDING[net])
     for a, b in zip(jax.tree.leaves(whole.ema), jax.tree.leaves(state.ema), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+        np.testing.assert_allclose(a, b, atol=ROUNDING[net])
 
 
 @pytest.mark.parametrize(("net", "scheme"), SCHEMES)
