@@ -193,8 +193,11 @@ def test_nothing_is_overwritten_without_force(folder, convert, tmp_path):
         ),
         (["{folder}", "x.ckpt"], "x.ckpt: the name of a cv_jax file must end in .safetensors"),
         (["{folder}", "x.safetensors", "--model", "resnet5"], "no counterpart of model 'resnet5'"),
-        (["{folder}", "x.safetensors", "--num-classes", "-1"], "--num-classes must be at least 0"),
-        (["{folder}", "x.safetensors", "--channels", "0"], "--channels must be at least 1"),
+        (
+            ["{folder}", "x.safetensors", "--num-classes", "-1"],
+            "--num-classes=-1 must be at least 0",
+        ),
+        (["{folder}", "x.safetensors", "--channels", "0"], "--channels=0 must be at least 1"),
         (["{folder}", "x.safetensors", "--fields", "wide=2"], "has no field 'wide'"),
         (["{folder}/model.safetensors", "x.safetensors"], "add --source torchvision|timm"),
         (["{folder}/config.json", "x.safetensors"], "allowed are .safetensors, .pth"),
