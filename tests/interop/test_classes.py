@@ -127,8 +127,8 @@ def test_the_names_of_an_older_run_need_its_own_data(load_config, tmp_path, data
     for note, reason in zip(
         notes,
         (
-            "its dataset cannot be opened: config.data.name: 'folder:nowhere': nowhere does not exist; "
-            "give a folder",
+            "its dataset cannot be opened: config.data.name: 'folder:nowhere': nowhere does not "
+            "exist; give a folder",
             "digits is not the data of its training .train.checksum differ.",
             f"{re.escape(str(run))}/run.json does not identify its data",
         ),
