@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jaxlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,11 +62,14 @@ def test_an_old_run_continues_and_every_command_reads_it(name, tmp_path, data_di
 
     assert train(parts_of(name, data_dir), run, "") == 0
     assert_close(lines(run), lines(expected))
-    # Rounding may differ between CPUs; if it does not, the runs are bit-equal.
-    fresh = tmp_path / "fresh"
+    # Rounding differs between versions of jaxlib and may differ between CPUs; if it does not, the
+    # runs are bit-equal. Mixup, which mlp has, is rounded in another way since then.
+    fresh, old = tmp_path / "fresh", lines(expected)
     assert train(parts_of(name, data_dir), fresh, "") == 0
-    old = lines(expected)
-    if [x for x in lines(fresh) if x["step"] <= 4] == [x for x in old if x["step"] <= 4]:
+    assert_close(lines(fresh), old)
+    recorded = json.loads((run / "run.json").read_text())[0]["versions"]["jaxlib"]
+    first = [[x for x in every if x["step"] <= 4] for every in (lines(fresh), old)]
+    if name != "mlp" and jaxlib.__version__ == recorded and first[0] == first[1]:
         assert lines(run) == lines(fresh) == old
         assert summary_of(run) == summary_of(expected)
     # A summary of the older version is not taken for a damaged one.
