@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     for name in dict.fromkeys(options.what or ANALYSES):
         try:
             findings = ANALYSES[name](subject)
-        except DoesNotApply as reason:
+        except (DoesNotApply, NotImplementedError) as reason:  # a primitive without a rule
             print(f"{name}: does not apply: {reason}")
             results[name] = {"does_not_apply": str(reason)}
             continue

@@ -18,7 +18,8 @@ def main(arguments: list[str]) -> int:
     """Print one line per feature of the model, in forward order.
 
     Raises:
-      InputError: the model is unknown, takes no image, or does not accept the fields or image size.
+      InputError: the model is unknown, takes no image, or does not accept the fields or image size,
+        or a primitive of its program has no dependence rule.
     """
     parser = Parser(prog="python -m cv_jax receptive-field", description=__doc__)
     parser.add_argument("name", help="model, as listed by python -m cv_jax models")
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     model, inputs, image_size = _model(options)
     try:
         found = receptive_field.layers(model, inputs, image_size)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(f"{options.name}: {str(error).splitlines()[0]}") from None
     if options.json:
         print("[\n" + ",\n".join(json.dumps(layer._asdict()) for layer in found) + "\n]")

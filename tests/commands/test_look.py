@@ -11,6 +11,7 @@ from PIL import Image
 
 from cv_jax import models
 from cv_jax.__main__ import main
+from cv_jax.inspect.primitives import RULES
 from cv_jax.interop import saved
 
 FIELDS = dict(patch_size=8, width=12, depth=2, num_heads=2, num_classes=3)
@@ -46,6 +47,15 @@ def images(tmp_path_factory):
     for i in range(5):
         Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+def test_an_analysis_without_a_rule_for_a_primitive(weights, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(RULES, "conv_general_dilated")
+    out = ["--out", str(tmp_path / "look")]
+    assert main(["look", str(weights), "attention", "filters", "--images", str(images), *out]) == 0
+    printed = capsys.readouterr().out
+    assert "attention: does not apply: no dependence rule for the primitive 'conv_gen" in printed
+    assert "\nfilters: " in printed
 
 
 def test_pictures_and_numbers(weights, images, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import pytest
 
 from cv_jax.__main__ import main
+from cv_jax.inspect.primitives import RULES
 
 
 def test_table(capsys):
@@ -39,3 +41,10 @@ def test_mistakes(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_primitive_without_a_rule(monkeypatch, capsys):
+    monkeypatch.delitem(RULES, "conv_general_dilated")
+    assert main(["receptive-field", "lenet5"]) == 2
+    message = "error: lenet5: no dependence rule for the primitive 'conv_general_dilated' of jax "
+    assert capsys.readouterr().err == f"{message}{jax.__version__}\n"
