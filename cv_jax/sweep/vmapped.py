@@ -192,8 +192,8 @@ def _train(lanes: list[Lane], weights: Any, stop: signals.Stop) -> None:
             step += 1
             if step == start_step + 1:
                 timing = profiling.first_step(metrics)
-                progress.line([record.first_step(step, timing) for _, record in _running(lanes)][0])
                 stop.recording = True
+                progress.line([record.first_step(step, timing) for _, record in _running(lanes)][0])
             if pending:
                 _settle(lanes, *pending, progress)
             pending = step, metrics

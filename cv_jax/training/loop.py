@@ -91,8 +91,9 @@ def _train(
         state, metrics = trace.step(step, train_step, state, next(batches))
         step += 1
         if step == start_step + 1:
-            progress.line(record.first_step(step, profiling.first_step(metrics)))
+            timing = profiling.first_step(metrics)
             stop.recording = True  # there was nothing to save before
+            progress.line(record.first_step(step, timing))
         # Metrics are fetched one step late, so the devices compute this step meanwhile.
         if pending and not record.settle(*pending, progress.images_per_second()):
             return _not_finite(record, progress, pending[0])
