@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str], analyses: dict) -> argparse.Namespace:
+    from cv_jax.inspect.similarity import PROJECTIONS
     from cv_jax.interop.trained import FLAGS
 
     listed = "\n".join(
@@ -82,6 +83,12 @@ def _parse(arguments: list[str], analyses: dict) -> argparse.Namespace:
     parser.add_argument(
         "--feature", help="feature of Grad-CAM (default: the last map that the logits depend on)"
     )
+    parser.add_argument(
+        "--projections",
+        metavar="NAMES",
+        default="pca,tsne",
+        help="of pca, tsne, umap, separated by commas (default: pca,tsne; umap: umap-learn)",
+    )
     parser.add_argument("--with", dest="other", metavar="MODEL", help="second network, for cka")
     parser.add_argument("--out", metavar="DIR", help="folder to write (default: MODEL-look)")
     parser.add_argument("--force", action="store_true", help="overwrite results in DIR")
@@ -94,6 +101,11 @@ def _parse(arguments: list[str], analyses: dict) -> argparse.Namespace:
             raise InputError(f"unknown analysis {name!r}; allowed: {', '.join(analyses)}")
     if options.count < 1:
         raise InputError(f"--count={options.count} must be at least 1")
+    options.projections = tuple(dict.fromkeys(options.projections.split(",")))
+    for name in options.projections:
+        if name not in PROJECTIONS:
+            allowed = ", ".join(PROJECTIONS)
+            raise InputError(f"--projections: unknown projection {name!r}; allowed: {allowed}")
     if options.images and (options.split or options.data):
         raise InputError("--images and --split or --data do not go together")
     return options
@@ -157,7 +169,11 @@ def _subject(options: argparse.Namespace):
         checkpoints=checkpoints if net.is_run else None,
         companion=companion,
         split=None if options.images else split,
-        options={"class": options.class_, "feature": options.feature},
+        options={
+            "class": options.class_,
+            "feature": options.feature,
+            "projections": options.projections,
+        },
     )
 
 

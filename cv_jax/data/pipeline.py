@@ -203,9 +203,9 @@ class EvalBatches:
         examples = [self.images.get(int(i)) for i in indices]
         if self.views:
             views = [apply_views(self.views, image) for image, _ in examples]
-            images = tuple(_stack_equal(group) for group in zip(*views, strict=True))
+            images = tuple(stack_equal(group) for group in zip(*views, strict=True))
         else:
-            images = _stack_equal([image for image, _ in examples])
+            images = stack_equal([image for image, _ in examples])
         return {
             "image": images,
             "label": np.array([label for _, label in examples], np.int32),
@@ -213,7 +213,12 @@ class EvalBatches:
         }
 
 
-def _stack_equal(images: Sequence[np.ndarray | Jpeg]) -> np.ndarray:
+def stack_equal(images: Sequence[np.ndarray | Jpeg]) -> np.ndarray:
+    """Stack the images of an evaluation.
+
+    Raises:
+      InputError: their shapes differ.
+    """
     for image in images:
         _check_shape(image.shape, images[0].shape, "preprocessing of an evaluation")
     return np.stack(images)

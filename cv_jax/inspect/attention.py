@@ -15,7 +15,8 @@ import numpy as np
 
 from cv_jax.inspect import network, places
 
-CROSS = "cross_attention"  # end of a feature's name: the queries are not in the image
+# Ends of the names of features: the queries are not in the image; nor are the keys.
+CROSS, SEQUENCE = "cross_attention", "self_attention"
 NO_PLACE, PADDING = -1, -2  # a token outside the image, such as a class token; padding of a window
 
 
@@ -59,7 +60,9 @@ def layers(
     _, features = network.features(model, variables, images, *others)
     size = images.shape[1:3]
     weights = {
-        name: x.astype(jnp.float32) for name, x in features.items() if places.is_attention(name)
+        name: x.astype(jnp.float32)
+        for name, x in features.items()
+        if places.is_attention(name) and not name.endswith(SEQUENCE)
     }
     if not weights:
         return []
@@ -84,6 +87,26 @@ def layers(
         for name, x in weights.items()
         if x.shape[-1] == grids[0].length
     ]
+
+
+def sequence_layers(
+    model: nn.Module, variables: Mapping, images: jax.Array, *others: jax.Array
+) -> dict[str, np.ndarray]:
+    """Return the attention between the tokens of a sequence, as in a decoder, in forward order.
+
+    Args:
+      model: any module whose first input is an image.
+      variables: its variables.
+      images: float [B, H, W, C], normalised.
+      *others: further inputs, such as the target tokens int [B, T].
+
+    Returns:
+      Name of the feature → float32 [B, heads, T, T], rows of queries that sum to one; empty for a
+      model without such a layer.
+    """
+    model, variables = network.readable(model, variables)
+    _, features = network.features(model, variables, images, *others)
+    return {n: np.asarray(x, np.float32) for n, x in features.items() if n.endswith(SEQUENCE)}
 
 
 def _of_windows(name, weights, tokens, shape, image_size) -> Layer:

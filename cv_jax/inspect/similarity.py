@@ -137,6 +137,7 @@ def nearest_neighbours(
 
 
 PROJECTIONS = ("pca", "tsne", "umap")
+FEWEST_POINTS = 3  # of a projection
 
 
 def project(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
@@ -154,8 +155,10 @@ def project(features: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndar
     features = np.asarray(features, np.float64)
     if method not in PROJECTIONS:
         raise ValueError(f"unknown projection {method!r}; allowed: {', '.join(PROJECTIONS)}")
-    if len(features) < 3:
-        raise ValueError(f"a projection needs at least 3 examples, got {len(features)}")
+    if len(features) < FEWEST_POINTS:
+        raise ValueError(
+            f"a projection needs at least {FEWEST_POINTS} examples, got {len(features)}"
+        )
     if method == "pca":
         from sklearn.decomposition import PCA
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax.errors import FlaxError
 
 from cv_jax import config as configs
 from cv_jax import models, tasks
@@ -195,14 +196,36 @@ def inputs(trained: Trained, batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
 
 
 def one_batch(trained: Trained, source: Source, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the examples of these indices as a batch; see `batches`."""
+    """Return the examples of these indices as a batch; see `batches`.
+
+    Raises:
+      InputError: the preprocessed images have different sizes, or do not fit the model.
+    """
     operations = plan.preprocessing(
         trained.config.eval_preprocess, trained.config.image_size, "config.eval_preprocess"
     )
     images = pipeline.Images(source, operations.fixed)
     examples = [images.get(int(i)) for i in index]
-    return {
-        "image": np.stack([np.asarray(image) for image, _ in examples]),
+    batch = {
+        "image": pipeline.stack_equal([np.asarray(image) for image, _ in examples]),
         "label": np.array([label for _, label in examples], np.int32),
         "position": np.asarray(index, np.int32),
     }
+    _check_fits(trained, batch)
+    return batch
+
+
+def _check_fits(trained: Trained, batch: Mapping[str, Any]) -> None:
+    rngs = {"mask": jax.random.key(0)}
+    try:
+        jax.eval_shape(
+            lambda variables: trained.model.apply(
+                variables, *inputs(trained, batch), train=False, rngs=rngs
+            ),
+            trained.weights.variables,
+        )
+    except (ValueError, TypeError, FlaxError) as error:
+        height, width = batch["image"].shape[1:3]
+        raise InputError(
+            f"images of {height}x{width} do not fit {trained.place} ({one_line(error, 120)})"
+        ) from None

@@ -180,6 +180,31 @@ def regions_of(slot, in_window, rows, columns, shift, window):
     return tuple(result)
 
 
+@pytest.mark.parametrize("length", [3, 4])
+def test_attention_of_a_decoder_is_causal_and_not_over_the_image(length):
+    """Also with as many tokens as patches (4)."""
+    model = models.create(
+        "image_transformer_ti",
+        **dict(image_size=16, patch_size=8, width=12, depth=1, num_heads=2, decoder_depth=2),
+    )
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
+    target = jax.random.randint(jax.random.key(1), (2, length), 3, 13)
+    variables = with_weights(model, images, target)
+    found = attention.sequence_layers(model, variables, images, target)
+    assert list(found) == [f"decoder/layers_{i}/self_attention" for i in (0, 1)]
+    for weights in found.values():
+        assert weights.shape == (2, 2, length, length)
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+        np.testing.assert_array_equal(np.triu(weights, k=1), 0)
+        assert (np.tril(np.ones((length, length))) * weights > 0).sum() == 4 * sum(
+            range(1, length + 1)
+        )
+    names = [layer.name for layer in attention.layers(model, variables, images, target)]
+    assert names == ["encoder/blocks_0/attention"] + [
+        f"decoder/layers_{i}/cross_attention" for i in (0, 1)
+    ]
+
+
 def test_rollout_of_uniform_attention_is_uniform(vit):
     """Queries of zero give equal scores, so every layer spreads the class token's share equally."""
     model, variables, images = vit

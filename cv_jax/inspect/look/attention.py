@@ -20,6 +20,11 @@ def look_at_attention(subject: Subject) -> list[Finding]:
     findings = [_maps(subject, within), _distances(subject, within)]
     if across:
         findings.append(_cross(subject, across))
+    sequence = attention.sequence_layers(
+        subject.model, subject.variables, subject.images, *subject.others
+    )
+    if sequence:
+        findings.append(_sequence(subject, sequence))
     return findings
 
 
@@ -173,3 +178,38 @@ def _cross(subject: Subject, found: list[attention.Layer]) -> Finding:
     ends = [np.mean([r["centre_column"] for r in rows if r["token"] == t]) for t in (1, steps)]
     text = f"mean centre of attention: column {ends[0]:.1f}, at the last token {ends[1]:.1f}"
     return Finding("cross_attention", text, figure, rows)
+
+
+def _sequence(subject: Subject, found: dict[str, np.ndarray]) -> Finding:
+    """Draw which tokens of the sequence each token reads: the causal mask, and what is inside."""
+    shown = [list(found)[i] for i in figures.chosen(len(found), MOST_LAYERS)]
+    figure, axes = figures.panels(
+        1,
+        len(shown),
+        f"Tokens that a token of the output reads, mean of {len(subject.images)} images",
+        width=3.4,
+        height=3.6,
+    )
+    for axis, name in zip(axes[0], shown, strict=True):
+        mean = found[name].mean(axis=(0, 1))
+        drawn = figures.show_map(axis, mean, limits=(0, 1))
+        ticks = range(len(mean))
+        axis.set_xticks(ticks, [str(i + 1) for i in ticks], fontsize=9)
+        axis.set_yticks(ticks, [str(i + 1) for i in ticks], fontsize=9)
+        axis.set(xlabel="token that is read", ylabel="token that reads", title=name)
+    figure.colorbar(drawn, ax=axes[0, -1], shrink=0.8, label="attention")
+    rows = []
+    for name, weights in found.items():
+        later = np.triu(np.ones(weights.shape[-2:], bool), k=1)
+        rows += [
+            {
+                "layer": name,
+                "head": head + 1,
+                "on_later_tokens": float((weights[:, head] * later).sum(axis=-1).mean()),
+                "on_itself": float(np.diagonal(weights[:, head], axis1=-2, axis2=-1).mean()),
+            }
+            for head in range(weights.shape[1])
+        ]
+    most = max(row["on_later_tokens"] for row in rows)
+    text = f"at most {most:.1%} of a token's attention is on later tokens, which the mask hides"
+    return Finding("sequence_attention", text, figure, rows)

@@ -104,6 +104,8 @@ def _title(subject: Subject, i: int) -> str:
 def look_at_projection(subject: Subject) -> list[Finding]:
     """The last features of the split in the plane, coloured by class: PCA and t-SNE or UMAP."""
     features, labels, _ = _last_features(subject)
+    if len(features) < similarity.FEWEST_POINTS:
+        raise DoesNotApply(f"it needs at least {similarity.FEWEST_POINTS} images")
     methods = subject.options.get("projections", ("pca", "tsne"))
     figure, axes = figures.panels(
         1, len(methods), f"{FEATURE} of {len(features)} images in the plane", width=6, height=5.5
@@ -116,9 +118,7 @@ def look_at_projection(subject: Subject) -> list[Finding]:
         try:
             points = similarity.project(features, method)
         except ImportError:
-            raise DoesNotApply(
-                f"{method} needs an optional package: pip install umap-learn"
-            ) from None
+            raise DoesNotApply(f"{method} needs a package: pip install 'cv_jax[umap]'") from None
         for k, label in enumerate(shown):
             here = labels == label
             axis.plot(
