@@ -52,3 +52,14 @@ def load_config(data_dir):
         return config.load(reference, {"data.dir": str(data_dir), **texts})
 
     return load
+
+
+@pytest.fixture
+def fast_compilation():
+    """Compile without optimisations, for a test whose programs run once."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -104,7 +104,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("reference", slow_except(FAMILIES, "mlp", "lenet5", "vit_ti16"))
-def test_a_family_makes_two_steps(reference, load_config):
+def test_a_family_makes_two_steps(reference, load_config, fast_compilation):
     name, _, argument = reference.partition(":")
     few = {"total_steps": 2, "batch_size": 8, "mesh.devices": 1, "schedule.warmup_epochs": "none"}
     parts = experiment.build(load_config(name, {**few, **FAMILIES[reference]}, argument))

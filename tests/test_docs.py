@@ -96,6 +96,8 @@ def test_a_command_runs(page, words, folders, data_dir):
             words += [f"--config.data.dir={data_dir}"]
         if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
             words += ["--config.model.width=96", "--config.model.depth=2"]
+        if "photos" in " ".join(words):  # residual networks at 224 pixels
+            words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
         if "experiments" in " ".join(words):  # dozens of trials
             words += ["--dry_run"]
     process = subprocess.run(

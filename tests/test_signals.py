@@ -164,20 +164,21 @@ def test_a_command_ends_at_once_at_any_time(tmp_path, flags, seconds):
     folder = ["--sweep_dir" if "sweep" in flags else "--workdir", str(tmp_path)]
     process = start(*LAUNCH, *config, *folder, *flags.split())
     time.sleep(seconds)
-    # A command may end by itself just before the signal; a run may have saved after a first step.
-    own = {"": 75, "--evaluate": 2}.get(flags, 0)
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert time.monotonic() - sent < 5
-    if process.returncode != own:
+    if "interrupted" in err:
         assert (process.returncode, err) == (130, "interrupted by SIGINT\n")
+    else:  # it has ended by itself just before, or a run has saved after its first step
+        own = {"": 75, "--evaluate": 2}.get(flags, 0)
+        assert process.returncode in (own, -signal.SIGINT)  # the second while Python ends
+        assert out or err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_ends_at_once_while_it_compiles_and_can_start_again(tmp_path, number):
-    for _ in range(2):
+def test_a_run_ends_at_once_while_it_compiles_and_can_start_again(tmp_path):
+    for number in (signal.SIGINT, signal.SIGHUP):
         process = start(*LAUNCH, "--workdir", str(tmp_path))
         assert "step 0 of" in process.stderr.readline()
         assert "training on" in process.stderr.readline()

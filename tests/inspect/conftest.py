@@ -9,12 +9,8 @@ from cv_jax import models
 
 
 @pytest.fixture(autouse=True)
-def fast_compilation():
-    """Compile without optimisations: every program of these tests runs once."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def compiled_fast(fast_compilation):
+    """Every program of these tests runs once."""
 
 
 @pytest.fixture(scope="session")
