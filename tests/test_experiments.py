@@ -47,7 +47,9 @@ def test_points(name, least, dataset):
 def test_every_docstring_has_the_commands():
     for file in FOLDER.glob("*.py"):
         docstring = file.read_text().split('"""')[1]
-        for argument in ("", ":cifar10", ":imagenet2012"):
+        # The place of the object is known in one dataset only.
+        others = () if file.name == "pointing.py" else (":cifar10", ":imagenet2012")
+        for argument in ("", *others):
             command = f"python launch.py --config configs/experiments/{file.name}{argument} --sweep"
             assert command in docstring
 
