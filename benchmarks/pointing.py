@@ -5,8 +5,8 @@
 SWEEP_DIR is that of `configs/experiments/pointing.py`. For each run and each method, over all test
 images that the run classifies correctly: the share of maps whose maximum is inside the box of the
 digit, and the area under the deletion curve minus that of random maps on the same images, with a
-95 % confidence interval (Student's t over the images). RISE, which needs thousands of masks for
-each image, is left out.
+95 % confidence interval (Student's t over the images). `--methods` chooses others; those without
+gradients run the network hundreds of times for each image.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from cv_jax.inspect import fidelity, network, saliency
 from cv_jax.interop.trained import open_trained
 from cv_jax.run import json_files
 
-METHODS = {name: f for name, f in saliency.METHODS.items() if name != "rise"}
 BATCH, CONTROL = 64, "random"
 
 
@@ -53,13 +52,13 @@ def batches(run: Path):
         yield net.model, variables, images[chosen], jnp.asarray(labels[chosen]), boxes[chosen]
 
 
-def measure(run: Path) -> dict[str, dict]:
-    """Return pointing and areas under the deletion curve of every method: bool and float [N]."""
+def measure(run: Path, methods: list[str]) -> dict[str, dict]:
+    """Return pointing and areas under the deletion curve of each method: bool and float [N]."""
     found = {}
     for *net, boxes in batches(run):
-        for name, method in METHODS.items():
+        for name in methods:
             try:
-                maps = method(*net)
+                maps = saliency.METHODS[name](*net)
             except saliency.NoPlaces:
                 continue
             values = found.setdefault(name, {"inside": [], "deletion": []})
@@ -93,13 +92,19 @@ def main():
     """Measure, print a line for each run and method, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweep_dir", type=Path, help="folder of the sweep")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=saliency.METHODS,
+        default=["gradient", "grad_cam", "rollout"],
+    )
     parser.add_argument("--output", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     runs = []
     for summary in sorted(flags.sweep_dir.glob("*/summary.json")):
         config = json.loads((summary.parent / "config.json").read_text())
         score = json.loads(summary.read_text())
-        found = measure(summary.parent)
+        found = measure(summary.parent, [*dict.fromkeys([*flags.methods, CONTROL])])
         rows = [row(name, values, found[CONTROL]) for name, values in found.items()]
         model, seed = config["model.name"], config["seed"]
         start = json.loads((summary.parent / "run.json").read_text())[-1]
@@ -121,7 +126,7 @@ def main():
                 flush=True,
             )
     result = {
-        "command": "python benchmarks/pointing.py SWEEP_DIR",
+        "command": f"python benchmarks/pointing.py SWEEP_DIR --methods {' '.join(flags.methods)}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "runs": runs,
     }

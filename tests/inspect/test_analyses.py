@@ -44,7 +44,8 @@ QUICK = ("mlp", "lenet5", "alexnet", "resnet18", "vit", "swin")
 def subject_of(key):
     small = SMALL[key]
     model = models.create(small.name, **small.fields)
-    count = 5
+    # As many images as masks of RISE and squares of occlusion: one program for all.
+    count = 4
     inputs = small.inputs(count) if small.inputs else (None,)
     images = jax.random.normal(jax.random.key(1), (count, *small.image))
     others = tuple(inputs[1:])
@@ -71,10 +72,10 @@ def subject_of(key):
         split=split,
         options={
             "projections": ("pca",),
-            "rise": {"masks": 8},
+            "rise": {"masks": count},
             "integrated_gradients": {"steps": 2},
             "smoothgrad": {"samples": 2},
-            "occlusion": {"window": 16, "stride": 16},
+            "occlusion": dict.fromkeys(("window", "stride"), -(-small.image[0] // 2)),
         },
     )
 
