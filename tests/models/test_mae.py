@@ -10,7 +10,7 @@ from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
-from cv_jax.models import mae
+from cv_jax.models import mae, masking
 from cv_jax.models.positions import resize_positions, sincos_2d
 
 few = settings(deadline=None, max_examples=10)
@@ -30,27 +30,13 @@ NOISE = RNG.random((2, 24)).astype(np.float32)
 
 
 @few
-@given(data=st.data(), batch=st.integers(1, 3), length=st.integers(2, 12))
-def test_random_mask(data, batch, length):
-    keep = data.draw(st.integers(1, length - 1))
-    noise = np.random.default_rng(length).random((batch, length)).astype(np.float32)
-    kept, restore, mask = (np.asarray(x) for x in mae.random_mask(noise, keep))
-    for b in range(batch):
-        order = sorted(range(length), key=lambda i: noise[b, i])
-        assert kept[b].tolist() == order[:keep]
-        for place, patch in enumerate(order):
-            assert restore[b, patch] == place
-            assert mask[b, patch] == (0 if place < keep else 1)
-
-
-@few
 @given(data=st.data(), length=st.integers(2, 12))
 def test_unshuffle(data, length):
     keep = data.draw(st.integers(1, length - 1))
     rng = np.random.default_rng(length)
     noise = rng.random((2, length)).astype(np.float32)
     tokens, mask_token = rng.standard_normal((2, length, 3)), rng.standard_normal(3)
-    kept, restore, mask = mae.random_mask(noise, keep)
+    kept, restore, mask = masking.select(noise, keep)
     visible = np.stack([tokens[b][np.asarray(kept[b])] for b in range(2)])
     full = mae.unshuffle(jnp.asarray(visible), jnp.asarray(mask_token), restore)
     for b in range(2):

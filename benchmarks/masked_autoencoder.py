@@ -1,0 +1,219 @@
+"""What masked pre-training is worth with five labelled digits of each class.
+
+    python benchmarks/masked_autoencoder.py --workdir runs/mae_few_labels \\
+        --output benchmarks/results/experiments/mae
+
+A masked autoencoder learns from all 1,438 training images without labels. Its encoder is then
+fine-tuned on 50 labelled images, or probed: logistic regression on its frozen features, the mean
+over all tokens. Controls: the same ViT from scratch with the steps of the fine-tuning, and with
+the multiply-adds of pre-training and fine-tuning together; the probe on random features and on
+raw pixels. A sweep over the masking ratio repeats pre-training, fine-tuning and probe. All arms
+have the same 50 images in a seed. Each run is `python launch.py` in its own process; finished runs
+in `--workdir` are not repeated, and the result is written after each run.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import scipy.stats
+
+from cv_jax.run import json_files
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = ["--config.model.width=64", "--config.model.depth=4", "--config.model.num_heads=4"]
+PRETRAIN = [
+    *["--config", "configs/mae.py", *SIZE],
+    *["--config.model.decoder_width=48", "--config.model.decoder_depth=1"],
+    *["--config.total_epochs=30", "--config.eval.every_epochs=10"],
+    "--config.checkpoint.every_epochs=30",
+]
+FEW = ["--config.data.per_class=5", "--config.batch_size=50"]
+STEPS = 200
+CLASSIFY = [
+    *["--config", "configs/mae_finetune.py", *SIZE, *FEW, "--config.augment=pad_crop(3)"],
+    *["--config.optim.layer_decay=none", "--config.schedule.warmup_epochs=none"],
+    *["--config.schedule.warmup_steps=20", "--config.eval.every_steps=100"],
+    "--config.checkpoint.every_percent=100",
+]
+PROBE = [
+    *["--config.total_steps=1", "--config.schedule.warmup_epochs=none"],
+    "--config.eval.extra=logistic_regression(name='probe', feature='{feature}')",
+]
+ENCODER_PROBE = [
+    *["--config", "configs/mae_probe.py", *SIZE, *FEW],
+    *(flag.format(feature="norm") for flag in PROBE),
+]
+PIXEL_PROBE = [
+    *["--config", "configs/linear.py", *FEW],
+    *(flag.format(feature="pre_logits") for flag in PROBE),
+]
+PAPER = 0.75
+# Arm → (arm, control) of a comparison of test accuracies.
+COMPARISONS = {
+    "fine-tuned - scratch, same steps": ("finetune", "scratch"),
+    "fine-tuned - scratch, same multiply-adds": ("finetune", "scratch_long"),
+    "probe - probe of random features": ("probe", "probe_random"),
+    "probe - probe of pixels": ("probe", "probe_pixels"),
+}
+
+
+class Runs:
+    """The runs of a folder, each made once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.start = folder, {}
+
+    def make(self, name: str, flags: list[str], split: str = "test") -> dict:
+        """Return the summary of a run, with the last metric line of `split` as "line"."""
+        path = self.folder / name
+        command = [sys.executable, str(ROOT / "launch.py"), *flags, "--workdir", str(path)]
+        if not (path / "summary.json").exists():
+            process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            if process.returncode:
+                raise SystemExit(f"{shlex.join(command)} failed:\n{process.stderr}")
+        self.start = json.loads((path / "run.json").read_text())[-1]
+        lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        line = [line for line in lines if line["split"] == split][-1]
+        summary = json.loads((path / "summary.json").read_text())
+        return {**summary, "line": line}
+
+
+def main():
+    """Measure, print a line for each run, and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--ratios", default="0.25,0.5,0.9", help="masking ratios besides 0.75")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    flags = parser.parse_args()
+    ratios = [float(x) for x in flags.ratios.split(",") if x]
+    runs, rows = Runs(flags.workdir.resolve()), []
+    seeds = range(flags.seeds)
+    order = [(PAPER, seed) for seed in seeds]
+    for ratio, seed in order + [(ratio, seed) for seed in seeds for ratio in ratios]:
+        for row in measure(runs, ratio, seed):
+            rows.append({"ratio": ratio, "seed": seed, **row})
+            print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+            write(flags, rows, runs.start)
+
+
+def measure(runs: Runs, ratio: float, seed: int):
+    """Yield arm, accuracy and multiply-adds of one masking ratio and seed; controls at 0.75."""
+    seeds = [f"--config.seed={seed}", f"--config.data.subset_seed={seed}"]
+    name = f"{ratio:g}-{seed}"
+    masked = f"--config.model.mask_ratio={ratio:g}"
+    autoencoder = runs.make(f"pretrain-{name}", [*PRETRAIN, masked, seeds[0]])
+    init = f"--config.init_from={runs.folder}/pretrain-{name}"
+    cost = autoencoder["step"] * 64 * autoencoder["multiply_adds"]
+    yield {"arm": "pretrain", "loss": autoencoder["test_loss"], "multiply_adds": cost}
+
+    def classify(arm, steps, *more):
+        every = [f"--config.total_steps={steps}", *seeds]
+        found = runs.make(f"{arm}-{name}", [*CLASSIFY, *every, *more])
+        adds = steps * 50 * found["multiply_adds"]
+        return adds, {"arm": arm, "accuracy": found["test_accuracy"], "steps": steps}
+
+    own, row = classify("finetune", STEPS, init)
+    yield {**row, "multiply_adds": cost + own}
+    probes = {"probe": [*ENCODER_PROBE, init]}
+    if ratio == PAPER:
+        probes |= {"probe_random": ENCODER_PROBE, "probe_pixels": PIXEL_PROBE}
+        for arm, steps in (("scratch", STEPS), ("scratch_long", STEPS + cost * STEPS // own)):
+            adds, row = classify(arm, steps)
+            yield {**row, "multiply_adds": adds}
+    for arm, command in probes.items():
+        found = runs.make(f"{arm}-{name}", [*command, *seeds], "probe")
+        yield {"arm": arm, "accuracy": found["line"]["accuracy"], "C": found["line"]["C"]}
+
+
+def interval(values: list[float]) -> dict:
+    """Mean, standard deviation and half width of the 95 % confidence interval (Student's t)."""
+    found = {"values": values, "mean": statistics.mean(values)}
+    if len(values) > 1:
+        found["standard_deviation"] = statistics.stdev(values)
+        t = scipy.stats.t.ppf(0.975, len(values) - 1)
+        found["half_width_95"] = float(t * found["standard_deviation"] / len(values) ** 0.5)
+    return found
+
+
+def write(flags: argparse.Namespace, rows: list[dict], start: dict):
+    """Write `runs.csv`, `result.json` and, with several ratios, `ratio.png`."""
+    flags.output.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with open(flags.output / "runs.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+    def values(arm, ratio):
+        found = [row for row in rows if row["arm"] == arm and row["ratio"] == ratio]
+        return {row["seed"]: row["accuracy"] for row in found}
+
+    ratios = sorted({row["ratio"] for row in rows})
+    arms = dict.fromkeys(row["arm"] for row in rows if "accuracy" in row)
+    differences = {}
+    for text, (arm, control) in COMPARISONS.items():
+        ours, theirs = values(arm, PAPER), values(control, PAPER)
+        both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+        if both:
+            differences[text] = interval(both)
+    curve = {
+        arm: {str(r): interval([*found.values()]) for r in ratios if (found := values(arm, r))}
+        for arm in arms
+    }
+    result = {
+        "command": f"python benchmarks/masked_autoencoder.py --seeds {flags.seeds} "
+        f"--ratios {flags.ratios} --workdir DIR --output DIR",
+        "pretrain": shlex.join(["python", "launch.py", *PRETRAIN]),
+        "classify": shlex.join(["python", "launch.py", *CLASSIFY]),
+        "probe": shlex.join(["python", "launch.py", *ENCODER_PROBE]),
+        "probe_pixels": shlex.join(["python", "launch.py", *PIXEL_PROBE]),
+        "differences": differences,
+        "test_accuracy_by_ratio": curve,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "commit": start["commit"],
+        "versions": start["versions"],
+    }
+    json_files.write_json(flags.output / "result.json", result)
+    if len(ratios) > 1:
+        draw(curve, flags.output / "ratio.png")
+
+
+def draw(curve: dict, path: Path):
+    """Draw test accuracy over the masking ratio, with 95 % confidence intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    for arm, marker in (("finetune", "o"), ("probe", "s")):
+        found = sorted((float(ratio), entry) for ratio, entry in curve.get(arm, {}).items())
+        axis.errorbar(
+            [100 * ratio for ratio, _ in found],
+            [100 * entry["mean"] for _, entry in found],
+            [100 * entry.get("half_width_95", 0) for _, entry in found],
+            marker=marker,
+            capsize=3,
+            label={"finetune": "fine-tuned", "probe": "probe"}[arm],
+        )
+    for arm, text, style in (
+        ("scratch", "from scratch, same steps", "--"),
+        ("scratch_long", "from scratch, same multiply-adds", ":"),
+    ):
+        if entry := curve.get(arm, {}).get(str(PAPER)):
+            axis.axhline(100 * entry["mean"], color="grey", linestyle=style, label=text)
+    axis.set(xlabel="removed patches, %", ylabel="test accuracy, %")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
