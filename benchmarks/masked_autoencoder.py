@@ -4,8 +4,8 @@
         --output benchmarks/results/experiments/mae
 
 A masked autoencoder learns from all 1,438 training images without labels. Its encoder is then
-fine-tuned on 50 labelled images, or probed: logistic regression on its frozen features, the mean
-over all tokens. Controls: the same ViT from scratch with the steps of the fine-tuning, and with
+fine-tuned on 50 labelled images, or probed: logistic regression on its frozen features, the class
+token or the mean over all tokens. Controls: the same ViT from scratch with the steps of the fine-tuning, and with
 the multiply-adds of pre-training and fine-tuning together; the probe on random features and on
 raw pixels. A sweep over the masking ratio repeats pre-training, fine-tuning and probe. All arms
 have the same 50 images in a seed. Each run is `python launch.py` in its own process; finished runs
@@ -45,25 +45,25 @@ CLASSIFY = [
 ]
 # The best of 2e-3, 8e-3 and 2e-2 with seed 0; fine-tuning was tried with 8e-3 only.
 SCRATCH = ["--config.optim.learning_rate=2e-2"]
-PROBE = [
-    *["--config.total_steps=1", "--config.schedule.warmup_epochs=none"],
-    "--config.eval.extra=logistic_regression(name='probe', feature='{feature}')",
-]
+PROBE = ["--config.total_steps=1", "--config.schedule.warmup_epochs=none"]
 ENCODER_PROBE = [
-    *["--config", "configs/mae_probe.py", *SIZE, *FEW],
-    *(flag.format(feature="norm") for flag in PROBE),
+    *["--config", "configs/mae_probe.py", *SIZE, *FEW, *PROBE],
+    "--config.eval.extra=logistic_regression(name='token')"
+    "|logistic_regression(name='mean', feature='norm')",
 ]
 PIXEL_PROBE = [
-    *["--config", "configs/linear.py", *FEW],
-    *(flag.format(feature="pre_logits") for flag in PROBE),
+    *["--config", "configs/linear.py", *FEW, *PROBE],
+    "--config.eval.extra=logistic_regression(name='pixels')",
 ]
 PAPER = 0.75
 # Arm → (arm, control) of a comparison of test accuracies.
 COMPARISONS = {
     "fine-tuned - scratch, same steps": ("finetune", "scratch"),
     "fine-tuned - scratch, same multiply-adds": ("finetune", "scratch_long"),
-    "probe - probe of random features": ("probe", "probe_random"),
-    "probe - probe of pixels": ("probe", "probe_pixels"),
+    "probe - random features, class token": ("probe_token", "random_token"),
+    "probe - random features, mean": ("probe_mean", "random_mean"),
+    "probe, class token - probe of pixels": ("probe_token", "pixels_pixels"),
+    "probe, mean - probe of pixels": ("probe_mean", "pixels_pixels"),
 }
 
 
@@ -73,8 +73,8 @@ class Runs:
     def __init__(self, folder: Path):
         self.folder, self.start = folder, {}
 
-    def make(self, name: str, flags: list[str], split: str = "test") -> dict:
-        """Return the summary of a run, with the last metric line of `split` as "line"."""
+    def make(self, name: str, flags: list[str]) -> dict:
+        """Return the summary of a run, with the last metric line of each split as "lines"."""
         path = self.folder / name
         command = [sys.executable, str(ROOT / "launch.py"), *flags, "--workdir", str(path)]
         if not (path / "summary.json").exists():
@@ -83,9 +83,8 @@ class Runs:
                 raise SystemExit(f"{shlex.join(command)} failed:\n{process.stderr}")
         self.start = json.loads((path / "run.json").read_text())[-1]
         lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-        line = [line for line in lines if line["split"] == split][-1]
         summary = json.loads((path / "summary.json").read_text())
-        return {**summary, "line": line}
+        return {**summary, "lines": {line["split"]: line for line in lines}}
 
 
 def main():
@@ -125,15 +124,18 @@ def measure(runs: Runs, ratio: float, seed: int):
 
     own, row = classify("finetune", STEPS, init)
     yield {**row, "multiply_adds": cost + own}
-    probes = {"probe": [*ENCODER_PROBE, init]}
+    probes = [("probe", [*ENCODER_PROBE, init], ("token", "mean"))]
     if ratio == PAPER:
-        probes |= {"probe_random": ENCODER_PROBE, "probe_pixels": PIXEL_PROBE}
+        probes.append(("random", ENCODER_PROBE, ("token", "mean")))
+        probes.append(("pixels", PIXEL_PROBE, ("pixels",)))
         for arm, steps in (("scratch", STEPS), ("scratch_long", STEPS + cost * STEPS // own)):
             adds, row = classify(arm, steps, *SCRATCH)
             yield {**row, "multiply_adds": adds}
-    for arm, command in probes.items():
-        found = runs.make(f"{arm}-{name}", [*command, *seeds], "probe")
-        yield {"arm": arm, "accuracy": found["line"]["accuracy"], "C": found["line"]["C"]}
+    for arm, command, features in probes:
+        found = runs.make(f"{arm}-{name}", [*command, *seeds])["lines"]
+        for feature in features:
+            line = found[feature]
+            yield {"arm": f"{arm}_{feature}", "accuracy": line["accuracy"], "C": line["C"]}
 
 
 def interval(values: list[float]) -> dict:
@@ -196,7 +198,9 @@ def draw(curve: dict, path: Path):
 
     figure = Figure(figsize=(6.5, 4), dpi=100, layout="constrained")
     axis = figure.subplots()
-    for arm, marker in (("finetune", "o"), ("probe", "s")):
+    names = {"finetune": "fine-tuned", "probe_token": "probe of the class token"}
+    names["probe_mean"] = "probe of the mean"
+    for (arm, text), marker in zip(names.items(), "osD", strict=True):
         found = sorted((float(ratio), entry) for ratio, entry in curve.get(arm, {}).items())
         axis.errorbar(
             [100 * ratio for ratio, _ in found],
@@ -204,7 +208,7 @@ def draw(curve: dict, path: Path):
             [100 * entry.get("half_width_95", 0) for _, entry in found],
             marker=marker,
             capsize=3,
-            label={"finetune": "fine-tuned", "probe": "probe"}[arm],
+            label=text,
         )
     for arm, text, style in (
         ("scratch", "from scratch, same steps", "--"),
