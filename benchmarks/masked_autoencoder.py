@@ -5,11 +5,11 @@
 
 A masked autoencoder learns from all 1,438 training images without labels. Its encoder is then
 fine-tuned on 50 labelled images, or probed: logistic regression on its frozen features, the class
-token or the mean over all tokens. Controls: the same ViT from scratch with the steps of the fine-tuning, and with
-the multiply-adds of pre-training and fine-tuning together; the probe on random features and on
-raw pixels. A sweep over the masking ratio repeats pre-training, fine-tuning and probe. All arms
-have the same 50 images in a seed. Each run is `python launch.py` in its own process; finished runs
-in `--workdir` are not repeated, and the result is written after each run.
+token or the mean over all tokens. Controls: the same ViT from scratch with the steps of the
+fine-tuning, and with the multiply-adds of pre-training and fine-tuning together; the probe on
+random features and on raw pixels. A sweep over the masking ratio repeats pre-training, fine-tuning
+and probe. All arms have the same 50 images in a seed. Each run is `python launch.py` in its own
+process; finished runs in `--workdir` are not repeated, and the result is written after each run.
 """
 
 import argparse
