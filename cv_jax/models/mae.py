@@ -347,11 +347,11 @@ def encoder(mae: MAE) -> ViT:
 
     Its parameters have the same names as in `mae`.
     """
-    shared = {
-        name: getattr(mae, name)
-        for name in ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
-        + ("scan_layers", "attention_implementation", "attention_weights", "dtype", "param_dtype")
-    }
+    names = (
+        *("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio", "norm_epsilon"),
+        *("scan_layers", "attention_implementation", "attention_weights", "dtype", "param_dtype"),
+    )
+    shared = {name: getattr(mae, name) for name in names}
     return ViT(num_classes=0, pos_embed="sincos", **shared)
 
 

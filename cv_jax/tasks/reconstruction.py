@@ -1,4 +1,4 @@
-"""Masked image modelling: predict the pixels of the masked patches."""
+"""Masked image modelling: predict the pixels of the removed patches."""
 
 import jax
 import ml_collections

@@ -224,3 +224,18 @@ def test_the_encoder_alone_reads_all_patches(scan):
     almost = build(scan_layers=scan, mask_ratio=1 / 24)
     _, expected = quick_jit(almost.apply)(variables, IMAGE, order)
     np.testing.assert_allclose(features["embed"][:, :24], expected["embed"], atol=1e-5)
+
+
+def test_a_classifier_has_the_features_of_the_encoder_alone():
+    """So a probe of the pre-training and one of a run with `init_from` read the same features."""
+    pretrained = build(norm_epsilon=1e-2)
+    variables = random_variables(pretrained, IMAGE, NOISE)
+    fields = {k: SMALL[k] for k in ("image_size", "patch_size", "width", "depth", "num_heads")}
+    vit = models.create("vit_b16", **fields, norm_epsilon=1e-2, num_classes=5)
+    fresh = random_variables(vit, IMAGE, seed=1)["params"]
+    params = mae.to_vit(variables["params"], pretrained, fresh, vit)
+    _, found = quick_jit(vit.apply)({"params": params}, IMAGE)
+    _, expected = quick_jit(mae.encoder(pretrained).apply)(variables, IMAGE)
+    assert found.keys() == expected.keys()
+    for name, feature in expected.items():
+        np.testing.assert_allclose(found[name], feature, atol=1e-5)
