@@ -7,8 +7,8 @@ A masked autoencoder learns from all 1,438 training images without labels. Its e
 fine-tuned on 50 labelled images, or probed: logistic regression on its frozen features, the class
 token or the mean over all tokens. Controls: the same ViT from scratch with the steps of the
 fine-tuning, and with the multiply-adds of pre-training and fine-tuning together; the probe on
-random features and on raw pixels. A sweep over the masking ratio repeats pre-training, fine-tuning
-and probe. All arms have the same 50 images in a seed. Each run is `python launch.py` in its own
+random features and on raw pixels. Pre-training, fine-tuning and probe are repeated with other
+masking ratios, and with three other settings of the pre-training. All arms have the same 50 images in a seed. Each run is `python launch.py` in its own
 process; finished runs in `--workdir` are not repeated, and the result is written after each run.
 """
 
@@ -55,7 +55,15 @@ PIXEL_PROBE = [
     *["--config", "configs/linear.py", *FEW, *PROBE],
     "--config.eval.extra=logistic_regression(name='pixels')",
 ]
-PAPER = 0.75
+PAPER = "0.75"
+# Name of a setting → flags of its pre-training; names of numbers are masking ratios.
+SETTINGS = {
+    PAPER: [],
+    **{ratio: [f"--config.model.mask_ratio={ratio}"] for ratio in ("0.25", "0.5", "0.9")},
+    "long": ["--config.total_epochs=120"],
+    "raw": ["--config.model.norm_pix_loss=false"],
+    "deep": ["--config.model.decoder_depth=4"],
+}
 # Arm → (arm, control) of a comparison of test accuracies.
 COMPARISONS = {
     "fine-tuned - scratch, same steps": ("finetune", "scratch"),
@@ -91,27 +99,25 @@ def main():
     """Measure, print a line for each run, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--ratios", default="0.25,0.5,0.9", help="masking ratios besides 0.75")
+    names = ",".join(SETTINGS)
+    parser.add_argument("--settings", default=names, help=f"of {names}, separated by commas")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     flags = parser.parse_args()
-    ratios = [float(x) for x in flags.ratios.split(",") if x]
+    settings = flags.settings.split(",")
     runs, rows = Runs(flags.workdir.resolve()), []
-    seeds = range(flags.seeds)
-    order = [(PAPER, seed) for seed in seeds]
-    for ratio, seed in order + [(ratio, seed) for seed in seeds for ratio in ratios]:
-        for row in measure(runs, ratio, seed):
-            rows.append({"ratio": ratio, "seed": seed, **row})
+    for setting, seed in [(setting, seed) for setting in settings for seed in range(flags.seeds)]:
+        for row in measure(runs, setting, seed):
+            rows.append({"setting": setting, "seed": seed, **row})
             print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
             write(flags, rows, runs.start)
 
 
-def measure(runs: Runs, ratio: float, seed: int):
-    """Yield arm, accuracy and multiply-adds of one masking ratio and seed; controls at 0.75."""
+def measure(runs: Runs, setting: str, seed: int):
+    """Yield arm, accuracy and multiply-adds of one setting and seed; of 0.75 the controls, too."""
     seeds = [f"--config.seed={seed}", f"--config.data.subset_seed={seed}"]
-    name = f"{ratio:g}-{seed}"
-    masked = f"--config.model.mask_ratio={ratio:g}"
-    autoencoder = runs.make(f"pretrain-{name}", [*PRETRAIN, masked, seeds[0]])
+    name = f"{setting}-{seed}"
+    autoencoder = runs.make(f"pretrain-{name}", [*PRETRAIN, *SETTINGS[setting], seeds[0]])
     init = f"--config.init_from={runs.folder}/pretrain-{name}"
     cost = autoencoder["step"] * 64 * autoencoder["multiply_adds"]
     yield {"arm": "pretrain", "loss": autoencoder["test_loss"], "multiply_adds": cost}
@@ -125,7 +131,7 @@ def measure(runs: Runs, ratio: float, seed: int):
     own, row = classify("finetune", STEPS, init)
     yield {**row, "multiply_adds": cost + own}
     probes = [("probe", [*ENCODER_PROBE, init], ("token", "mean"))]
-    if ratio == PAPER:
+    if setting == PAPER:
         probes.append(("random", ENCODER_PROBE, ("token", "mean")))
         probes.append(("pixels", PIXEL_PROBE, ("pixels",)))
         for arm, steps in (("scratch", STEPS), ("scratch_long", STEPS + cost * STEPS // own)):
@@ -157,11 +163,11 @@ def write(flags: argparse.Namespace, rows: list[dict], start: dict):
         writer.writeheader()
         writer.writerows(rows)
 
-    def values(arm, ratio):
-        found = [row for row in rows if row["arm"] == arm and row["ratio"] == ratio]
+    def values(arm, setting):
+        found = [row for row in rows if row["arm"] == arm and row["setting"] == setting]
         return {row["seed"]: row["accuracy"] for row in found}
 
-    ratios = sorted({row["ratio"] for row in rows})
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
     arms = dict.fromkeys(row["arm"] for row in rows if "accuracy" in row)
     differences = {}
     for text, (arm, control) in COMPARISONS.items():
@@ -169,30 +175,34 @@ def write(flags: argparse.Namespace, rows: list[dict], start: dict):
         both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if both:
             differences[text] = interval(both)
-    curve = {
-        arm: {str(r): interval([*found.values()]) for r in ratios if (found := values(arm, r))}
+    accuracies = {
+        arm: {
+            name: interval([*found.values()]) for name in settings if (found := values(arm, name))
+        }
         for arm in arms
     }
     result = {
         "command": f"python benchmarks/masked_autoencoder.py --seeds {flags.seeds} "
-        f"--ratios {flags.ratios} --workdir DIR --output DIR",
+        f"--settings {flags.settings} --workdir DIR --output DIR",
         "pretrain": shlex.join(["python", "launch.py", *PRETRAIN]),
         "finetune": shlex.join(["python", "launch.py", *CLASSIFY, "--config.init_from=PRETRAIN"]),
         "scratch": shlex.join(["python", "launch.py", *CLASSIFY, *SCRATCH]),
         "probe": shlex.join(["python", "launch.py", *ENCODER_PROBE]),
         "probe_pixels": shlex.join(["python", "launch.py", *PIXEL_PROBE]),
+        "settings": {name: shlex.join(SETTINGS[name]) for name in settings},
         "differences": differences,
-        "test_accuracy_by_ratio": curve,
+        "test_accuracies": accuracies,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "commit": start["commit"],
         "versions": start["versions"],
     }
     json_files.write_json(flags.output / "result.json", result)
+    ratios = [name for name in settings if name.startswith("0")]
     if len(ratios) > 1:
-        draw(curve, flags.output / "ratio.png")
+        draw(accuracies, sorted(ratios), flags.output / "ratio.png")
 
 
-def draw(curve: dict, path: Path):
+def draw(accuracies: dict, ratios: list[str], path: Path):
     """Draw test accuracy over the masking ratio, with 95 % confidence intervals."""
     from matplotlib.figure import Figure
 
@@ -201,9 +211,9 @@ def draw(curve: dict, path: Path):
     names = {"finetune": "fine-tuned", "probe_token": "probe of the class token"}
     names["probe_mean"] = "probe of the mean"
     for (arm, text), marker in zip(names.items(), "osD", strict=True):
-        found = sorted((float(ratio), entry) for ratio, entry in curve.get(arm, {}).items())
+        found = [(name, accuracies[arm][name]) for name in ratios if name in accuracies[arm]]
         axis.errorbar(
-            [100 * ratio for ratio, _ in found],
+            [100 * float(name) for name, _ in found],
             [100 * entry["mean"] for _, entry in found],
             [100 * entry.get("half_width_95", 0) for _, entry in found],
             marker=marker,
@@ -214,7 +224,7 @@ def draw(curve: dict, path: Path):
         ("scratch", "from scratch, same steps", "--"),
         ("scratch_long", "from scratch, same multiply-adds", ":"),
     ):
-        if entry := curve.get(arm, {}).get(str(PAPER)):
+        if entry := accuracies[arm].get(PAPER):
             axis.axhline(100 * entry["mean"], color="grey", linestyle=style, label=text)
     axis.set(xlabel="removed patches, %", ylabel="test accuracy, %")
     axis.grid(alpha=0.3)
