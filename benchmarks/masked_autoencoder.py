@@ -8,8 +8,9 @@ fine-tuned on 50 labelled images, or probed: logistic regression on its frozen f
 token or the mean over all tokens. Controls: the same ViT from scratch with the steps of the
 fine-tuning, and with the multiply-adds of pre-training and fine-tuning together; the probe on
 random features and on raw pixels. Pre-training, fine-tuning and probe are repeated with other
-masking ratios, and with three other settings of the pre-training. All arms have the same 50 images in a seed. Each run is `python launch.py` in its own
-process; finished runs in `--workdir` are not repeated, and the result is written after each run.
+masking ratios, and with three other settings of the pre-training. All arms have the same 50 images
+in a seed. Each run is `python launch.py` in its own process; finished runs in `--workdir` are not
+repeated, and the result is written after each run.
 """
 
 import argparse
@@ -211,7 +212,9 @@ def draw(accuracies: dict, ratios: list[str], path: Path):
     names = {"finetune": "fine-tuned", "probe_token": "probe of the class token"}
     names["probe_mean"] = "probe of the mean"
     for (arm, text), marker in zip(names.items(), "osD", strict=True):
-        found = [(name, accuracies[arm][name]) for name in ratios if name in accuracies[arm]]
+        found = [
+            (name, accuracies[arm][name]) for name in ratios if name in accuracies.get(arm, {})
+        ]
         axis.errorbar(
             [100 * float(name) for name, _ in found],
             [100 * entry["mean"] for _, entry in found],
@@ -224,7 +227,7 @@ def draw(accuracies: dict, ratios: list[str], path: Path):
         ("scratch", "from scratch, same steps", "--"),
         ("scratch_long", "from scratch, same multiply-adds", ":"),
     ):
-        if entry := accuracies[arm].get(PAPER):
+        if entry := accuracies.get(arm, {}).get(PAPER):
             axis.axhline(100 * entry["mean"], color="grey", linestyle=style, label=text)
     axis.set(xlabel="removed patches, %", ylabel="test accuracy, %")
     axis.grid(alpha=0.3)
