@@ -81,11 +81,10 @@ def test_block(grid, ratio):
 
 
 def test_block_removes_exactly_the_requested_number():
-    """At 90 %, where some masks are not full after the last block, too."""
-    noise = jax.random.uniform(jax.random.key(0), (500, 64))
-    for keep in (6, 16, 63):
-        _, _, found = masks_of("block", noise, (8, 8), keep)
-        np.testing.assert_array_equal(found.sum(axis=1), 64 - keep)
+    """At 90 %, where some masks are not full after the last block."""
+    noise = RNG.random((500, 64)).astype(np.float32)
+    _, _, found = masks_of("block", noise, (8, 8), 6)
+    np.testing.assert_array_equal(found.sum(axis=1), 58)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -28,6 +28,7 @@ def test_to_pixels_is_the_inverse_of_normalise(load_config):
     np.testing.assert_allclose(found, images, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_images_at_each_evaluation(load_config, tmp_path):
     parts = experiment.build(load_config("mae", {**TINY, "eval.pictures": 2}))
     draw, variables = pictures.make_draw(parts, tmp_path), parts.init()().eval_variables
