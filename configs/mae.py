@@ -4,7 +4,7 @@
     python launch.py --config configs/mae.py[:DATASET]                          32×32 images, small
 
 The loss compares pixels that are standardised in each patch. Evaluation gives no accuracy: it is
-the loss on the test images, with the same masked patches each time. Source: appendix A.1, table 8,
+the loss on the test images, with the same patches removed each time. Source: appendix A.1, table 8,
 and `PRETRAIN.md` of facebookresearch/mae. The ImageNet recipe is not trained in this repository.
 """
 

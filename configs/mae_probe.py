@@ -4,6 +4,11 @@
         --config.init_from=WEIGHTS
     python launch.py --config configs/mae_probe.py[:DATASET] --config.init_from=RUN
 
+The same without training, by logistic regression on a run of `configs/mae.py`:
+
+    python launch.py --config configs/mae.py[:DATASET] --workdir RUN --evaluate \\
+        --config.eval.extra="logistic_regression(name='probe')"
+
 WEIGHTS and RUN as in `configs/mae_finetune.py`. Only a classifier is trained, on the class token
 after batch normalisation; the encoder is frozen.
 

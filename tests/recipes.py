@@ -244,6 +244,8 @@ RECIPES = {
             "augment": "inception_crop(224, 0.2, 1.0, method='bicubic')|flip",
             "eval_preprocess": _EVAL_BICUBIC,
             "model.mask_ratio": 0.75,
+            "model.masking": "random",
+            "model.norm_pix_loss": True,
             "optim.name": "adamw",
             "optim.b1": 0.9,
             "optim.b2": 0.95,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from cv_jax.augment import Augmentation, apply_batch, apply_images
 from cv_jax.random_streams import stream_key
@@ -12,6 +13,11 @@ def normalise(config: ml_collections.ConfigDict, images: jax.Array) -> jax.Array
     """Normalise images on the scale 0…255 with `config.data.mean` and `config.data.std`."""
     mean, std = jnp.asarray(config.data.mean) * 255, jnp.asarray(config.data.std) * 255
     return (images - mean) / std
+
+
+def to_pixels(config: ml_collections.ConfigDict, images: np.ndarray) -> np.ndarray:
+    """Return normalised images on the scale 0…255: the inverse of `normalise`."""
+    return (images * np.asarray(config.data.std) + np.asarray(config.data.mean)) * 255
 
 
 def augment_batch(

@@ -12,6 +12,7 @@ An analysis that does not apply to MODEL is named with the reason.
 
 import argparse
 import csv
+import functools
 import json
 import math
 import pathlib
@@ -115,6 +116,7 @@ def _subject(options: argparse.Namespace):
     """Return the network and the images of the flags."""
     import jax
 
+    from cv_jax.augment.batch import to_pixels
     from cv_jax.data import image_files
     from cv_jax.inspect.look import Subject
     from cv_jax.interop import pretrained
@@ -165,6 +167,7 @@ def _subject(options: argparse.Namespace):
         labels=None if options.images else batch["label"],
         class_names=net.class_names(),
         others=tuple(others),
+        to_pixels=functools.partial(to_pixels, net.config),
         initial=initial if net.is_run else None,
         checkpoints=checkpoints if net.is_run else None,
         companion=companion,

@@ -272,6 +272,9 @@ _GROUPS = [
     _run("eval.extra", str, "",
          "further evaluations, each with its own data and interval: kind(option=value, …)|…; see "
          "cv_jax/evaluation/plan.py"),
+    _run("eval.pictures", int, 0,
+         "masked autoencoder: test images whose reconstructions are drawn into WORKDIR/pictures at "
+         "each evaluation; 0: none", minimum=0, maximum=32),
     _run("eval.batch_size", int, 256,
          "examples per evaluation step, over all devices and hosts", minimum=1, maximum=LARGEST),
     _duration(_run, "eval.every",

@@ -124,12 +124,13 @@ def _equation(equation, values: list) -> Sequence:
     """Return a constant or a `Field` for each result of one primitive."""
     primitive, params = equation.primitive, equation.params
     name, outputs = primitive.name, [out.aval for out in equation.outvars]
-    if name == "scan":
+    constant = not any(isinstance(value, Field) for value in values)
+    if name == "scan" and not constant:
         return _scan(equation, values)
     inner = params.get("jaxpr", params.get("call_jaxpr"))
-    if inner is not None and _is_call(equation, inner):
+    if inner is not None and name != "scan" and _is_call(equation, inner):
         return _run(*_parts(inner), values)
-    if not any(isinstance(value, Field) for value in values):
+    if constant:
         results = primitive.bind(*values, **params)
         return results if primitive.multiple_results else [results]
     if name == "select_n" and not isinstance(values[0], Field):

@@ -157,6 +157,7 @@ def _mae(config: Config, parts: set[str]) -> tuple[str, dict[str, Any]]:
         decoder_depth=config.get("decoder_num_hidden_layers", 8),
         decoder_num_heads=config.get("decoder_num_attention_heads", 16),
         mask_ratio=config.get("mask_ratio", 0.75),
+        norm_pix_loss=config.get("norm_pix_loss", False),
     )
 
 

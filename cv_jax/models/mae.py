@@ -19,28 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cv_jax.models import checks, masking
 from cv_jax.models.attention import FUSED, TENSOR_AXES
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
 from cv_jax.models.positions import resize_positions, sincos_2d
 from cv_jax.models.vit import UNDECAYED, ViT, patch_grid
-
-
-def random_mask(noise: jax.Array, keep: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Select the kept patches by one random number per patch.
-
-    Args:
-      noise: float [B, L]; the `keep` patches with the smallest values are kept.
-      keep: number of kept patches.
-
-    Returns:
-      `(kept int [B, keep], restore int [B, L], mask float32 [B, L])`: indices of the kept patches
-      in the order of the noise, index of each patch in this order, and 1 for removed patches.
-    """
-    order = jnp.argsort(noise, axis=1)
-    restore = jnp.argsort(order, axis=1)
-    return order[:, :keep], restore, (restore >= keep).astype(jnp.float32)
 
 
 def unshuffle(kept: jax.Array, mask_token: jax.Array, restore: jax.Array) -> jax.Array:
@@ -67,6 +52,27 @@ def unpatchify(patches: jax.Array, patch_size: int, grid: tuple[int, int]) -> ja
     return x.reshape(batch, rows * patch_size, columns * patch_size, -1)
 
 
+def target(image: jax.Array, patch_size: int, normalize: bool) -> jax.Array:
+    """Return what the decoder learns to predict: pixels of patches [B, L, patch_size²·C].
+
+    Args:
+      image: [B, H, W, C], the input of the model.
+      patch_size: side of a patch.
+      normalize: standardise the pixels of each patch; see `_statistics`.
+    """
+    patches = patchify(image, patch_size)
+    if normalize:
+        mean, deviation = _statistics(patches)
+        patches = (patches - mean) / deviation
+    return patches
+
+
+def _statistics(patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean, and root of the (unbiased) variance plus 1e-6, of the pixels of each patch."""
+    mean = patches.mean(axis=-1, keepdims=True)
+    return mean, jnp.sqrt(patches.var(axis=-1, keepdims=True, ddof=1) + 1e-6)
+
+
 def reconstruction_loss(
     image: jax.Array,
     prediction: jax.Array,
@@ -84,16 +90,32 @@ def reconstruction_loss(
       prediction: [B, L, patch_size²·C].
       mask: [B, L], 1 for removed patches.
       patch_size: side of a patch.
-      normalize: standardise the pixels of each patch by their mean and (unbiased) variance plus
-        1e-6, as the paper recommends.
+      normalize: whether the target is standardised; see `target`.
     """
-    target = patchify(image, patch_size).astype(prediction.dtype)
-    if normalize:
-        mean = target.mean(axis=-1, keepdims=True)
-        variance = target.var(axis=-1, keepdims=True, ddof=1)
-        target = (target - mean) / jnp.sqrt(variance + 1e-6)
-    error = jnp.square(prediction - target).mean(axis=-1)
+    error = prediction - target(image.astype(prediction.dtype), patch_size, normalize)
+    error = jnp.square(error).mean(axis=-1)
     return (error * mask).sum(axis=1) / mask.sum(axis=1)
+
+
+def reconstruction(
+    image: jax.Array, prediction: jax.Array, patch_size: int, normalize: bool = True
+) -> jax.Array:
+    """Return predicted patches as images [B, H, W, C], in the units of the input.
+
+    A standardised prediction has no mean and no contrast. It gets those of the patches of `image`,
+    which the model has not seen where patches are removed.
+
+    Args:
+      image: [B, H, W, C], the input of the model.
+      prediction: [B, L, patch_size²·C].
+      patch_size: side of a patch.
+      normalize: whether the target was standardised; see `target`.
+    """
+    if normalize:
+        mean, deviation = _statistics(patchify(image, patch_size))
+        prediction = prediction * deviation + mean
+    grid = image.shape[1] // patch_size, image.shape[2] // patch_size
+    return unpatchify(prediction, patch_size, grid)
 
 
 def _patch_init(key, shape, dtype=jnp.float32):
@@ -116,6 +138,9 @@ class MAE(nn.Module):
       decoder_depth: number of decoder blocks.
       decoder_num_heads: attention heads of the decoder.
       mask_ratio: share of removed patches.
+      masking: how they are chosen, one of `masking.SAMPLINGS` (table 1f).
+      norm_pix_loss: whether the target is standardised in each patch, as the paper recommends, or
+        has the pixels of the input (table 1d); no effect on the output.
       norm_epsilon: constant under the root of every LayerNorm.
       scan_layers: one scanned block instead of unrolled blocks; see encoder.py.
       remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
@@ -137,6 +162,8 @@ class MAE(nn.Module):
     decoder_depth: int = 8
     decoder_num_heads: int = 16
     mask_ratio: float = 0.75
+    masking: str = "random"
+    norm_pix_loss: bool = True
     norm_epsilon: float = 1e-6
     scan_layers: bool = False
     remat_policy: str = "none"
@@ -173,6 +200,8 @@ class MAE(nn.Module):
                 f"mask_ratio {self.mask_ratio} keeps {keep} of {patches} patches; at least one "
                 f"must be kept and one removed"
             )
+        checks.one_of("masking", self.masking, masking.SAMPLINGS)
+        masking.check(self.masking, grid, keep)
         return grid, keep
 
     @nn.compact
@@ -181,8 +210,8 @@ class MAE(nn.Module):
 
         Args:
           image: the images, normalised.
-          noise: float [B, patches], random numbers that select the removed patches; default: drawn
-            from the stream `mask`.
+          noise: float [B, patches], uniform random numbers that determine the removed patches;
+            default: drawn from the stream `mask`.
           train: no effect, because the model has no dropout.
 
         Returns:
@@ -191,7 +220,7 @@ class MAE(nn.Module):
           `"mask"` float32 [B, patches], 1 for removed patches; the decoder's tokens
           [B, 1 + patches, D'] after its embedding and each block; and `"pre_logits"`
           [B, patches, D']. The loss is `reconstruction_loss(image, prediction, features["mask"],
-          patch_size)`.
+          patch_size, norm_pix_loss)`.
 
         Raises:
           ValueError: see `check`; or the image is not of `image_size`.
@@ -221,7 +250,8 @@ class MAE(nn.Module):
         x = x + sincos_2d(rows, columns, self.width).astype(x.dtype)
         if noise is None:
             noise = jax.random.uniform(self.make_rng("mask"), x.shape[:2])
-        kept, restore, mask = random_mask(noise, keep)
+        scores = masking.SAMPLINGS[self.masking](noise, (rows, columns), keep)
+        kept, restore, mask = masking.select(scores, keep)
         x = jnp.take_along_axis(x, kept[:, :, None], axis=1)
         token = nn.initializers.normal(0.02)
         cls_token = self.param("cls_token", token, (1, 1, self.width), self.param_dtype)
@@ -317,11 +347,11 @@ def encoder(mae: MAE) -> ViT:
 
     Its parameters have the same names as in `mae`.
     """
-    shared = {
-        name: getattr(mae, name)
-        for name in ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
-        + ("scan_layers", "attention_implementation", "attention_weights", "dtype", "param_dtype")
-    }
+    names = (
+        *("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio", "norm_epsilon"),
+        *("scan_layers", "attention_implementation", "attention_weights", "dtype", "param_dtype"),
+    )
+    shared = {name: getattr(mae, name) for name in names}
     return ViT(num_classes=0, pos_embed="sincos", **shared)
 
 

@@ -71,6 +71,8 @@ def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
             "--sweep_executor=vmap: config.xla_flags is not supported; set XLA_FLAGS in the "
             "environment"
         )
+    if first.eval.pictures:
+        raise InputError("--sweep_executor=vmap: config.eval.pictures is not supported; set 0")
     if "wandb" in first.log.writers:
         raise InputError(
             "--sweep_executor=vmap: config.log.writers: wandb supports one run per process"

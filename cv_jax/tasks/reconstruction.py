@@ -1,4 +1,4 @@
-"""Masked image modelling: predict the pixels of the masked patches."""
+"""Masked image modelling: predict the pixels of the removed patches."""
 
 import jax
 import ml_collections
@@ -8,9 +8,9 @@ from cv_jax.tasks.task import Task
 
 
 def reconstruction(config: ml_collections.ConfigDict, model: mae.MAE) -> Task:
-    """Return the task: masked image → pixels of the masked patches, standardised (He et al., 2022).
+    """Return the task: masked image → pixels of the removed patches (He et al., 2022).
 
-    The random stream `mask` and the position of an example determine the masked patches.
+    The random stream `mask` and the position of an example determine the removed patches.
     """
     (rows, columns), _ = model.check()
 
@@ -22,7 +22,7 @@ def reconstruction(config: ml_collections.ConfigDict, model: mae.MAE) -> Task:
 
     def score(output, batch):
         prediction, features = output
-        mask = features["mask"]
-        return mae.reconstruction_loss(batch["image"], prediction, mask, model.patch_size), None
+        given = prediction, features["mask"], model.patch_size, model.norm_pix_loss
+        return mae.reconstruction_loss(batch["image"], *given), None
 
     return Task(inputs, score, encoder=mae.encoder(model))

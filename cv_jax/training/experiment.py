@@ -300,6 +300,11 @@ def build(
     )
 
     evaluations = plan.plan(config, model, train_source, total_steps)
+    if config.eval.pictures and tasks.task_name(config) != "reconstruction":
+        raise InputError(
+            f"config.eval.pictures={config.eval.pictures}: {config.model.name} is not a masked "
+            "autoencoder; only 0 is allowed"
+        )
     fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}
     teacher = None
     if config.distill.teacher is not None and not evaluating:

@@ -20,7 +20,7 @@ from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress, clock
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
-from cv_jax.training import profiling
+from cv_jax.training import pictures, profiling
 from cv_jax.training.experiment import Experiment
 
 
@@ -84,6 +84,7 @@ def _train(
     # ---- Steps
     train_step = experiment.train_step()
     evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
+    draw = pictures.make_draw(experiment, workdir)
     batches = experiment.train_batches(start_step)
     agreement = processes.Agreement(start_step, lambda: stop.signal)
     step, pending = start_step, None
@@ -115,6 +116,8 @@ def _train(
             scores = score(state.eval_variables).metrics
             record.evaluated(step, evaluation.name, scores)
             progress.line(f"step {step}: {evaluation.name} {_in_words(scores)}")
+        if due:
+            draw(step, state.eval_variables)
         # Only process 0 knows the best evaluation before a restart.
         if processes.agreed(saves or record.improved) and not record.save(step, state):
             return _not_finite(record, progress, step)

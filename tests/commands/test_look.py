@@ -89,6 +89,32 @@ def test_names_reach_the_terminal_escaped(weights, images, tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_reconstruction_of_files(images, tmp_path, capsys):
+    fields = dict(patch_size=4, width=12, depth=1, num_heads=2)
+    fields |= dict(decoder_width=8, decoder_depth=1, decoder_num_heads=2)
+    model = models.create("mae_vit_b16", image_size=(16, 16), **fields)
+    inputs = np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 16), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    path, out = tmp_path / "mae.safetensors", tmp_path / "look"
+    net = saved.Saved(
+        jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes),
+        "mae_vit_b16",
+        fields,
+        (16, 16),
+        3,
+        preprocessing={"mean": (0.5,), "std": (0.25,)},
+        evaluation={"eval_preprocess": "resize(16)"},
+    )
+    saved.write(path, net)
+    where = ["--images", str(images), "--count", "2", "--out", str(out)]
+    assert main(["look", str(path), "reconstruction", *where]) == 0
+    printed = capsys.readouterr().out
+    assert "reconstruction: the mean squared error over removed patches is" in printed
+    rows = json.loads((out / "look.json").read_text())["reconstruction"]["reconstruction"]["rows"]
+    assert [row["removed"] for row in rows] == [0.75] * 2
+    assert min(Image.open(out / "reconstruction.png").size) >= 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

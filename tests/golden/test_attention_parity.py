@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import official_mae
 import pytest
 import recipe
 from attention_cases import (
@@ -22,7 +23,7 @@ from attention_cases import (
 from slow import slow_except
 
 from cv_jax import interop, models
-from cv_jax.models.mae import reconstruction_loss
+from cv_jax.models import mae
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -131,6 +132,21 @@ def test_transformer(variant):
     assert_summaries(result, summaries)
 
 
+def assert_official(image, golden, size, normalize):
+    """Compare target, loss and reconstruction of the golden prediction with the official code."""
+    images = np.moveaxis(image, -1, 1).astype(np.float64)
+    prediction, mask = golden["prediction"], golden["mask"]
+    expected = official_mae.loss(images, prediction, mask, size, normalize)
+    np.testing.assert_allclose(
+        golden["loss_normalized" if normalize else "loss"], expected, rtol=1e-6
+    )
+    expected = official_mae.target(images, size, normalize)
+    np.testing.assert_allclose(mae.target(image, size, normalize), expected, rtol=0, atol=2e-5)
+    expected = official_mae.reconstruction(images, prediction, size, normalize)
+    found = np.moveaxis(mae.reconstruction(image, prediction, size, normalize), -1, 1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", slow_except(MAE, "mae"))
 def test_mae(name):
     """Mask, prediction, both losses and gradients for given noise; weights in both directions."""
@@ -156,10 +172,10 @@ def test_mae(name):
     expected = golden["prediction"]
     np.testing.assert_allclose(prediction, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     for key, normalize in (("loss", False), ("loss_normalized", True)):
-        loss = reconstruction_loss(
-            image, prediction, features["mask"], sizes["patch_size"], normalize
-        ).mean()
+        rest = sizes["patch_size"], normalize
+        loss = mae.reconstruction_loss(image, prediction, features["mask"], *rest).mean()
         np.testing.assert_allclose(loss, golden[key], rtol=1e-5)
+        assert_official(image, golden, *rest)
 
     with jax.enable_x64(True):
         double = dict(fields, dtype="float64", param_dtype="float64")
@@ -171,7 +187,8 @@ def test_mae(name):
         def gradient(params):
             x = image.astype(np.float64)
             prediction, features = model.apply({"params": params}, x, noise)
-            return reconstruction_loss(x, prediction, features["mask"], sizes["patch_size"]).mean()
+            mask = features["mask"]
+            return mae.reconstruction_loss(x, prediction, mask, sizes["patch_size"]).mean()
 
         gradients = {"params": gradient(params)}
         gradients = interop.export("mae_vit_b16", "mae", gradients, **double)

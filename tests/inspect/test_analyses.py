@@ -29,6 +29,7 @@ EXCLUDED = {
     "positions": [k for k in IMAGE_MODELS if k not in ATTENTION or k in ("mae", "vit_map")],
     "attention": [k for k in IMAGE_MODELS if k not in PATCHES],
     "rollout": [k for k in IMAGE_MODELS if k not in PATCHES or k not in CLASSIFIERS],
+    "reconstruction": [k for k in IMAGE_MODELS if k != "mae"],
     "receptive-field": ("linear", "mlp"),
     "layers": [k for k in IMAGE_MODELS if k not in CLASSIFIERS],
     "saliency": [k for k in IMAGE_MODELS if k not in CLASSIFIERS],
@@ -37,7 +38,7 @@ EXCLUDED = {
     "projection": (),
     "errors": [k for k in IMAGE_MODELS if k not in CLASSIFIERS],
 }
-LIGHT = ("filters", "embedding", "positions", "attention", "cka", "errors")
+LIGHT = ("filters", "embedding", "positions", "attention", "reconstruction", "cka", "errors")
 QUICK = ("mlp", "lenet5", "alexnet", "resnet18", "vit", "swin")
 
 
@@ -67,6 +68,7 @@ def subject_of(key):
         labels=labels,
         class_names=("a", "b", "c", "d", "<e>"),
         others=others,
+        to_pixels=lambda x: 127 + 40 * x,
         initial=lambda: variables,
         checkpoints=lambda: iter([(1, variables), (2, variables)]),
         split=split,

@@ -12,6 +12,7 @@ from small_nets import SMALL_SWIN, SMALL_VIT, with_weights
 from cv_jax import models
 from cv_jax.inspect import attention, network, places
 from cv_jax.inspect.rollout import rollout
+from cv_jax.models import masking
 
 
 def layer_of(weights, shape, patch=(8, 8)):
@@ -33,13 +34,15 @@ def test_places_of_tokens():
     np.testing.assert_array_equal(grid.centres()[1, 2], [12, 20])
 
 
-def test_places_of_visible_patches():
+@pytest.mark.parametrize("sampling", ["random", "block"])
+def test_places_of_visible_patches(sampling):
     fields = dict(image_size=32, patch_size=8, width=12, depth=1, num_heads=2)
     decoder = dict(decoder_width=8, decoder_depth=1, decoder_num_heads=1)
-    model = models.create("mae_vit_b16", **fields, **decoder)
+    model = models.create("mae_vit_b16", **fields, **decoder, masking=sampling)
     noise = jax.random.uniform(jax.random.key(2), (1, 16))
     grid = places.token_grid(model, (jnp.zeros((1, 32, 32, 3)), noise), (32, 32))
-    kept = np.argsort(np.asarray(noise[0]))[:4]
+    scores = masking.SAMPLINGS[sampling](noise, (4, 4), 4)
+    kept = np.argsort(np.asarray(scores[0]))[:4]
     expected = np.full(16, -1)
     expected[kept] = 1 + np.arange(4)
     np.testing.assert_array_equal(grid.tokens.reshape(-1), expected)

@@ -10,7 +10,7 @@ from quick import quick_jit
 from random_variables import random_variables
 
 from cv_jax import models
-from cv_jax.models import mae
+from cv_jax.models import mae, masking
 from cv_jax.models.positions import resize_positions, sincos_2d
 
 few = settings(deadline=None, max_examples=10)
@@ -30,27 +30,13 @@ NOISE = RNG.random((2, 24)).astype(np.float32)
 
 
 @few
-@given(data=st.data(), batch=st.integers(1, 3), length=st.integers(2, 12))
-def test_random_mask(data, batch, length):
-    keep = data.draw(st.integers(1, length - 1))
-    noise = np.random.default_rng(length).random((batch, length)).astype(np.float32)
-    kept, restore, mask = (np.asarray(x) for x in mae.random_mask(noise, keep))
-    for b in range(batch):
-        order = sorted(range(length), key=lambda i: noise[b, i])
-        assert kept[b].tolist() == order[:keep]
-        for place, patch in enumerate(order):
-            assert restore[b, patch] == place
-            assert mask[b, patch] == (0 if place < keep else 1)
-
-
-@few
 @given(data=st.data(), length=st.integers(2, 12))
 def test_unshuffle(data, length):
     keep = data.draw(st.integers(1, length - 1))
     rng = np.random.default_rng(length)
     noise = rng.random((2, length)).astype(np.float32)
     tokens, mask_token = rng.standard_normal((2, length, 3)), rng.standard_normal(3)
-    kept, restore, mask = mae.random_mask(noise, keep)
+    kept, restore, mask = masking.select(noise, keep)
     visible = np.stack([tokens[b][np.asarray(kept[b])] for b in range(2)])
     full = mae.unshuffle(jnp.asarray(visible), jnp.asarray(mask_token), restore)
     for b in range(2):
@@ -238,3 +224,18 @@ def test_the_encoder_alone_reads_all_patches(scan):
     almost = build(scan_layers=scan, mask_ratio=1 / 24)
     _, expected = quick_jit(almost.apply)(variables, IMAGE, order)
     np.testing.assert_allclose(features["embed"][:, :24], expected["embed"], atol=1e-5)
+
+
+def test_a_classifier_has_the_features_of_the_encoder_alone():
+    """So a probe of the pre-training and one of a run with `init_from` read the same features."""
+    pretrained = build(norm_epsilon=1e-2)
+    variables = random_variables(pretrained, IMAGE, NOISE)
+    fields = {k: SMALL[k] for k in ("image_size", "patch_size", "width", "depth", "num_heads")}
+    vit = models.create("vit_b16", **fields, norm_epsilon=1e-2, num_classes=5)
+    fresh = random_variables(vit, IMAGE, seed=1)["params"]
+    params = mae.to_vit(variables["params"], pretrained, fresh, vit)
+    _, found = quick_jit(vit.apply)({"params": params}, IMAGE)
+    _, expected = quick_jit(mae.encoder(pretrained).apply)(variables, IMAGE)
+    assert found.keys() == expected.keys()
+    for name, feature in expected.items():
+        np.testing.assert_allclose(found[name], feature, atol=1e-5)

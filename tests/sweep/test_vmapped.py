@@ -243,6 +243,11 @@ def test_a_transformer(tmp_path, load_config):
         ({}, {"augment": "resize(16)|flip"}, "config.augment="),
         ({}, {"distill.teacher": "somewhere"}, "config.distill.teacher, which is None in"),
         ({"dropout_rng": "rbg"}, {"dropout_rng": "rbg"}, "config.dropout_rng=rbg draws other"),
+        (
+            {"eval.pictures": 2},
+            {"eval.pictures": 2},
+            "config.eval.pictures is not supported; set 0",
+        ),
         ({"log.writers": "wandb"}, {"log.writers": "wandb"}, "wandb supports one run per process"),
     ],
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from cv_jax.inspect.look.attention import look_at_attention, look_at_rollout
 from cv_jax.inspect.look.depth import look_at_layers, look_at_receptive_field
 from cv_jax.inspect.look.errors import look_at_errors
+from cv_jax.inspect.look.reconstruction import look_at_reconstruction
 from cv_jax.inspect.look.representations import (
     look_at_cka,
     look_at_neighbours,
@@ -27,6 +28,7 @@ ANALYSES: dict[str, Callable[[Subject], list[Finding]]] = {
     "positions": look_at_positions,
     "attention": look_at_attention,
     "rollout": look_at_rollout,
+    "reconstruction": look_at_reconstruction,
     "receptive-field": look_at_receptive_field,
     "layers": look_at_layers,
     "saliency": look_at_saliency,

@@ -26,6 +26,7 @@ class Subject(NamedTuple):
       class_names: names of the classes; () without names.
       others: further inputs of the model for these images, such as the noise of a masked
         autoencoder.
+      to_pixels: images normalised as those of the model → the same on the scale 0…255.
       initial: () → newly initialised variables of the model.
       checkpoints: () → step and variables of every checkpoint; `None` for a file of weights.
       companion: module and variables of a second network that takes the same images; `None` without
@@ -44,6 +45,7 @@ class Subject(NamedTuple):
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     others: tuple[jax.Array, ...] = ()
+    to_pixels: Callable[[np.ndarray], np.ndarray] | None = None
     initial: Callable[[], Mapping[str, Any]] | None = None
     checkpoints: Callable[[], Iterator[tuple[int, Mapping[str, Any]]]] | None = None
     companion: tuple[nn.Module, Mapping[str, Any]] | None = None
