@@ -1,7 +1,8 @@
-"""ViT encoder and Transformer decoder: the class of an image, written as a sequence of tokens.
+"""ViT encoder and Transformer decoder: the classes in an image, written as a sequence of tokens.
 
     python launch.py --config configs/image_transformer.py:imagenet2012   the network's full size
     python launch.py --config configs/image_transformer.py[:DATASET]      32×32 images, small
+    python launch.py --config configs/image_transformer.py:numbers        strips of digits, small
 
 The decoder learns the sequence BOS, class token, EOS; accuracy is that of the first token after
 BOS. No recipe is published for this network: optimiser and schedule are those of DeiT (Touvron et
@@ -18,8 +19,7 @@ from cv_jax import config
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, model="image_transformer_ti")
     c = config.default(dataset, options["model"])
-    recipe = _full_size if dataset == "imagenet2012" else _small
-    recipe(c)
+    {"imagenet2012": _full_size, "numbers": _numbers}.get(dataset, _small)(c)
     return c
 
 
@@ -40,6 +40,31 @@ def _full_size(c):
     c.schedule.warmup_epochs = 5.0
     c.schedule.end_factor = 0.01
     c.log.every_steps = 100
+
+
+def _numbers(c):
+    """Sequences of digits: label smoothing and schedule of Vaswani et al. (2017), section 5.
+
+    Adam with b2 = 0.98 and epsilon 1e-9, as there; with decoupled weight decay. The peak rate of
+    their formula is (width · warm-up steps)^-0.5.
+    """
+    c.batch_size = 64
+    c.total_steps, c.total_epochs = 2500, None
+    c.augment = "pad_crop(2)"
+    c.model.patch_size = 8
+    c.model.width = 96
+    c.model.depth = 4
+    c.model.decoder_depth = 2
+    c.loss.label_smoothing = 0.1
+    c.optim.name = "adamw"
+    c.optim.learning_rate = 2e-3
+    c.optim.b2, c.optim.eps = 0.98, 1e-9
+    c.optim.clip_norm = 1.0
+    c.schedule.name = "rsqrt"
+    c.schedule.warmup_steps = 400
+    c.eval.max_length = 10
+    c.eval.every_percent, c.eval.every_epochs = 25.0, None
+    c.checkpoint.every_percent, c.checkpoint.every_epochs = 25.0, None
 
 
 def _small(c):

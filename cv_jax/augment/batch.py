@@ -32,8 +32,9 @@ def augment_batch(
         label int [B], or int [B, T] for sequences; the rows of the global batch in order.
 
     Returns:
-      image float32 [B, H, W, C] and label, unchanged or, after mixing, float32 [B, num_classes]. With
-      several views: image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
+      image float32 [B, H, W, C] and label, unchanged or, after mixing, float32 [B, num_classes].
+      With several views: image [B, views, H, W, C] and, after mixing, label
+      [B, views, num_classes].
     """
     images, labels, views = batch["image"], batch["label"], augmentation.stream.views
     if views > 1:

@@ -133,7 +133,7 @@ class TrainBatches:
         return self.total_steps
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """Rows of batch `step` on this process: image uint8 [b, H, W, C], label int32 [b] or [b, T].
+        """Rows of batch `step` on this process: image uint8 [b, H, W, C]; label int32 [b], [b, T].
 
         With random host operations and several views, image is [b, views, H, W, C].
         """

@@ -21,7 +21,7 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | Sequence[int]]:
-        """An encoded image, or its pixels, uint8 [H, W, C]; and its label, or sequence of labels."""
+        """An encoded image, or its pixels, uint8 [H, W, C]; and its class or classes."""
 
     def place(self, index: int) -> str:
         """Description of the location of an example, for messages."""

@@ -78,8 +78,8 @@ def _path(name: str) -> Path:
     return Path(name.partition(":")[2]).expanduser()
 
 
-# Kind (the name up to ":") → function with the first four arguments of `open_source`. Any other name
-# is a TFDS dataset.
+# Kind (the name up to ":") → function with the first four arguments of `open_source`. Any other
+# name is a TFDS dataset.
 SOURCES: dict[str, Callable[[str, str, Path, int], Source]] = {
     "folder": _open_folder,
     "records": _open_records,

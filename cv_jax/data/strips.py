@@ -1,8 +1,8 @@
 """Strips of several handwritten digits with the sequence of the digits, as a TFDS dataset.
 
-Made from the embedded digits (see `digits`). Digits, number of digits, spacing, scale, slant, place,
-brightness and background noise are random. Training and test strips have disjoint source digits;
-`longer` has test digits in strips with more digits than any strip of the other splits.
+Made from the embedded digits (see `digits`). Digits, number of digits, spacing, scale, slant,
+place, brightness and background noise are random. Training and test strips have disjoint source
+digits; `longer` has test digits in strips with more digits than any strip of the other splits.
 """
 
 import functools
@@ -56,7 +56,7 @@ def example(split: str, index: int) -> Example:
 
 @functools.cache
 def _arrays(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ink in 0…1 [N, 10, 10] with an empty border and labels [N] of all digits, and the digits of a split."""
+    """Return ink in 0…1 [N, 10, 10] with an empty border, labels [N], and indices of a split."""
     images, labels = digits.load_arrays()
     members = np.flatnonzero(digits.is_test(labels) == (split != "train"))
     ink = images[..., 0].astype(np.float32) / 255

@@ -122,6 +122,19 @@ def _of_sequence(name, weights, tokens, grid) -> Layer:
     return Layer(name, weights[:, None], queries, tokens, grid.tokens.shape, grid.patch)
 
 
+def centre_columns(layer: Layer) -> np.ndarray:
+    """Return the centre of what each query reads, from left to right in pixels: float64 [B, T].
+
+    Of a layer with one window, the mean of its heads. Keys without a place are left out, and the
+    weights of the others are scaled to the sum one.
+    """
+    weights = np.asarray(layer.weights, np.float64)[:, 0].mean(axis=1)
+    keys = layer.keys[:, 0]
+    columns = (keys % layer.shape[1] + 0.5) * layer.patch[1]
+    placed = weights * (keys >= 0)[:, None]
+    return (placed * columns[:, None]).sum(axis=-1) / placed.sum(axis=-1)
+
+
 def mean_distance(layer: Layer) -> np.ndarray:
     """Return the mean attention distance of each head in pixels: float64 [heads].
 
