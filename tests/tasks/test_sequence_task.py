@@ -43,8 +43,8 @@ def small():
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, WRITTEN)
 
     def draw(path, x):
-        name = path[-1].key
-        mean, spread = {"scale": (1, 0.1), "bias": (0, 0.1)}.get(name, (0, 0.6))
+        name, spreads = path[-1].key, {"scale": (1, 0.1), "bias": (0, 0.1), "embedding": (0, 0.1)}
+        mean, spread = spreads.get(name, (0, 0.8))
         return rng.normal(mean, spread, x.shape).astype(np.float32)
 
     return model, jax.tree_util.tree_map_with_path(draw, shapes), image
