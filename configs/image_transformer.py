@@ -61,7 +61,7 @@ def _numbers(c):
     c.optim.b2, c.optim.eps = 0.98, 1e-9
     c.optim.clip_norm = 1.0
     c.schedule.name = "rsqrt"
-    c.schedule.warmup_steps = 400
+    c.schedule.warmup_percent = 15.0
     c.eval.max_length = 10
     c.eval.every_percent, c.eval.every_epochs = 25.0, None
     c.checkpoint.every_percent, c.checkpoint.every_epochs = 25.0, None

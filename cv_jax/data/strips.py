@@ -20,6 +20,7 @@ LENGTHS = {"train": (2, 5), "test": (2, 5), "longer": (6, 7)}  # fewest and most
 SIZES = (13.0, 18.0)  # smallest and largest height of the digits of a strip
 VARIATION = 0.08  # largest relative difference of a digit from this height
 SLANT = 0.3  # largest shift of a row over its distance from the middle
+MARGIN = 12  # most columns without ink before the first digit
 GAPS = (1, 6)  # smallest and largest number of columns without ink between two digits
 NOISE = ((20.0, 90.0), (5.0, 30.0))  # ranges of mean and standard deviation of the background
 INK = (180.0, 255.0)  # range of the brightness of the ink
@@ -72,7 +73,7 @@ def _draw(rng: np.random.Generator, sources: list[np.ndarray]):
         free = WIDTH - sum(ink.shape[1] for ink in drawn) - int(gaps.sum())
         if free >= 0:
             break
-    left, canvas, spans = int(rng.integers(0, free + 1)), np.zeros((HEIGHT, WIDTH)), []
+    left, canvas, spans = int(rng.integers(0, min(free, MARGIN) + 1)), np.zeros((HEIGHT, WIDTH)), []
     for ink, gap in zip(drawn, [*gaps, 0], strict=True):
         height, width = ink.shape
         top = int(rng.integers(0, HEIGHT - height + 1))

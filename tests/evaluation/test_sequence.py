@@ -21,8 +21,6 @@ SMALL = {
     "mesh.devices": 1,
     "batch_size": 16,
     "total_steps": 2,
-    "schedule.warmup_steps": "none",
-    "schedule.timescale_steps": 10,
 }
 
 
