@@ -45,25 +45,29 @@ def _full_size(c):
 def _numbers(c):
     """Sequences of digits: label smoothing and schedule of Vaswani et al. (2017), section 5.
 
-    Adam with b2 = 0.98 and epsilon 1e-9, as there; with decoupled weight decay. The peak rate of
-    their formula is (width · warm-up steps)^-0.5.
+    Adam with b2 = 0.98 and epsilon 1e-9, as there. The peak rate is smaller than theirs, (width ·
+    warm-up steps)^-0.5 = 7.6e-3. They average the last checkpoints (section 6.1), here all
+    parameters are averaged. Without dropout, and with fixed positions of the patches.
     """
-    c.batch_size = 64
-    c.total_steps, c.total_epochs = 2500, None
-    c.augment = "pad_crop(2)"
+    c.batch_size = 32
+    c.total_steps, c.total_epochs = 4500, None
+    c.augment = "pad_crop(1)"
     c.model.patch_size = 8
     c.model.width = 96
     c.model.depth = 4
     c.model.decoder_depth = 2
+    c.model.pos_embed = "sincos"
+    c.model.dropout_rate = 0.0
     c.loss.label_smoothing = 0.1
     c.optim.name = "adamw"
     c.optim.learning_rate = 2e-3
     c.optim.b2, c.optim.eps = 0.98, 1e-9
     c.optim.clip_norm = 1.0
     c.schedule.name = "rsqrt"
-    c.schedule.warmup_percent = 15.0
+    c.schedule.warmup_percent = 4.0
+    c.ema.decay, c.ema.warmup = 0.998, True
     c.eval.max_length = 10
-    c.eval.every_percent, c.eval.every_epochs = 25.0, None
+    c.eval.every_percent, c.eval.every_epochs = 50.0, None
     c.checkpoint.every_percent, c.checkpoint.every_epochs = 25.0, None
 
 

@@ -8,9 +8,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {"image_size": 32, "data.mean": (0.305,), "data.std": (0.376,)},
     "digits_canvas": {"image_size": 64, "data.mean": (0.269,), "data.std": (0.179,)},
     "numbers": {
-        "image_size": (24, 128),
-        "data.mean": (0.264,),
-        "data.std": (0.183,),
+        "image_size": (16, 112),
+        "data.mean": (0.280,),
+        "data.std": (0.186,),
         "data.target": "sequence",
     },
     "mnist": {"image_size": 32, "data.mean": (0.1307,), "data.std": (0.3081,)},

@@ -14,15 +14,15 @@ from PIL import Image
 
 from cv_jax.data import digits
 
-HEIGHT, WIDTH = 24, 128  # of a strip in pixels
+HEIGHT, WIDTH = 16, 112  # of a strip in pixels
 COUNTS = {"train": 16000, "test": 1000, "longer": 1000}  # strips
 LENGTHS = {"train": (2, 5), "test": (2, 5), "longer": (6, 7)}  # fewest and most digits
-SIZES = (13.0, 18.0)  # smallest and largest height of the digits of a strip
-VARIATION = 0.08  # largest relative difference of a digit from this height
-SLANT = 0.3  # largest shift of a row over its distance from the middle
-MARGIN = 12  # most columns without ink before the first digit
+SIZES = (11.0, 14.5)  # smallest and largest height of the digits of a strip
+VARIATION = 0.05  # largest relative difference of a digit from this height
+SLANT = 0.25  # largest shift of a row over its distance from the middle
+MARGIN = 8  # most columns without ink before the first digit
 GAPS = (1, 6)  # smallest and largest number of columns without ink between two digits
-NOISE = ((20.0, 90.0), (5.0, 30.0))  # ranges of mean and standard deviation of the background
+NOISE = ((20.0, 90.0), (5.0, 25.0))  # ranges of mean and standard deviation of the background
 INK = (180.0, 255.0)  # range of the brightness of the ink
 _VISIBLE = 0.15  # share of ink of a column that counts as a column with ink
 
@@ -31,7 +31,7 @@ class Example(NamedTuple):
     """One strip.
 
     Attributes:
-      image: uint8 [24, 128].
+      image: uint8 [16, 112].
       digits: the digits from left to right.
       sources: index of each digit in the arrays of `digits.load_arrays`.
       spans: first column, and the column after the last, of each digit.
@@ -65,7 +65,7 @@ def _arrays(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _draw(rng: np.random.Generator, sources: list[np.ndarray]):
-    """Return the strip, uint8 [24, 128], and the columns of each digit."""
+    """Return the strip, uint8 [16, 112], and the columns of each digit."""
     while True:  # until the digits fit
         size = rng.uniform(*SIZES)
         drawn = [_transformed(rng, ink, size) for ink in sources]
@@ -105,7 +105,7 @@ def _transformed(rng: np.random.Generator, ink: np.ndarray, size: float) -> np.n
 
 
 class Numbers(tfds.core.GeneratorBasedBuilder):
-    """24×128 grey strips of 2 to 5 digits; splits `train`, `test` and `longer` (6 or 7 digits)."""
+    """16×112 grey strips of 2 to 5 digits; splits `train`, `test` and `longer` (6 or 7 digits)."""
 
     name = "numbers"
     VERSION = tfds.core.Version("1.0.0")
@@ -113,7 +113,7 @@ class Numbers(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         return tfds.core.DatasetInfo(
             builder=self,
-            description="24x128 strips of handwritten digits with the sequence of the digits.",
+            description="16x112 strips of handwritten digits with the sequence of the digits.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(HEIGHT, WIDTH, 1), encoding_format="png"),

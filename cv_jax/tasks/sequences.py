@@ -41,7 +41,7 @@ def sequence_of_classes(config: ml_collections.ConfigDict, model: ImageTransform
         label = batch["label"]
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise InputError("config.augment: labels that are tokens cannot be mixed")
-        label = label.reshape(len(label), -1)  # one class is a sequence of one token
+        label = label[:, None] if label.ndim == 1 else label  # one class is a sequence of one
         tokens = jnp.where(label < 0, PAD, EOS + 1 + label)
         tokens = jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=PAD)
         end = (label >= 0).sum(axis=1, keepdims=True)

@@ -49,9 +49,9 @@ def file(tmp_path_factory):
 def log_probability(run, image, sequence):
     """Return the log-probability of a sequence that ends within the limit, by one pass."""
     found = pretrained.read_run(run)
-    fields = {**found.weights.fields, "image_size": (24, 128)}
+    fields = {**found.weights.fields, "image_size": (16, 112)}
     model = create("image_transformer_ti", **fields)
-    x = (image[None, ..., None] / 255 - 0.264) / 0.183
+    x = (image[None, ..., None] / 255 - 0.280) / 0.186
     tokens = [k + 3 for k in sequence] + [EOS]
     target = np.array([[BOS, *tokens[:-1]]])
     logits, _ = model.apply(found.weights.variables, jnp.asarray(x, jnp.float32), target)

@@ -23,9 +23,9 @@ def test_strips_show_their_source_digits(split, fewest, most):
         ends = np.array(strip.spans)
         assert (ends[1:, 0] > ends[:-1, 1]).all()
         assert ends.min() >= 0
-        assert ends.max() <= strip.image.shape[1] == 128
+        assert ends.max() <= strip.image.shape[1] == 112
         # The brightest tenth of the pixels is where the digits are.
-        columns = np.arange(128)
+        columns = np.arange(112)
         inside = ((columns >= ends[:, :1]) & (columns < ends[:, 1:])).any(axis=0)
         assert np.sort(strip.image[:, inside].ravel())[-40:].mean() > 140
     lengths = {len(strip.digits) for strip in drawn}

@@ -1,6 +1,6 @@
 """Train the reader of digit strips with several seeds; measure reading, attention and decoding.
 
-    python benchmarks/numbers.py --runs DIR --seeds 3 --output FILE
+    python benchmarks/strips.py --runs DIR --seeds 3 --output FILE
 
 Each seed is the command `python launch.py --config configs/image_transformer.py:numbers` in its own
 process, with its wall time and processor time (start, compilation and evaluations included).
@@ -207,7 +207,7 @@ def main():
         )
         if flags.output:
             result = {
-                "command": f"python benchmarks/numbers.py --seeds {flags.seeds}",
+                "command": f"python benchmarks/strips.py --seeds {flags.seeds}",
                 "machine": f"{os.cpu_count()} cores, {platform.machine()}",
                 "runs": runs,
             }
