@@ -83,31 +83,30 @@ def scores(found: dict) -> dict:
 def pointing(net, found: dict) -> list[dict]:
     """Return for each decoder layer how its cross-attention follows the digits."""
     right = np.flatnonzero((found["greedy"] == found["truth"]).all(axis=1))
-    rows: dict[str, dict[str, list]] = {}
-    for start in range(0, len(right), BATCH):
-        chosen = right[start : start + BATCH]
-        images = normalise(net.config, jnp.asarray(found["pixels"][chosen], jnp.float32))
-        before = np.pad(found["truth"][chosen][:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
-        layers = attention.layers(net.model, net.weights.variables, images, jnp.asarray(before))
-        for layer in layers:
-            if not layer.name.endswith(attention.CROSS):
-                continue
-            centres = attention.centre_columns(layer)
-            values = rows.setdefault(layer.name, {"moves": [], "distance": []})
-            for own, index in zip(centres, chosen, strict=True):
-                spans = np.array(strips.example("test", int(index)).spans)
-                own = own[: len(spans)]
-                values["moves"].append(bool((np.diff(own) > 0).all()))
-                values["distance"].append(np.abs(own - spans.mean(axis=1)).mean())
-    return [
-        {
-            "layer": name,
-            "strips": len(values["moves"]),
-            "moves_to_the_right": float(np.mean(values["moves"])),
-            "mean_distance_in_pixels": float(np.mean(values["distance"])),
-        }
-        for name, values in rows.items()
-    ]
+    images = normalise(net.config, jnp.asarray(found["pixels"][right], jnp.float32))
+    before = np.pad(found["truth"][right][:, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    layers = attention.layers(net.model, net.weights.variables, images, jnp.asarray(before))
+    spans = [np.array(strips.example("test", int(index)).spans) for index in right]
+    rows = []
+    for layer in layers:
+        if not layer.name.endswith(attention.CROSS):
+            continue
+        centres = [
+            own[: len(span)]
+            for own, span in zip(attention.centre_columns(layer), spans, strict=True)
+        ]
+        distances = [
+            np.abs(own - span.mean(axis=1)).mean() for own, span in zip(centres, spans, strict=True)
+        ]
+        rows.append(
+            {
+                "layer": layer.name,
+                "strips": len(right),
+                "moves_to_the_right": float(np.mean([(np.diff(x) > 0).all() for x in centres])),
+                "mean_distance_in_pixels": float(np.mean(distances)),
+            }
+        )
+    return rows
 
 
 def timing(net, found: dict) -> dict:

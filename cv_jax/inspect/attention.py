@@ -72,8 +72,10 @@ def layers(
         return [
             _of_windows(name, x, tokens[name], shapes[name], size) for name, x in weights.items()
         ]
-    # Other inputs may move the tokens of each image: a mask removes patches.
-    count = len(images) if others else 1
+    # Other inputs may move the tokens of each image: a mask from noise removes patches. Tokens of a
+    # sequence do not.
+    moved = any(jnp.issubdtype(x.dtype, jnp.floating) for x in others)
+    count = len(images) if moved else 1
     grids = [
         places.token_grid(model, tuple(x[i : i + 1] for x in (images, *others)), size)
         for i in range(count)
