@@ -14,7 +14,7 @@ Measured for each run:
 - the time to write five digits for 64 strips, with the cache and by a pass of the whole decoder for
   every token (fastest of several), and whether the tokens are equal.
 
-A folder DIR/SEED that exists is not trained again, and has no times.
+A folder DIR/SEED that exists is not trained again, and has no times; a seed in FILE is kept.
 """
 
 import argparse
@@ -179,7 +179,9 @@ def main():
     parser.add_argument("--output", type=Path, help="write the results to this JSON file")
     flags, overrides = parser.parse_known_args()
     runs = []
-    for seed in range(flags.seeds):
+    if flags.output and flags.output.is_file():
+        runs = json.loads(flags.output.read_text())["runs"]
+    for seed in set(range(flags.seeds)) - {run["seed"] for run in runs}:
         path = flags.runs / str(seed)
         times = {} if path.exists() else train(seed, path, overrides)
         net = nets.open_trained(str(path), {}, None, print)
