@@ -163,10 +163,12 @@ def _cross(subject: Subject, found: list[attention.Layer]) -> Finding:
     read = np.asarray(subject.others[0])
     steps = ((read != EOS) & (read != PAD)).sum(axis=1)
     count = min(len(subject.images), 4)
+    height, width = subject.pixels.shape[1:3]
     figure, axes = figures.panels(
         count,
         1 + steps.max(),
         f"{layer.name}: where each output token reads, the mean of its heads",
+        height=figures.PANEL * min(max(height / width, 0.3), 1.0),
     )
     centres, rows = attention.centre_columns(layer), []
     maps = [attention.token_maps(weights, step)[:, 0] for step in range(steps.max())]
