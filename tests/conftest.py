@@ -42,6 +42,16 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def numbers_dir(tmp_path_factory):
+    """TFDS folder with a few strips of digits, the dataset `numbers`."""
+    from cv_jax.data import embedded, strips
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strips, "COUNTS", {"train": 96, "test": 24, "longer": 12})
+        return embedded.ensure("numbers", tmp_path_factory.mktemp("numbers"))
+
+
+@pytest.fixture(scope="session")
 def load_config(data_dir):
     """`load_config("mlp", {"total_steps": 3}, …)` returns a resolved config of this repository."""
     from cv_jax import config

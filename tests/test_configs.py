@@ -53,7 +53,7 @@ def test_a_config_resolves(reference, monkeypatch):
     dataset = argument.partition(",")[0]
     shape, classes, size = SHAPES[dataset]
 
-    def open_blank(name, split, folder, seed=0):
+    def open_blank(name, split, folder, seed=0, target=None):
         assert name == dataset
         fingerprint = {"splits": {split: size}}
         blank = Blank(shape, size)

@@ -127,7 +127,7 @@ def test_lineage_is_in_the_order_of_the_years():
 def test_a_point_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
     shape, classes, size = SHAPES[dataset]
 
-    def open_blank(name, split, folder, seed=0):
+    def open_blank(name, split, folder, seed=0, target=None):
         blank = Labelled(shape, size)
         return Source(name, blank, classes, shape[-1], {"splits": {split: size}})
 

@@ -35,11 +35,12 @@ def augment_batch(
       num_classes: number of classes of the dataset.
       step: number of completed updates.
       batch: image uint8 [B, H, W, C], or [B, views, H, W, C] if host operations drew each view, and
-        label int [B]; the rows of the global batch in order.
+        label int [B], or int [B, T] for sequences; the rows of the global batch in order.
 
     Returns:
-      image float32 [B, H, W, C] and label, int [B] or, after mixing, float32 [B, num_classes]. With
-      several views: image [B, views, H, W, C] and, after mixing, label [B, views, num_classes].
+      image float32 [B, H, W, C] and label, unchanged or, after mixing, float32 [B, num_classes].
+      With several views: image [B, views, H, W, C] and, after mixing, label
+      [B, views, num_classes].
     """
     images, labels, views = batch["image"], batch["label"], augmentation.stream.views
     if views > 1:
@@ -70,6 +71,8 @@ def _augment_view(config, augmentation, num_classes, step, images, labels, view=
     images = normalise(config, apply_images(augmentation.image, keys("augment"), images))
     images = apply_images(augmentation.erase, keys("erase"), images)
     if augmentation.batch:
+        if labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError("labels that are sequences cannot be mixed")
         labels = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes)
         images, labels = apply_batch(augmentation.batch, key("mix"), images, labels)
     return images, labels

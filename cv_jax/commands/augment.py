@@ -70,8 +70,9 @@ def _images(options):
     config = configs.with_normalisation(configs.default(options.data, "linear"))
     config.augment, config.seed = options.string, options.seed
     augmentation = augment.parse(config.augment, image_size=config.image_size)
+    folder = sources.data_folder(options.dir)
     source = sources.open_source(
-        options.data, options.split, sources.data_folder(options.dir), options.seed
+        options.data, options.split, folder, options.seed, config.data.target
     )
     splits.announce(source)
     if not len(source):

@@ -134,7 +134,7 @@ def _subject(options: argparse.Namespace):
     count = min(options.count, len(source))
     # The same images at every call: spread over the whole split, so that classes differ.
     index = np.linspace(0, len(source) - 1, count).round().astype(int)
-    batch = nets.one_batch(net, source, index)
+    batch = nets.with_written(net, nets.one_batch(net, source, index))
     images, *others = nets.inputs(net, batch)
 
     def split():
@@ -164,7 +164,7 @@ def _subject(options: argparse.Namespace):
         images=images,
         pixels=batch["image"],
         names=names or tuple(f"{options.split or 'test'} {i}" for i in index),
-        labels=None if options.images else batch["label"],
+        labels=None if options.images or batch["label"].ndim > 1 else batch["label"],
         class_names=net.class_names(),
         others=tuple(others),
         to_pixels=functools.partial(to_pixels, net.config),

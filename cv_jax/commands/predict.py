@@ -1,5 +1,7 @@
 """`python -m cv_jax predict MODEL IMAGE…`: predicts the classes of image files.
 
+A model that writes sequences predicts the sequence of the classes in an image.
+
 MODEL is a run directory, a file of `python -m cv_jax convert`, a folder in the Hub's layout, or
 hf-hub:OWNER/NAME. IMAGE is a file, a folder, which is searched with its subfolders, or a quoted
 pattern such as "photos/**/*.png".
@@ -25,19 +27,21 @@ from cv_jax.commands import option_types
 from cv_jax.config.values import LARGEST
 from cv_jax.data.decode import MAX_PIXELS
 from cv_jax.errors import ExitCode, InputError, Parser, one_line, printable
+from cv_jax.evaluation.sequence import make_writer
 from cv_jax.evaluation.step import make_classifier
 
 _BATCH = 32  # images per batch
+_BEAMS = 4  # at least, of beam search
 
 # Views of one image: uint8 [H, W, C], or with test-time views a tuple of [V, H, W, C].
 Views = np.ndarray | tuple[np.ndarray, ...]
 
 
 def main(arguments: list[str]) -> int:
-    """Print one line per image: the most probable classes and their probabilities.
+    """Print one line per image: the most probable classes or sequences, and their probabilities.
 
     Raises:
-      InputError: MODEL cannot be read or is not a classifier, or an IMAGE does not exist.
+      InputError: MODEL cannot be read or predicts no classes, or an IMAGE does not exist.
     """
     options = _parse(arguments)
 
@@ -48,8 +52,8 @@ def main(arguments: list[str]) -> int:
     files = image_files.find(options.images, _note)
     given = {flag: getattr(options, flag) for flag in FLAGS}
     net = open_trained(options.model, given, options.dir, _note)
-    names = net.weights.class_names
-    results = _results(_loader(net, options.max_pixels), _classifier(net), files, net.config)
+    predict = _predictor(net, options.top)
+    results = _results(_loader(net, options.max_pixels), predict, files, net.config)
     # On a terminal, the lines themselves show the progress.
     shown = files if sys.stdout.isatty() else counted(files, "classifying images")
     skipped = 0
@@ -58,14 +62,11 @@ def main(arguments: list[str]) -> int:
             skipped += 1
             print(f"skipped: {printable(found)}", file=sys.stderr)
             continue
-        best = np.argsort(-found, kind="stable")[: options.top]
-        rows = [(int(k), names[k] if names else str(k), float(found[k])) for k in best]
         if options.json:
-            keys = ("class", "name", "probability")
-            predictions = [dict(zip(keys, row, strict=True)) for row in rows]
-            line = json.dumps({"image": str(file), "predictions": predictions})
+            line = json.dumps({"image": str(file), "predictions": found})
         else:
-            line = printable(f"{file}: " + ", ".join(f"{name} {p:.2%}" for _, name, p in rows))
+            parts = [f"{row['name']} {row['probability']:.2%}" for row in found]
+            line = printable(f"{file}: " + ", ".join(parts))
         print(line, flush=True)
     if skipped:
         print(f"{skipped} of {len(files)} images were skipped", file=sys.stderr)
@@ -81,7 +82,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="run directory or weights of a classifier")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or pattern")
     parser.add_argument(
-        "--top", type=int, default=5, help="classes to print per image (default: 5)"
+        "--top", type=int, default=5, help="classes, or sequences, per image (default: 5)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     parser.add_argument(
@@ -113,9 +114,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _results(
-    load: Callable, classify: Callable, files: list, config: Any
-) -> Iterator[np.ndarray | str]:
-    """Yield for each file its class probabilities, float32 [K], or the reason why it has none."""
+    load: Callable, predict: Callable, files: list, config: Any
+) -> Iterator[list[dict[str, Any]] | str]:
+    """Yield for each file its predictions, or the reason why it has none."""
     size = min(len(files), _BATCH)
     chunks = [files[i : i + size] for i in range(0, len(files), size)]
     pool = ThreadPoolExecutor(config.data.threads)
@@ -124,14 +125,14 @@ def _results(
         for chunk, following in itertools.zip_longest(chunks, chunks[1:], fillvalue=()):
             examples = [image.result() for image in ahead]
             ahead = [pool.submit(load, file) for file in following]
-            yield from _classified(classify, chunk, examples, size)
+            yield from _predicted(predict, chunk, examples, size)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _classified(
-    classify: Callable, files: list, examples: list[Views | str], size: int
-) -> list[np.ndarray | str]:
+def _predicted(
+    predict: Callable, files: list, examples: list[Views | str], size: int
+) -> list[list[dict[str, Any]] | str]:
     """Return the results of one batch; images of each shape are a batch of their own."""
     import jax
     from flax.errors import FlaxError
@@ -143,7 +144,7 @@ def _classified(
     for shapes, members in groups.items():
         padded = [examples[i] for i in members] + [examples[members[0]]] * (size - len(members))
         try:
-            found = classify(jax.tree.map(lambda *images: np.stack(images), *padded))
+            found = predict(jax.tree.map(lambda *images: np.stack(images), *padded))
         except (ValueError, TypeError, FlaxError) as error:
             made = " and ".join(f"{shape[-3]}x{shape[-2]}" for shape in shapes)
             found = [f"images of {made} do not fit the model ({one_line(error, 120)})"] * size
@@ -166,6 +167,10 @@ def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
     operations = plan.preprocessing(
         config.eval_preprocess, config.image_size, f"preprocessing of {net.place}"
     )
+    if operations.test and tasks.make_task(config, net.model).written is not None:
+        raise InputError(
+            f"preprocessing of {net.place}: only classifiers average views; remove them"
+        )
 
     def load(file):
         try:
@@ -182,29 +187,65 @@ def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
     return load
 
 
-def _classifier(net: Any) -> Callable[[Any], np.ndarray]:
-    """Return the function `images → class probabilities`, float32 [B, K].
+def _predictor(net: Any, top: int) -> Callable[[Any], list[list[dict[str, Any]]]]:
+    """Return the function `images → predictions of each image`, the most probable first.
 
     Raises:
-      InputError: the model is not a classifier.
+      InputError: the model predicts no classes.
     """
     import jax
 
     weights, config = net.weights, net.config
-    scored = tasks.make_task(config, net.model).class_scores is not None
-    classes = weights.fields.get("num_classes")
-    if not scored or classes == 0:
+    task = tasks.make_task(config, net.model)
+    if task.written is not None:
+        return _writer(net, top)
+    classes, names = weights.fields.get("num_classes"), weights.class_names
+    if task.class_scores is None or classes == 0:
         raise InputError(f"{net.place} holds {weights.model}, which is not a classifier")
-    classes = classes or len(weights.class_names) or None
+    classes = classes or len(names) or None
     step = jax.jit(make_classifier(config, net.model, config.eval.average))
 
-    def classify(images):
+    def predict(images):
         count = len(jax.tree.leaves(images)[0])
         zeros = np.zeros(count, np.int32)
         batch = {"image": images, "label": zeros, "position": zeros}
-        return np.asarray(step(weights.variables, batch))[:, :classes]
+        return list(map(best, np.asarray(step(weights.variables, batch))[:, :classes]))
 
-    return classify
+    def best(probabilities):
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        keys = ("class", "name", "probability")
+        rows = [(int(k), names[k] if names else str(k), float(probabilities[k])) for k in order]
+        return [dict(zip(keys, row, strict=True)) for row in rows]
+
+    return predict
+
+
+def _writer(net: Any, top: int) -> Callable[[Any], list[list[dict[str, Any]]]]:
+    """Return the function `images → most probable sequences of each image`."""
+    import jax
+
+    from cv_jax.tasks.sequences import classes_of
+
+    limit, weights = net.config.eval.max_length, net.weights
+    write = jax.jit(make_writer(net.config, net.model, limit, max(top, _BEAMS)))
+
+    def predict(images):
+        tokens, scores = map(np.asarray, write(weights.variables, images))
+        return [
+            [
+                {"sequence": row, "name": _text(row), "probability": float(np.exp(score))}
+                for row, score in zip(classes_of(own), values, strict=True)
+                if np.isfinite(score)
+            ][:top]
+            for own, values in zip(tokens, scores, strict=True)
+        ]
+
+    def _text(row):
+        names = weights.class_names
+        words = [names[k] if 0 <= k < len(names) else str(k) for k in row]
+        return ("" if max(map(len, names), default=1) == 1 else " ").join(words)
+
+    return predict
 
 
 def _note(sentence: str) -> None:

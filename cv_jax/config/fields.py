@@ -133,6 +133,9 @@ _GROUPS = [
             "folders; or records:PATH, written by prepare"),
     _run("data.dir", str | None, None,
          "folder of prepared datasets; none: $TFDS_DATA_DIR, else ~/tensorflow_datasets"),
+    _result("data.target", str | None, None,
+            "feature of a TFDS dataset to learn: a class label, or a sequence of class labels for "
+            "an image_transformer; none: the class label"),
     _result("data.train_split", str, "train", "training split, such as train or train[:90%]"),
     _evaluation("data.eval_split", str, "test", "evaluation split"),
     _result("data.fraction", float | None, None,
@@ -269,6 +272,13 @@ _GROUPS = [
 
     _evaluation("eval.average", str, "probabilities",
                 "what is averaged over test-time views", allowed=("probabilities", "logits")),
+    _evaluation("eval.max_length", int, 32,
+                "sequences: most tokens that are decoded, with the token of the end",
+                minimum=1, maximum=4096),
+    _evaluation("eval.beams", int, 4,
+                "sequences: beams of beam search; 0: greedy search only", minimum=0, maximum=1024),
+    _evaluation("eval.length_penalty", float, 0.6,
+                "sequences: exponent of the length penalty of beam search; 0: none", minimum=0),
     _run("eval.extra", str, "",
          "further evaluations, each with its own data and interval: kind(option=value, …)|…; see "
          "cv_jax/evaluation/plan.py"),

@@ -13,15 +13,26 @@ from tensorflow_datasets.proto import tf_example_pb2
 from cv_jax.data.embedded import EMBEDDED, ensure
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError, did_you_mean, one_line
+from cv_jax.progress import counted
 
 
 class CatalogRecords:
-    """The examples of a split, with encoded images."""
+    """The examples of a split, with encoded images.
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, image: str, label: str):
+    `image` and `label` name features; `sequence` states whether the label is a sequence of classes.
+    """
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        image: str,
+        label: str,
+        sequence: bool = False,
+    ):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self.examples = builder.as_data_source(split, deserialize_method=raw)
-        self.image, self.label = image, label
+        self.image, self.label, self.sequence = image, label, sequence
         self.files = [
             (file.filename, file.skip, file.examples_in_shard)
             for file in builder.info.splits[split].file_instructions
@@ -30,7 +41,7 @@ class CatalogRecords:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
+    def __getitem__(self, index: int) -> tuple[bytes, int | tuple[int, ...]]:
         features = tf_example_pb2.Example.FromString(self.examples[index]).features.feature
         return features[self.image].bytes_list.value[0], self._label(features)
 
@@ -42,25 +53,32 @@ class CatalogRecords:
         raise IndexError(index)
 
     def labels(self, progress: Callable) -> np.ndarray:
-        return np.array([self._label_at(i) for i in progress(range(len(self)))], np.int64)
+        return np.array([self._label_at(i, -1) for i in progress(range(len(self)))], np.int64)
 
-    def _label_at(self, index: int) -> int:
+    def longest(self, progress: Callable) -> int:
+        """Largest number of classes of a sequence."""
+        return max((len(self._label_at(i, ())) for i in progress(range(len(self)))), default=0)
+
+    def _label_at(self, index: int, broken):
         try:
             record = self.examples[index]
             return self._label(tf_example_pb2.Example.FromString(record).features.feature)
         except Exception:  # readers of record files raise many types
-            return -1
+            return broken
 
-    def _label(self, features) -> int:
-        return int(features[self.label].int64_list.value[0])
+    def _label(self, features) -> int | tuple[int, ...]:
+        values = features[self.label].int64_list.value
+        return tuple(values) if self.sequence else int(values[0])
 
 
-def open_dataset(name: str, split: str, folder: Path) -> Source:
+def open_dataset(name: str, split: str, folder: Path, target: str | None = None) -> Source:
     """Open one split of a TFDS dataset; arguments and errors as in `sources.open_source`."""
     builder = load_builder(name, folder)
     _check_prepared(name, builder, folder)
-    image, label = _keys(name, builder)
     features = builder.info.features
+    image, label = _keys(name, builder, target)
+    sequence = isinstance(features[label], tfds.features.Sequence)
+    classes = features[label].feature if sequence else features[label]
     channels = features[image].shape[-1]
     if channels not in (1, 3, 4) or features[image].np_dtype == np.float32:
         raise InputError(
@@ -69,7 +87,7 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
         )
     try:
         files = builder.info.splits[split].file_instructions
-        records = CatalogRecords(builder, split, image, label) if files else ()
+        records = CatalogRecords(builder, split, image, label, sequence) if files else ()
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         splits = ", ".join(builder.info.splits)
         raise InputError(
@@ -81,13 +99,17 @@ def open_dataset(name: str, split: str, folder: Path) -> Source:
             f"dataset {name!r}: {len(missing)} of {len(files)} files of split {split!r} are "
             f"missing; the first is {missing[0]}"
         )
+    length = None
+    if sequence:
+        length = records.longest(lambda loop: counted(loop, "reading sequences")) if files else 0
     return Source(
         name=name,
         records=records,
-        num_classes=features[label].num_classes,
+        num_classes=classes.num_classes,
         channels=channels,
-        fingerprint=_fingerprint(builder),
-        classes=tuple(features[label].names),
+        fingerprint=_fingerprint(builder) | ({} if target is None else {"target": target}),
+        classes=tuple(classes.names),
+        length=length,
     )
 
 
@@ -134,18 +156,33 @@ def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) 
         builder.info.set_file_format(wanted, override=True, override_if_initialized=True)
 
 
-def _keys(name: str, builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+def _keys(name: str, builder: tfds.core.DatasetBuilder, target: str | None) -> tuple[str, str]:
+    """Return the names of the image and of the target."""
     features = builder.info.features
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    if not images or not labels:
+    sequences = [k for k, f in features.items() if _is_sequence(f)]
+    if target is not None and target not in labels + sequences:
+        allowed = ", ".join(labels + sequences) or "it has none"
+        raise InputError(
+            f"config.data.target: {target!r} is not a class label or a sequence of class labels of "
+            f"{name!r}{did_you_mean(target, labels + sequences) or f'; allowed: {allowed}'}"
+        )
+    if not images or not (labels or target):
+        hint = f"; learn a sequence with config.data.target={sequences[0]}" if sequences else ""
         raise InputError(
             f"dataset {name!r} has the features {', '.join(features)}; classification needs an "
-            f"image and a class label"
+            f"image and a class label{hint}"
         )
     # With several labels, the supervised keys select the label.
-    image, label = builder.info.supervised_keys or (images[0], labels[0])
-    return (image if image in images else images[0], label if label in labels else labels[0])
+    image, label = builder.info.supervised_keys or (images[0], labels[0] if labels else target)
+    image = image if image in images else images[0]
+    return image, target or (label if label in labels else labels[0])
+
+
+def _is_sequence(feature: Any) -> bool:
+    is_sequence = isinstance(feature, tfds.features.Sequence)
+    return is_sequence and isinstance(feature.feature, tfds.features.ClassLabel)
 
 
 def _fingerprint(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 EMBEDDED = {
     "digits": "cv_jax.data.digits:Digits",
     "digits_canvas": "cv_jax.data.canvas:DigitsCanvas",
+    "numbers": "cv_jax.data.strips:Numbers",
 }
 
 

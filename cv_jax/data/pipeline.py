@@ -31,15 +31,19 @@ class Images(NamedTuple):
     Attributes:
       source: the examples before these operations.
       fixed: the deterministic host operations; see `augment.Augmentation`.
-      cached: all examples in memory, uint8 [N, H, W, C] and int32 [N]; `None` without a cache.
+      cached: all examples in memory, uint8 [N, H, W, C] and labels int32 [N] or, for sequences,
+        [N, T]; `None` without a cache.
     """
 
     source: Source
     fixed: tuple
     cached: tuple[np.ndarray, np.ndarray] | None = None
 
-    def get(self, index: int) -> tuple[np.ndarray | Jpeg, int]:
-        """Image uint8 [H, W, C] and label; a `Jpeg` is decoded when its pixels are read."""
+    def get(self, index: int) -> tuple[np.ndarray | Jpeg, int | np.ndarray]:
+        """Image uint8 [H, W, C] and label; a `Jpeg` is decoded when its pixels are read.
+
+        The label is a class or a sequence int32 [T]; see `Source.read`.
+        """
         if self.cached is not None:
             return self.cached[0][index], self.cached[1][index]
         image, label = self.source.read(index)
@@ -81,7 +85,7 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
             f"{needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of memory are free"
         )
     pixels = np.empty((len(source), *first.shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
+    labels = np.empty((len(source), *source.label_shape), np.int32)
     for i in progress(range(len(source))):
         image, labels[i] = images.get(i)
         if image.shape != first.shape:
@@ -129,7 +133,7 @@ class TrainBatches:
         return self.total_steps
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """Rows of batch `step` on this process: image uint8 [b, H, W, C], label int32 [b].
+        """Rows of batch `step` on this process: image uint8 [b, H, W, C]; label int32 [b], [b, T].
 
         With random host operations and several views, image is [b, views, H, W, C].
         """
@@ -139,7 +143,8 @@ class TrainBatches:
             return {"image": pixels[indices], "label": labels[indices]}
         positions = int(step) * self.batch_size + self.rows
         pairs = zip(positions, indices, strict=True)
-        return _stack((self._example(*pair) for pair in pairs), len(indices))
+        examples = (self._example(*pair) for pair in pairs)
+        return _stack(examples, len(indices), self.images.source.label_shape)
 
     def indices(self, step: int) -> list[int]:
         """Indices into the split of the rows of batch `step` on this process."""
@@ -157,9 +162,13 @@ class TrainBatches:
         return np.stack([apply_host(self.host, g, image) for g in generators]), label
 
 
-def _stack(examples: Iterator[tuple[np.ndarray | Jpeg, int]], size: int) -> dict[str, np.ndarray]:
+def _stack(
+    examples: Iterator[tuple[np.ndarray | Jpeg, int | np.ndarray]],
+    size: int,
+    label_shape: tuple[int, ...],
+) -> dict[str, np.ndarray]:
     """Stack examples to a batch; each image is copied while it is in the processor's cache."""
-    images, labels = None, np.empty(size, np.int32)
+    images, labels = None, np.empty((size, *label_shape), np.int32)
     for i, (image, labels[i]) in enumerate(examples):
         if images is None:
             images = np.empty((size, *image.shape), np.uint8)
@@ -196,7 +205,8 @@ class EvalBatches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Rows of batch `step` on this process: image uint8 [b, H, W, C], or with views a tuple of
-        [b, V, H, W, C], one per size; label int32 [b]; and position in the split, int32 [b]."""
+        [b, V, H, W, C], one per size; label int32 [b] or [b, T]; and position in the split,
+        int32 [b]."""
         positions = int(step) * self.batch_size + self.rows
         # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)

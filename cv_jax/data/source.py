@@ -4,7 +4,7 @@ An example is decoded when its pixels are read.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,20 +12,24 @@ import numpy as np
 from cv_jax.data import decode
 from cv_jax.errors import InputError, one_line
 
+PADDING = -1  # after the last class of a sequence
+
 
 class Records(Protocol):
     """The encoded examples of one split."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int]:
-        """An encoded image, or its pixels, uint8 [H, W, C]; and its label."""
+    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | Sequence[int]]:
+        """An encoded image, or its pixels, uint8 [H, W, C]; and its class or classes."""
 
     def place(self, index: int) -> str:
         """Description of the location of an example, for messages."""
 
     def labels(self, progress: Callable) -> np.ndarray:
         """All labels, int [N], without decoding images; −1 for a record that cannot be read.
+
+        Not called for a source of sequences.
 
         `progress` wraps slow loops.
         """
@@ -44,6 +48,8 @@ class Source:
       classes: names of the classes; `None` if unknown.
       notes: lines for the user on what was left out when the split was opened.
       max_pixels: `config.data.max_pixels`; see `decode.open_image`.
+      length: longest sequence if the label of an image is a sequence of classes; `None` if it is
+        one class.
     """
 
     name: str
@@ -54,12 +60,20 @@ class Source:
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     max_pixels: int = decode.MAX_PIXELS
+    length: int | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, index: int) -> tuple[np.ndarray | decode.Jpeg, int]:
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of the label of one image: () for a class, (length,) for a sequence."""
+        return () if self.length is None else (self.length,)
+
+    def read(self, index: int) -> tuple[np.ndarray | decode.Jpeg, int | np.ndarray]:
         """Image uint8 [H, W, C], decoded when its pixels are read, and label.
+
+        A sequence is int32 [length], with `PADDING` after its last class.
 
         Raises:
           BrokenExample: the record or its image is damaged, or the label is out of range.
@@ -73,13 +87,18 @@ class Source:
         except Exception as error:  # readers of record files raise many types
             reason = getattr(error, "strerror", None) or one_line(error)
             raise decode.BrokenExample(f"{place()}: {reason}") from None
-        if not 0 <= label < self.num_classes:
-            raise decode.BrokenExample(
-                f"{place()}: label {label} is not in 0…{self.num_classes - 1}"
-            )
+        for number in (label,) if self.length is None else label:
+            if not 0 <= number < self.num_classes:
+                raise decode.BrokenExample(
+                    f"{place()}: label {number} is not in 0…{self.num_classes - 1}"
+                )
+        if self.length is not None:
+            sequence = np.full(self.length, PADDING, np.int32)
+            sequence[: len(label)] = label
+            label = sequence
         return decode.open_image(data, self.channels, place, self.max_pixels), label
 
-    def example(self, index: int) -> tuple[np.ndarray, int]:
+    def example(self, index: int) -> tuple[np.ndarray, int | np.ndarray]:
         """Decoded image uint8 [H, W, C] and label."""
         image, label = self.read(index)
         return np.asarray(image), label

@@ -30,7 +30,9 @@ def data_folder(setting: str | None) -> Path:
     return folder
 
 
-def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
+def open_source(
+    name: str, split: str, folder: Path, seed: int = 0, target: str | None = None
+) -> Source:
     """Open one split of a dataset.
 
     Args:
@@ -39,12 +41,21 @@ def open_source(name: str, split: str, folder: Path, seed: int = 0) -> Source:
       split: a split, or part of one such as `train[:90%]`.
       folder: folder of prepared TFDS datasets.
       seed: selects the images of a part of a `folder:PATH` split.
+      target: feature of a TFDS dataset to learn, a class or a sequence of classes; `None`: its
+        class label.
 
     Raises:
       InputError: the dataset, split or label does not exist, a file is missing, or the dataset is
         not prepared; the message then contains the command that prepares it.
     """
-    opener = SOURCES.get(name.partition(":")[0], _open_dataset)
+    opener = SOURCES.get(name.partition(":")[0])
+    if opener is None:
+        # Imported on first use, as below.
+        from cv_jax.data.catalog import open_dataset
+
+        return open_dataset(name, split, folder, target)
+    if target is not None:
+        raise InputError(f"config.data.target={target}: {name} has one label and no other features")
     return opener(name, split, folder, seed)
 
 
@@ -63,18 +74,12 @@ def _open_records(name: str, split: str, folder: Path, seed: int) -> Source:
     return open_records(name, _path(name), split)
 
 
-def _open_dataset(name: str, split: str, folder: Path, seed: int) -> Source:
-    from cv_jax.data.catalog import open_dataset
-
-    return open_dataset(name, split, folder)
-
-
 def _path(name: str) -> Path:
     return Path(name.partition(":")[2]).expanduser()
 
 
-# Kind (the name up to ":") → function with the arguments of `open_source`. Any other name is a TFDS
-# dataset.
+# Kind (the name up to ":") → function with the first four arguments of `open_source`. Any other
+# name is a TFDS dataset.
 SOURCES: dict[str, Callable[[str, str, Path, int], Source]] = {
     "folder": _open_folder,
     "records": _open_records,

@@ -26,7 +26,8 @@ def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, fiel
       InputError: the split cannot be opened or is empty, or a class has unreadable examples only.
     """
     data = config.data
-    source = sources.open_source(dataset, split, sources.data_folder(data.dir), data.subset_seed)
+    folder = sources.data_folder(data.dir)
+    source = sources.open_source(dataset, split, folder, data.subset_seed, data.target)
     source = dataclasses.replace(source, max_pixels=data.max_pixels)
     announce(source)
     if data.skip_broken:

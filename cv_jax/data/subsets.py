@@ -117,7 +117,8 @@ def balanced(
       progress: wraps the loop over the labels.
 
     Raises:
-      InputError: both are given, a value is out of range, or a class has too few examples.
+      InputError: both are given, a value is out of range, a class has too few examples, or
+        `per_class` is given and the labels are sequences, whose part is random.
     """
     if fraction is None and per_class is None:
         return source
@@ -127,7 +128,13 @@ def balanced(
         raise InputError(f"config.data.fraction={fraction} must be above 0 and at most 1")
     if per_class is not None and per_class < 1:
         raise InputError(f"config.data.per_class={per_class} must be at least 1")
-    labels = source.records.labels(progress)
+    if source.length is not None and per_class is not None:
+        raise InputError(
+            f"config.data.per_class={per_class}: a label of {source.name} is a sequence of "
+            "classes; use config.data.fraction"
+        )
+    sequences = source.length is not None
+    labels = np.zeros(len(source), int) if sequences else source.records.labels(progress)
     order = stratified(labels, seed)
     if fraction is not None:
         order = order[: round(fraction * len(order))]
@@ -184,6 +191,8 @@ def without_broken(
 def check_no_class_is_lost(source: Source, kept: Iterable[int], reason: str) -> None:
     """Check that every class of a source has an example that can be read.
 
+    A class may occur in many sequences, so sources of sequences are not checked.
+
     Args:
       source: the source with all its examples.
       kept: labels of the examples that can be read.
@@ -192,6 +201,8 @@ def check_no_class_is_lost(source: Source, kept: Iterable[int], reason: str) -> 
     Raises:
       InputError: a class has examples, and none of them can be read.
     """
+    if source.length is not None:
+        return
     labels = source.records.labels(lambda loop: loop)
     valid = labels[(labels >= 0) & (labels < source.num_classes)]
     lost = np.setdiff1d(valid, np.fromiter(kept, np.int64))

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from cv_jax.evaluation import classification, knn, logistic_regression, reconstruction
+from cv_jax.evaluation import classification, knn, logistic_regression, reconstruction, sequence
 from cv_jax.evaluation.kind import COMMON, Evaluation, Experiment, Kind, Option, Scores
 from cv_jax.tasks import Task
 
 # The first kind that suits the task of a run is the run's own evaluation.
 KINDS: dict[str, Kind] = {
     "classification": classification.KIND,
+    "sequence": sequence.KIND,
     "reconstruction": reconstruction.KIND,
     "knn": knn.KIND,
     "logistic_regression": logistic_regression.KIND,

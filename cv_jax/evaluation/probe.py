@@ -31,8 +31,8 @@ OPTIONS = {
 
 
 def suits(task: Task) -> bool:
-    """Every model has features."""
-    return True
+    """Every model has features; a probe needs one class for each image."""
+    return task.written is None
 
 
 def check(request: Request) -> tuple[dict[str, Any], Source]:

@@ -11,7 +11,7 @@ from cv_jax.tasks import Task
 
 
 def _suits(task: Task) -> bool:
-    return task.class_scores is None
+    return task.class_scores is None and task.written is None
 
 
 def _check(request: Request) -> tuple[dict[str, Any], None]:

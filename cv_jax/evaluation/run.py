@@ -74,7 +74,7 @@ def record(evaluation: Evaluation, scores: Scores) -> dict[str, Any]:
 
 def table(found: dict[str, Scores], names: tuple[str, ...] | None) -> str:
     """Table of the metrics, one line per evaluation; and of the accuracy of each class if the first
-    evaluation has at most twenty classes.
+    evaluation has at most twenty classes, or of the sequences of each length.
 
     Args:
       found: name → scores of each evaluation.
@@ -88,6 +88,11 @@ def table(found: dict[str, Scores], names: tuple[str, ...] | None) -> str:
     classes = next(iter(found.values())).details.get("per_class", [])
     if 0 < len(classes) <= 20:
         text += "\n\n" + _class_table(classes, names)
+    for name, scores in found.items():
+        rows = scores.details.get("by_length", [])
+        if rows:
+            cells = [[_cell(value) for value in row.values()] for row in rows]
+            text += f"\n\n{name}\n" + _aligned([list(rows[0]), *cells])
     return text
 
 

@@ -72,8 +72,10 @@ def layers(
         return [
             _of_windows(name, x, tokens[name], shapes[name], size) for name, x in weights.items()
         ]
-    # Other inputs may move the tokens of each image: a mask removes patches.
-    count = len(images) if others else 1
+    # Other inputs may move the tokens of each image: a mask from noise removes patches. Tokens of a
+    # sequence do not.
+    moved = any(jnp.issubdtype(x.dtype, jnp.floating) for x in others)
+    count = len(images) if moved else 1
     grids = [
         places.token_grid(model, tuple(x[i : i + 1] for x in (images, *others)), size)
         for i in range(count)
@@ -120,6 +122,19 @@ def _of_sequence(name, weights, tokens, grid) -> Layer:
     if name.endswith(CROSS):
         queries = np.full((len(weights), 1, weights.shape[-2]), NO_PLACE)
     return Layer(name, weights[:, None], queries, tokens, grid.tokens.shape, grid.patch)
+
+
+def centre_columns(layer: Layer) -> np.ndarray:
+    """Return the centre of what each query reads, from left to right in pixels: float64 [B, T].
+
+    Of a layer with one window, the mean of its heads. Keys without a place are left out, and the
+    weights of the others are scaled to the sum one.
+    """
+    weights = np.asarray(layer.weights, np.float64)[:, 0].mean(axis=1)
+    keys = layer.keys[:, 0]
+    columns = (keys % layer.shape[1] + 0.5) * layer.patch[1]
+    placed = weights * (keys >= 0)[:, None]
+    return (placed * columns[:, None]).sum(axis=-1) / placed.sum(axis=-1)
 
 
 def mean_distance(layer: Layer) -> np.ndarray:

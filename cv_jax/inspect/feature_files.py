@@ -116,11 +116,12 @@ def _write_parquet(parts: Parts, file: pathlib.Path, rows: int) -> None:
     import pyarrow as arrow
     from pyarrow import parquet
 
-    first = next(parts.read())["feature"]
+    part = next(parts.read())
+    first, one = part["feature"], part["label"].ndim == 1  # one class, or a sequence
     schema = arrow.schema(
         [
             ("name", arrow.string()),
-            ("label", arrow.int32()),
+            ("label", arrow.int32() if one else arrow.list_(arrow.int32())),
             ("feature", arrow.list_(arrow.float32())),
         ],
         metadata={"shape": json.dumps(first.shape[1:])},
@@ -128,5 +129,5 @@ def _write_parquet(parts: Parts, file: pathlib.Path, rows: int) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         for part in parts.read():
             feature = part["feature"].reshape(len(part["label"]), -1).astype(np.float32)
-            columns = [list(map(str, part["name"])), part["label"], list(feature)]
+            columns = [list(map(str, part["name"])), list(part["label"]), list(feature)]
             writer.write_table(arrow.table(columns, schema=schema))

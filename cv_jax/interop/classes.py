@@ -44,7 +44,8 @@ def named(
         starts = workdir.read_starts(path)
         if "train" not in starts[-1]["data"]:
             raise LookupError
-        source = sources.open_source(name, split, folder, config.get("data.subset_seed", 0))
+        chosen = config.get("data.subset_seed", 0), config.get("data.target")
+        source = sources.open_source(name, split, folder, *chosen)
     except (FileNotFoundError, json_files.Damaged, LookupError, TypeError):
         reason = f"{path}/run.json does not identify its data"
     except (InputError, RunError, OSError) as error:

@@ -24,7 +24,8 @@ from cv_jax.interop.target import Target, adapt, flatten, unflatten
 
 FORMAT = 2
 METADATA = "cv_jax"  # metadata key of the description
-EVALUATION = ("eval_preprocess", "eval.average", "loss.name")  # keys of `Saved.evaluation`
+# Keys of `Saved.evaluation`.
+EVALUATION = ("eval_preprocess", "eval.average", "eval.max_length", "loss.name", "data.target")
 
 _log = logging.getLogger(__name__)
 

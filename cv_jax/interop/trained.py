@@ -18,13 +18,15 @@ from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import check
 from cv_jax.data import pipeline, splits, subsets
 from cv_jax.data.folder import FolderRecords
-from cv_jax.data.source import Source
+from cv_jax.data.source import PADDING, Source
 from cv_jax.errors import InputError, one_line
 from cv_jax.evaluation import plan
+from cv_jax.evaluation.sequence import make_writer
 from cv_jax.interop import classes, pretrained
 from cv_jax.interop.saved import Saved
 from cv_jax.progress import counted
 from cv_jax.random_streams import stream_key
+from cv_jax.tasks.sequences import classes_of
 
 # Flag of a command → config field that it sets.
 FLAGS = {"preprocess": "eval_preprocess", "mean": "data.mean", "std": "data.std"}
@@ -193,6 +195,23 @@ def inputs(trained: Trained, batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
     rngs = {"mask": stream_key(trained.config.seed, "eval_mask", 0)}
     arrays = {name: jnp.asarray(batch[name]) for name in ("label", "position")}
     return task.inputs({**arrays, "image": image}, rngs)
+
+
+def with_written(trained: Trained, batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with the sequences that the model writes as labels, int32 [B, T].
+
+    The batch of a model that writes no sequences is returned unchanged.
+    """
+    if tasks.make_task(trained.config, trained.model).written is None:
+        return batch
+    limit = trained.config.eval.max_length
+    write = jax.jit(make_writer(trained.config, trained.model, limit, 1))
+    tokens, _ = write(trained.weights.variables, jnp.asarray(batch["image"]))
+    rows = classes_of(tokens[:, 0])
+    labels = np.full((len(rows), max(map(len, rows))), PADDING, np.int32)
+    for label, row in zip(labels, rows, strict=True):
+        label[: len(row)] = row
+    return {**batch, "label": labels}
 
 
 def one_batch(trained: Trained, source: Source, index: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,11 +4,18 @@ import jax
 import jax.numpy as jnp
 
 
-def blank_batch(image_shape: tuple[int, int, int], num_classes: int = 0) -> dict[str, jax.Array]:
-    """Return a batch of one zero image, with label 0 or with `num_classes` probabilities of 0."""
+def blank_batch(
+    image_shape: tuple[int, int, int], num_classes: int = 0, label_shape: tuple[int, ...] = ()
+) -> dict[str, jax.Array]:
+    """Return a batch of one zero image, with class 0 or with `num_classes` probabilities of 0.
+
+    With `label_shape` (T,), the label is a sequence of T classes. Without it, a task of sequences
+    reads the class as a sequence of one.
+    """
+    label = jnp.zeros((1, num_classes)) if num_classes else jnp.zeros((1, *label_shape), jnp.int32)
     return {
         "image": jnp.zeros((1, *image_shape), jnp.float32),
-        "label": jnp.zeros((1, num_classes)) if num_classes else jnp.zeros(1, jnp.int32),
+        "label": label,
         "position": jnp.zeros(1, jnp.int32),
     }
 
@@ -19,7 +26,7 @@ def fold_views(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return batch
     count, views = batch["image"].shape[:2]
     label = batch["label"]
-    if label.ndim == 1:
+    if jnp.issubdtype(label.dtype, jnp.integer):  # a class or a sequence, the same for all views
         label = jnp.repeat(label[:, None], views, axis=1)
     return {
         "image": batch["image"].reshape(count * views, *batch["image"].shape[2:]),

@@ -1,10 +1,12 @@
-"""Sequences of tokens: the label of an image as a sequence, and text to text."""
+"""Sequences of tokens: the classes in an image as a sequence, and text to text."""
 
+import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from cv_jax.errors import InputError
-from cv_jax.models.decoder import BOS, EOS
+from cv_jax.models.decoder import BOS, EOS, PAD
 from cv_jax.models.image_transformer import ImageTransformer
 from cv_jax.models.transformer import Transformer
 from cv_jax.tasks.losses import loss_function
@@ -12,11 +14,9 @@ from cv_jax.tasks.task import Task
 
 
 def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
-    """Return the task: image → [BOS, token of the label, EOS]; class k is token 3 + k.
+    """Return the task: image → sequence of tokens; class k is token 3 + k.
 
-    The decoder reads the first two tokens and predicts the last two; the loss is the mean of the
-    two cross-entropies. The prediction is the most likely token after BOS, over the whole
-    vocabulary. The causal mask hides the label from this prediction.
+    With `config.data.target` it is `sequence_of_classes`, else `one_class`.
 
     Raises:
       InputError: the config sets a loss other than softmax. The task itself raises it if the batch
@@ -24,6 +24,62 @@ def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) ->
     """
     if config.loss.name != "softmax":
         raise InputError(f"config.loss.name={config.loss.name}: tokens need the loss softmax")
+    return (one_class if config.data.target is None else sequence_of_classes)(config, model)
+
+
+def sequence_of_classes(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
+    """Return the task: image → tokens of the classes in order, EOS.
+
+    Teacher forcing (Williams and Zipser, 1989): the decoder reads BOS and the true tokens, and
+    predicts each token from the true tokens before it. The loss of an example is the mean
+    cross-entropy of its tokens with EOS; its output is right if all of them are. PAD after EOS has
+    no loss, and the causal mask hides it from the tokens before.
+    """
+    loss_of = loss_function(config)
+
+    def written(batch):
+        label = batch["label"]
+        if not jnp.issubdtype(label.dtype, jnp.integer):
+            raise InputError("config.augment: labels that are tokens cannot be mixed")
+        label = label[:, None] if label.ndim == 1 else label  # one class is a sequence of one
+        tokens = jnp.where(label < 0, PAD, EOS + 1 + label)
+        tokens = jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=PAD)
+        end = (label >= 0).sum(axis=1, keepdims=True)
+        return jnp.where(jnp.arange(tokens.shape[1]) == end, EOS, tokens).astype(jnp.int32)
+
+    def inputs(batch, rngs):
+        before = written(batch)[:, :-1]
+        return batch["image"], jnp.pad(before, ((0, 0), (1, 0)), constant_values=BOS)
+
+    def score(output, batch):
+        logits, tokens = output[0], written(batch)
+        counted = tokens != PAD
+        loss = loss_of(logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1))
+        loss = jnp.where(counted, loss.reshape(tokens.shape), 0).sum(axis=1) / counted.sum(axis=1)
+        return loss, ((logits.argmax(axis=-1) == tokens) | ~counted).all(axis=1)
+
+    return Task(inputs, score, model.vocab_size - (EOS + 1), written=written)
+
+
+def classes_of(tokens: jax.Array) -> list[list[int]]:
+    """Return the classes in rows of written tokens [B, T]: those before EOS.
+
+    A token that is no class, PAD or BOS, is negative.
+    """
+    rows = []
+    for row in np.asarray(tokens).tolist():
+        row = row[: row.index(EOS)] if EOS in row else row
+        rows.append([token - (EOS + 1) for token in row])
+    return rows
+
+
+def one_class(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
+    """Return the task: image → [BOS, token of the label, EOS].
+
+    The decoder reads the first two tokens and predicts the last two; the loss is the mean of the
+    two cross-entropies. The prediction is the most likely token after BOS, over the whole
+    vocabulary. The causal mask hides the label from this prediction.
+    """
     loss_of = loss_function(config)
 
     def tokens(batch):

@@ -10,8 +10,9 @@ import jax
 class Task(NamedTuple):
     """Inputs and scores of a model.
 
-    A batch is a dict: `image` float32 [B, H, W, C], normalised; `label` int [B] or float [B, K];
-    `position` int [B], the index of each example in the global batch (in evaluation: in the split).
+    A batch is a dict: `image` float32 [B, H, W, C], normalised; `label` int [B], float [B, K], or
+    for sequences of classes int [B, T] with −1 after the last class; `position` int [B], the index
+    of each example in the global batch (in evaluation: in the split).
 
     Attributes:
       inputs: `(batch, rngs) → positional arguments of the model`.
@@ -22,6 +23,8 @@ class Task(NamedTuple):
         first scores belong to the classes of the dataset. `None` for a task without classes.
       encoder: module that computes features of a whole image with the same parameters; `None` for
         the model itself.
+      written: `batch → tokens that a decoder must write`, int [B, T + 1]: the sequence, EOS, then
+        PAD. `None` for a task without sequences.
     """
 
     inputs: Callable[[dict, dict], tuple[jax.Array, ...]]
@@ -29,3 +32,4 @@ class Task(NamedTuple):
     classes: int | None = None
     class_scores: Callable[[Any], jax.Array] | None = None
     encoder: nn.Module | None = None
+    written: Callable[[dict], jax.Array] | None = None

@@ -204,7 +204,8 @@ class Experiment:
     @functools.cached_property
     def sizes(self) -> Sizes:
         """Parameters and multiply-adds of the model, computed from shapes."""
-        state, blank = self.abstract_state, blank_batch(self.image_shape)
+        state, label_shape = self.abstract_state, self.train_images.source.label_shape
+        blank = blank_batch(self.image_shape, label_shape=label_shape)
         adds, _ = count_multiply_adds(
             lambda v, *x: self.model.apply(v, *x, train=False)[0],
             {"params": state.params, **state.model_state},
@@ -290,6 +291,7 @@ def build(
     model, params = shape_checks.make_model(
         config, num_classes, image_shape, bool(augmentation.batch)
     )
+    shape_checks.check_target(config, model, train_source)
     total_steps = configs.total_steps(config, len(train_source))
     memory.check_state_memory(params)
     profiling.check(config, total_steps)

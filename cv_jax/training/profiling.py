@@ -134,9 +134,10 @@ def model_flops(experiment) -> int:
             attention_implementation="xla"
         )  # products inside fused kernels are not counted
     shape = (config.batch_size, *experiment.image_shape)
+    label_shape = experiment.train_images.source.label_shape
     raw = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        "label": jax.ShapeDtypeStruct((config.batch_size, *label_shape), jnp.int32),
     }
 
     def augmented(batch):

@@ -63,6 +63,19 @@ def try_augmentation(
         raise InputError(f"config.augment: {str(error).splitlines()[0]}") from None
 
 
+def check_target(config: ml_collections.ConfigDict, model: nn.Module, source: Source) -> None:
+    """Check that a model can learn the labels of its training split.
+
+    Raises:
+      InputError: the labels are sequences, and the model writes none.
+    """
+    if source.length is not None and tasks.make_task(config, model).written is None:
+        raise InputError(
+            f"config.data.target={config.data.target} is a sequence of classes; "
+            f"{config.model.name} writes no sequence, image_transformer_ti does"
+        )
+
+
 def make_model(
     config: ml_collections.ConfigDict,
     num_classes: int,

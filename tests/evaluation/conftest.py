@@ -23,12 +23,13 @@ MAE = {
 
 @pytest.fixture(scope="session")
 def build(load_config):
-    """`build(eval.extra, config name, **overrides)`: the experiment of a tiny model."""
+    """`build(eval.extra, config name, argument, **overrides)`: the experiment of a tiny model."""
     from cv_jax.training import experiment
 
-    def build(extra="", name="mlp", **overrides):
+    def build(extra="", name="mlp", argument="", **overrides):
         small = {"mlp": MLP, "mae": MAE}.get(name, {})
-        return experiment.build(load_config(name, {**small, "eval.extra": extra, **overrides}))
+        values = {**small, "eval.extra": extra, **overrides}
+        return experiment.build(load_config(name, values, argument))
 
     return build
 

@@ -20,7 +20,7 @@ def test_the_string_is_parsed_as_literals():
     ("extra", "message"),
     [
         ("kn(k=3)", "unknown kind 'kn'; did you mean knn?"),
-        ("zzz", "unknown kind 'zzz'; allowed: classification, reconstruction, knn, logistic_re"),
+        ("zzz", "unknown kind 'zzz'; allowed: classification, sequence, reconstruction, knn, lo"),
         ("knn(kk=3)", "knn has no option 'kk'; did you mean k?"),
         ("knn(qqqqqq=3)", "knn has no option 'qqqqqq'; allowed: name, dataset, split, preprocess"),
         ("knn(k='many')", "knn: k: 'many' is not an integer"),

@@ -260,3 +260,18 @@ def test_network_without_attention(resnet):
     model, variables, images = resnet
     assert attention.layers(model, variables, images) == []
     assert rollout(model, variables, images) is None
+
+
+def test_centres_of_cross_attention():
+    """Two queries over 2×3 places and a class token, which has no place."""
+    head = np.zeros((2, 7))
+    head[0, [0, 1, 6]] = 0.5, 0.25, 0.25  # class token, left place, right place of the second row
+    head[1, [2, 5]] = 0.5, 0.5  # both rows of the middle
+    other = np.zeros((2, 7))
+    other[:, 3] = 1.0  # right place
+    weights = jnp.asarray([[[head, other]]])
+    keys = np.array([[[-1, 0, 1, 2, 3, 4, 5]]])
+    queries = np.full((1, 1, 2), attention.NO_PLACE)
+    layer = attention.Layer("cross_attention", weights, queries, keys, (2, 3), (8, 4))
+    first = (0.125 * 2 + 0.125 * 10 + 0.5 * 10) / 0.75
+    np.testing.assert_allclose(attention.centre_columns(layer), [[first, (6 + 10) / 2]])

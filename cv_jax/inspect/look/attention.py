@@ -5,6 +5,7 @@ import numpy as np
 from cv_jax.inspect import attention, rollout
 from cv_jax.inspect.look import figures
 from cv_jax.inspect.look.subject import DoesNotApply, Finding, Subject
+from cv_jax.models.decoder import EOS, PAD
 
 NO_ATTENTION = "it has no attention over tokens of the image"
 MOST_LAYERS, MOST_HEADS = 4, 6  # in one picture of maps
@@ -153,30 +154,43 @@ def _distances(subject: Subject, found: list[attention.Layer]) -> Finding:
 
 
 def _cross(subject: Subject, found: list[attention.Layer]) -> Finding:
-    """Draw where each output token reads the image: last layer, mean of its heads."""
+    """Draw where each output token reads the image: last layer, mean of its heads.
+
+    Tokens after the end of a sequence are left out.
+    """
     layer = found[-1]
     weights = layer._replace(weights=layer.weights.mean(axis=2, keepdims=True))
-    steps = layer.weights.shape[-2]
+    read = np.asarray(subject.others[0])
+    steps = ((read != EOS) & (read != PAD)).sum(axis=1)
     count = min(len(subject.images), 4)
+    height, width = subject.pixels.shape[1:3]
     figure, axes = figures.panels(
-        count, 1 + steps, f"{layer.name}: where each output token reads, the mean of its heads"
+        count,
+        1 + steps.max(),
+        f"{layer.name}: where each output token reads, the mean of its heads",
+        height=figures.PANEL * min(max(height / width, 0.3), 1.0),
     )
-    columns = (np.arange(layer.shape[1]) + 0.5) * layer.patch[1]
-    rows = []
-    for step in range(steps):
-        maps = attention.token_maps(weights, step)[:, 0]
-        centres = (maps.sum(axis=1) * columns).sum(axis=1) / maps.sum(axis=(1, 2))
-        for i in range(len(maps)):
-            rows.append(
-                {"image": subject.names[i], "token": step + 1, "centre_column": float(centres[i])}
-            )
-            if i < count:
-                title = f"token {step + 1}"
-                figures.overlay(axes[i, 1 + step], subject.pixels[i], maps[i], title)
+    centres, rows = attention.centre_columns(layer), []
+    maps = [attention.token_maps(weights, step)[:, 0] for step in range(steps.max())]
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, step in ((i, step) for i, own in enumerate(steps) for step in range(own)):
+        place = {"image": subject.names[i], "token": step + 1}
+        rows.append({**place, "centre_column": float(centres[i, step])})
+        if i < count:
+            axes[i, 1 + step].set_axis_on()
+            written = read[i, step + 1] if step + 1 < steps[i] else EOS
+            title = "end" if written == EOS else subject.class_name(int(written) - EOS - 1)
+            title = f"{step + 1}: {title}"
+            figures.overlay(axes[i, 1 + step], subject.pixels[i], maps[step][i], title)
     for i in range(count):
+        axes[i, 0].set_axis_on()
         figures.show(axes[i, 0], subject.pixels[i], subject.names[i])
-    ends = [np.mean([r["centre_column"] for r in rows if r["token"] == t]) for t in (1, steps)]
+    ends = centres[:, 0].mean(), centres[np.arange(len(steps)), steps - 1].mean()
     text = f"mean centre of attention: column {ends[0]:.1f}, at the last token {ends[1]:.1f}"
+    if (steps > 2).any():  # sequences
+        moves = [(np.diff(own[: n - 1]) > 0).all() for own, n in zip(centres, steps, strict=True)]
+        text += f"; it moves to the right at each class in {sum(moves)} of {len(moves)} images"
     return Finding("cross_attention", text, figure, rows)
 
 

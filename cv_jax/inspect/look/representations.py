@@ -154,6 +154,8 @@ def _last_features(subject: Subject, keep_pixels: bool = False):
         raise DoesNotApply("it needs a split of labelled images: --split")
     features, labels, pixels, count = [], [], [], 0
     for batch in subject.split():
+        if batch["label"].ndim > 1:
+            raise DoesNotApply("it needs one class for each image, not a sequence")
         _, found = network.features(subject.model, subject.variables, *batch["inputs"])
         if FEATURE not in found:
             raise DoesNotApply(f"it has no feature {FEATURE}")
