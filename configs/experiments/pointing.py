@@ -13,23 +13,32 @@ from cv_jax import config
 from cv_jax.config.files import from_file
 
 RECIPES = Path(__file__).resolve().parent.parent
-# Model → file of its recipe.
-MODELS = {"resnet8_cifar": "resnet20_cifar.py", "swin_t": "swin.py", "vit_ti16": "vit_ti16.py"}
+# Model → file of its recipe, and epochs.
+MODELS = {
+    "resnet8_cifar": ("resnet20_cifar.py", 5.0),
+    "swin_t": ("swin.py", 8.0),
+    "vit_ti16": ("vit_ti16.py", 5.0),
+}
 
 
 def get_config(arg=""):
     arg = f"digits_canvas,{arg}".rstrip(",")  # the only dataset with known places
-    dataset, options = config.parse_argument(arg, model="resnet8_cifar", epochs=5.0)
+    dataset, options = config.parse_argument(arg, model="resnet8_cifar")
     model = options["model"]
     if model not in MODELS:
         raise ValueError(f"model={model} is not one of {', '.join(MODELS)}")
-    c = from_file(RECIPES / MODELS[model], f"{dataset},model={model}")
-    c.total_epochs = options["epochs"]
+    file, epochs = MODELS[model]
+    c = from_file(RECIPES / file, f"{dataset},model={model}")
+    c.total_epochs = epochs
     c.augment = "pad_crop(4)"
     c.batch_size = 32
     c.eval.every_epochs = c.checkpoint.every_epochs = 5.0
-    if model == "swin_t":
-        c.model.patch_size = 4  # maps of 16, 8 and 4 tokens a side
+    if model == "swin_t":  # maps of 16 and 8 tokens a side, windows of 8
+        c.model.patch_size = 4
+        c.model.window_size = 8
+        c.model.width = 48
+        c.model.depths = (2, 2)
+        c.model.num_heads = (3, 6)
     if model == "vit_ti16":
         c.model.patch_size = 8  # 64 tokens
         c.model.width = 96

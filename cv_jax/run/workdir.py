@@ -9,8 +9,8 @@ summary.json     written at the end
 evaluation.json  the metrics of --evaluate
 lock             locked by the running process
 
-The JSON records have checksums (see `json_files`). Every checkpoint holds the metric lines up to
-its step, and a restart restores metrics.jsonl from them.
+JSON records have checksums (see `json_files`). A checkpoint holds the metric lines up to its step;
+a restart restores metrics.jsonl from them.
 """
 
 import contextlib
@@ -70,8 +70,7 @@ def default_workdir(
       config: the resolved config.
       fingerprint: identity of the data.
     """
-    path = named_workdir(reference, config)
-    name = Path(configs.split_reference(reference)[0]).stem
+    path, name = named_workdir(reference, config), Path(configs.split_reference(reference)[0]).stem
     compared = [field for part, field in identity.PLACES.items() if part in fingerprint]
 
     def has_this_run(path):

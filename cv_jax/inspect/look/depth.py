@@ -81,11 +81,17 @@ def _field_figure(subject, found, theory, size):
         figures.show_map(axis, values, limits=(0, 1))
         known = theory.get(field.name)
         reach = (known.size or size) if known else size
-        for side, colour in ((reach, "white"), (field.size, figures.COLOURS[4])):
-            _square(axis, field.centre, side, size, colour)
+        _square(axis, _middle(field.field), reach, size, "white")
+        _square(axis, field.centre, field.size, size, figures.COLOURS[4])
         text = f"{field.name}\n{field.size[0]:.0f} of {reach[0]} pixels"
         figures.plain(axis, text)
     return figure
+
+
+def _middle(field: np.ndarray) -> tuple[float, float]:
+    """Return the middle of the pixels that a unit depends on, (row, column)."""
+    used = [np.flatnonzero(field.any(axis=axis)) for axis in (1, 0)]
+    return tuple((x[0] + x[-1]) / 2 if len(x) else np.nan for x in used)
 
 
 def _square(axis, centre, side, size, colour) -> None:
