@@ -134,7 +134,7 @@ def _refit(old: Saved, options: argparse.Namespace) -> Saved:
     size = options.image_size or old.image_size
     channels = options.channels or old.channels
     variables = saved.fit(
-        old, old.model, image_size=size, channels=channels, report=_note, **fields
+        old, old.model, image_size=size, in_channels=channels, report=_note, **fields
     )
     return place.as_saved(
         variables,

@@ -106,7 +106,7 @@ def from_foreign(
         state_dict,
         image_size=size,
         num_classes=num_classes,
-        channels=channels,
+        in_channels=channels,
         report=report,
         trained=trained,
         **fields,

@@ -143,7 +143,7 @@ def load(
             weights,
             name,
             image_size=size,
-            channels=channels,
+            in_channels=channels,
             seed=config.seed,
             report=report,
             **fields,
@@ -190,7 +190,7 @@ def _converted(
     """Convert weights to the model `name` without a classifier; see `Entry.converters`."""
     model = models.create(weights.model, **{**weights.fields, "image_size": weights.image_size})
     fields = {**fields, "num_classes": 0}
-    target = Target(name, image_size=size, channels=weights.channels, **fields)
+    target = Target(name, image_size=size, in_channels=weights.channels, **fields)
     initial = unflatten(target.initial(list(target.shapes), seed))
     params = convert(weights.variables["params"], model, initial["params"], target.model)
     return weights._replace(variables={"params": params}, model=name, fields={}, image_size=size)
@@ -315,7 +315,7 @@ def _fitting_channels(path, arrays, name, size, fields, channels: int | None) ->
     """Return the number of input channels for which the model has these shapes."""
     shapes = {name: x.shape for name, x in arrays.items()}
     for count in (1, 3, 2, 4) if channels is None else (channels,):
-        target = Target(name, image_size=size, channels=count, **fields)
+        target = Target(name, image_size=size, in_channels=count, **fields)
         if {name: x.shape for name, x in target.shapes.items()} == shapes:
             return count
     raise InputError(f"{path}: the checkpoint does not fit {name}, the model in config.json")

@@ -114,7 +114,7 @@ def fit(
     model_name: str,
     *,
     image_size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
+    in_channels: int | None = None,
     seed: int = 0,
     report: Callable[[str], None] = _log.warning,
     **fields: Any,
@@ -125,7 +125,7 @@ def fit(
       saved: the weights.
       model_name: the registry's name of the target model.
       image_size: side or (height, width) of its input; default: the model's own.
-      channels: its input channels; default: as published.
+      in_channels: its input channels; default: as published.
       seed: for a new classifier, if the old one does not fit.
       report: called with one sentence for each change to the weights.
       **fields: fields of the model, `num_classes` among them.
@@ -135,7 +135,7 @@ def fit(
     """
     if saved.model != model_name:
         report(f"weights of {saved.model} are used for {model_name}")
-    target = Target(model_name, image_size=image_size, channels=channels, **fields)
+    target = Target(model_name, image_size=image_size, in_channels=in_channels, **fields)
     trained = Trained.of(saved.model, saved.image_size, saved.fields)
     arrays, notes = adapt(flatten(saved.variables), target, seed, saved.source, trained)
     for note in notes:

@@ -61,7 +61,7 @@ class Target:
         model_name: str,
         *,
         image_size: int | tuple[int, int] | None = None,
-        channels: int | None = None,
+        in_channels: int | None = None,
         **fields: Any,
     ):
         """Trace the model's initialisation without computing it.
@@ -69,7 +69,8 @@ class Target:
         Args:
           model_name: the registry's name.
           image_size: side or (height, width); default: the model's own.
-          channels: input channels; default: as published.
+          in_channels: channels of the image; default: as published. `channels` is a field of some
+            models.
           **fields: fields of the model.
 
         Raises:
@@ -80,7 +81,7 @@ class Target:
             if image_size is not None and "image_size" in models.fields(model_name):
                 fields["image_size"] = size
             self.model = models.create(model_name, **fields)
-            self.channels = channels or models.MODELS[model_name].channels
+            self.channels = in_channels or models.MODELS[model_name].channels
             self.image_size = size
             image = jnp.zeros((1, *size, self.channels), jnp.float32)
             self._inputs = (image, *models.dummy_inputs(model_name)[1:])

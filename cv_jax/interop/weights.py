@@ -113,7 +113,7 @@ def load(
     *,
     image_size: ImageSize = None,
     num_classes: int | None = None,
-    channels: int | None = None,
+    in_channels: int | None = None,
     seed: int = 0,
     report: Callable[[str], None] = _log.warning,
     trained: Trained | None = None,
@@ -128,8 +128,8 @@ def load(
       image_size: side or (height, width) of the model's input; default: the model's own.
       num_classes: default: as in the weights, 0 if they have no classifier. Another number replaces
         the classifier by a new one, initialised from `seed`; 0 drops the classifier.
-      channels: input channels; default: as in the weights. Another number adapts the first kernel,
-        see `target.input_channels`.
+      in_channels: input channels; default: as in the weights. Another number adapts the first
+        kernel, see `target.input_channels`.
       seed: of a new classifier's initialisation.
       report: called with one sentence for each change to the weights.
       trained: how the weights were trained, for positions and bias tables; see `resize.resize`.
@@ -156,8 +156,8 @@ def load(
             report("the weights have no classifier")
     if num_classes is not None:
         fields["num_classes"] = num_classes
-    channels = channels or trained_channels
-    target = Target(model_name, image_size=image_size, channels=channels, **fields)
+    channels = in_channels or trained_channels
+    target = Target(model_name, image_size=image_size, in_channels=channels, **fields)
     _check_constants(model_name, renamed, table.fixed(target.model))
 
     # Expected shapes: the target's, with the classes and channels of the weights.
@@ -219,7 +219,7 @@ def export(
     classes, channels = trained_with(arrays)
     if "num_classes" in models.fields(model_name):
         fields.setdefault("num_classes", classes)
-    target = Target(model_name, image_size=image_size, channels=channels, **fields)
+    target = Target(model_name, image_size=image_size, in_channels=channels, **fields)
     expected = {path: x.shape for path, x in target.shapes.items()}
     check(f"the variables do not fit {model_name}", shapes, expected)
 

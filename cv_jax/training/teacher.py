@@ -71,7 +71,7 @@ def read_teacher(
             weights,
             weights.model,
             image_size=size,
-            channels=image_shape[-1],
+            in_channels=image_shape[-1],
             report=report,
             **fields,
         )

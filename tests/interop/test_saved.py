@@ -1,5 +1,6 @@
 """cv_jax weight files: description, damage, and atomic replacement."""
 
+import inspect
 import json
 
 import jax
@@ -98,7 +99,7 @@ def test_non_contiguous_arrays(tmp_path):
 def test_fitted_to_another_model(weights):
     notes = []
     fields = dict(weights.fields, num_classes=7)
-    fitted = saved.fit(weights, "resnet18", channels=1, report=notes.append, **fields)
+    fitted = saved.fit(weights, "resnet18", in_channels=1, report=notes.append, **fields)
     assert fitted["params"]["head"]["kernel"].shape == (8, 7)
     kernel = fitted["params"]["conv1"]["kernel"]
     expected = weights.variables["params"]["conv1"]["kernel"].sum(2, keepdims=True)
@@ -176,3 +177,18 @@ def test_flat_and_nested_are_inverse(weights):
     flat = interop.flatten(weights.variables)
     assert "params/layer1_0/bn1/scale" in flat
     assert jax.tree.all(jax.tree.map(np.array_equal, interop.unflatten(flat), weights.variables))
+
+
+@pytest.mark.parametrize(
+    "function", [interop.Target.__init__, saved.fit, interop.load, interop.export]
+)
+def test_fields_of_models_are_no_other_parameters(function):
+    """Fields are keyword arguments, such as AlexNet's `channels`."""
+    own = {
+        name
+        for name, x in inspect.signature(function).parameters.items()
+        if x.kind != x.VAR_KEYWORD
+    }
+    shared = {"image_size", "num_classes"}  # mean the field
+    for name in models.MODELS:
+        assert not (own - shared) & set(models.fields(name)), name

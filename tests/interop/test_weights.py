@@ -137,7 +137,7 @@ def test_changes_are_logged(state_dict, caplog):
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_input_channels(state_dict, channels):
     """Equal channels give the output of three equal channels; kernels repeat, scaled."""
-    loaded, notes = load(state_dict, channels=channels)
+    loaded, notes = load(state_dict, in_channels=channels)
     kernel, old = loaded["params"]["conv1"]["kernel"], state_conv(state_dict)
     assert kernel.shape == (7, 7, channels, 4)
     assert kernel.dtype == np.float32
