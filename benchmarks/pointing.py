@@ -1,6 +1,6 @@
 """Do saliency maps point at the digit, and does the prediction depend on the pixels they name?
 
-    python benchmarks/pointing.py SWEEP_DIR --output benchmarks/results/experiments/pointing.json
+    python benchmarks/pointing.py SWEEP_DIR --output FILE
 
 SWEEP_DIR is that of `configs/experiments/pointing.py`. For each run and each method, over all test
 images that the run classifies correctly: the share of maps whose maximum is inside the box of the
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -90,6 +91,13 @@ def row(name: str, values: dict, control: dict) -> dict:
     }
 
 
+def _command(words: list[str]) -> str:
+    """Return the recorded command of a run without its directory."""
+    words = ["python", "launch.py", *words[1:]]
+    place = words.index("--workdir")
+    return shlex.join(words[:place] + words[place + 2 :])
+
+
 def main():
     """Measure, print a line for each run and method, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,7 +122,7 @@ def main():
             {
                 "model": model,
                 "seed": seed,
-                "command": start["command"],
+                "command": _command(start["command"]),
                 "commit": start["commit"],
                 "versions": start["versions"],
                 "test_accuracy": score["test_accuracy"],

@@ -23,6 +23,7 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.errors import ExitCode
 from cv_jax.evaluation.kinds import KINDS
+from cv_jax.inspect.look import ANALYSES
 from cv_jax.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +140,25 @@ def check_python(words):
     else:
         assert words[1:3] == ["-m", "cv_jax"]
         assert words[3] in commands.COMMANDS
+
+
+def test_the_gallery_has_its_commands():
+    """The commands parse, and every picture is one of their findings and is shown."""
+    script = (ROOT / "docs" / "look" / "draw.sh").read_text()
+    name, value = re.search(r"^(\w+)=(\S+)$", script, re.MULTILINE).groups()
+    lines = script.replace(f"${name}", value).splitlines()
+    commands_ = [shlex.split(line) for line in lines if line.startswith("python")]
+    looked = {}
+    for words in commands_:
+        check_python(words)
+        if words[1] == "-m":
+            what = words[5 : words.index("--count")]
+            assert set(what) <= set(ANALYSES)
+            looked.setdefault(words[4].removeprefix("runs/"), []).extend(what)
+    pictures = {file.name for file in (ROOT / "docs" / "look").glob("*.png")}
+    assert pictures == set(re.findall(r"\(look/(\w+\.png)\)", PAGES["docs/look.md"]))
+    assert {picture.partition("_")[0] for picture in pictures} == set(looked)
+    assert {what for names in looked.values() for what in names} == set(ANALYSES)
 
 
 def without_code(text):

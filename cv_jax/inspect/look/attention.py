@@ -143,6 +143,7 @@ def _distances(subject: Subject, found: list[attention.Layer]) -> Finding:
         ]
     for axis, label in zip(axes[0], ("mean distance, pixels", "entropy, nats"), strict=True):
         axis.set(xlabel="layer with self-attention", ylabel=label, ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     first = [row["distance_in_pixels"] for row in rows if row["layer"] == found[0].name]
     last = [row["distance_in_pixels"] for row in rows if row["layer"] == found[-1].name]
