@@ -96,7 +96,7 @@ def test_a_message_names_flag_value_and_range(tmp_path, monkeypatch, capsys, wor
 
 
 def test_new_arrays_larger_than_the_memory_are_refused():
-    target = Target("linear", image_size=32, channels=1, num_classes=2**31 - 1)
+    target = Target("linear", image_size=32, in_channels=1, num_classes=2**31 - 1)
     with pytest.raises(InputError, match=r"part of the model that the weights lack takes at least"):
         target.initial(list(target.shapes), seed=0)
 
@@ -104,7 +104,7 @@ def test_new_arrays_larger_than_the_memory_are_refused():
 def test_weights_without_parameters_are_refused(tmp_path, capsys):
     """A linear classifier without its classifier is nothing."""
     source, dest = tmp_path / "linear.safetensors", tmp_path / "nothing.safetensors"
-    target = Target("linear", image_size=8, channels=1, num_classes=3)
+    target = Target("linear", image_size=8, in_channels=1, num_classes=3)
     variables = unflatten(target.initial(list(target.shapes), seed=0))
     saved.write(source, saved.Saved(variables, "linear", {"num_classes": 3}, (8, 8), 1))
     assert main(["convert", str(source), str(dest), "--num-classes=0"]) == 2
