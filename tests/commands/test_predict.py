@@ -179,7 +179,7 @@ def test_converted_weights_predict_as_their_run(named_run, files, tmp_path, caps
 
 
 def test_a_folder_for_timm_predicts_as_its_weights(files, tmp_path, capsys):
-    variables = Target("vit_ti16", image_size=32, channels=3, num_classes=3)
+    variables = Target("vit_ti16", image_size=32, in_channels=3, num_classes=3)
     variables = unflatten(variables.initial(list(variables.shapes), seed=1))
     rng = np.random.default_rng(0)
     head = variables["params"]["head"]
