@@ -39,6 +39,11 @@ EXCLUDED = {
     "errors": [k for k in IMAGE_MODELS if k not in CLASSIFIERS],
 }
 LIGHT = ("filters", "embedding", "positions", "attention", "reconstruction", "cka", "errors")
+# Variants of another network in the list; the slower analyses leave them out.
+VARIANTS = (
+    *("alexnet_one_stream", "vgg11", "vgg11_lrn", "vgg16_c", "resnet50", "resnet50_v1", "resnext"),
+    *("plain18", "plain8_cifar", "vit_mean"),
+)
 QUICK = ("mlp", "lenet5", "alexnet", "resnet18", "vit", "swin")
 
 
@@ -89,7 +94,7 @@ def test_analysis(name, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", IMAGE_MODELS)
+@pytest.mark.parametrize("key", [key for key in IMAGE_MODELS if key not in VARIANTS])
 @pytest.mark.parametrize("name", [name for name in ANALYSES if name not in LIGHT])
 def test_slower_analysis(name, key):
     check(name, key)
