@@ -11,13 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from cv_jax import tasks
 from cv_jax.augment.batch import normalise
 from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError
-from cv_jax.evaluation import checks, sequence_metrics
+from cv_jax.evaluation import checks, metrics, sequence_metrics
 from cv_jax.evaluation.kind import Evaluation, Experiment, Kind, Option, Request, Scores
 from cv_jax.evaluation.run import predict
 from cv_jax.evaluation.step import make_forward
@@ -113,10 +112,9 @@ def _make(experiment: Experiment, evaluation: Evaluation) -> Callable[[Any], Sco
     def score(variables):
         found = predict(experiment, step, variables, evaluation.images, evaluation.views)
         written = {name: found[name] for name in ("greedy", "beam") if name in found}
-        loss = float(np.mean(found["loss"], dtype=np.float64))
         summary = sequence_metrics.summary(found["truth"], written)
         return Scores(
-            {"loss": loss, **summary},
+            {"loss": metrics.mean(found["loss"]), **summary},
             {"by_length": sequence_metrics.by_length(found["truth"], written)},
         )
 

@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_configs import MAE
 
 from cv_jax.augment.batch import normalise, to_pixels
 from cv_jax.errors import InputError
 from cv_jax.training import experiment, pictures
-
-TINY = {
-    "image_size": 16,
-    "model.patch_size": 8,
-    "model.width": 16,
-    "model.depth": 1,
-    "model.num_heads": 2,
-    "model.decoder_width": 8,
-    "model.decoder_depth": 1,
-    "model.decoder_num_heads": 1,
-    "mesh.devices": 1,
-}
 
 
 def test_to_pixels_is_the_inverse_of_normalise(load_config):
@@ -30,7 +19,7 @@ def test_to_pixels_is_the_inverse_of_normalise(load_config):
 
 @pytest.mark.slow
 def test_the_same_images_at_each_evaluation(load_config, tmp_path):
-    parts = experiment.build(load_config("mae", {**TINY, "eval.pictures": 2}))
+    parts = experiment.build(load_config("mae", {**MAE, "eval.pictures": 2}))
     draw, variables = pictures.make_draw(parts, tmp_path), parts.init()().eval_variables
     draw(5, variables)
     draw(10, variables)
@@ -42,7 +31,7 @@ def test_the_same_images_at_each_evaluation(load_config, tmp_path):
 
 
 def test_no_pictures_by_default(load_config, tmp_path):
-    parts = experiment.build(load_config("mae", TINY))
+    parts = experiment.build(load_config("mae", MAE))
     pictures.make_draw(parts, tmp_path)(1, None)
     assert not list(tmp_path.iterdir())
 
