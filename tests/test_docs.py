@@ -99,6 +99,7 @@ def test_a_command_runs(page, words, folders, data_dir):
             words += ["--config.model.width=96", "--config.model.depth=2"]
         if "photos" in " ".join(words):  # residual networks at 224 pixels
             words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
+            words += ["--config.model.stem_width=8"]
         if "experiments" in " ".join(words):  # dozens of trials
             words += ["--dry_run"]
     process = subprocess.run(

@@ -30,6 +30,7 @@ from cv_jax.errors import InputError, one_line
 from cv_jax.signals import end_at_once
 
 FAREWELL_SECONDS = 5  # process 0 stays alive for so long after an error, to send the message
+EXIT_SECONDS = 0.5  # a process that has acknowledged the end needs less to exit
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a missing heartbeat reports a dead process much earlier
 EXCHANGE_SECONDS = 0.2
 
@@ -293,6 +294,7 @@ def _farewell() -> None:
         client.key_value_set(f"cv_jax/ended/{global_state.process_id}", "", allow_overwrite=True)
         while is_main() and time.monotonic() < end:
             if len(client.key_value_dir_get("cv_jax/ended/")) == global_state.num_processes:
+                time.sleep(EXIT_SECONDS)  # JAX prints an error if process 0 exits before another
                 break
             time.sleep(0.05)
     except jax.errors.JaxRuntimeError:

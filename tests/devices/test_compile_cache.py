@@ -134,7 +134,11 @@ NET = {
 
 
 @pytest.mark.slow
-def test_a_program_from_the_cache_computes_the_same_bits(tmp_path, data_dir, capfd, restored):
+def test_a_program_from_the_cache_computes_the_same_bits(
+    tmp_path, data_dir, capfd, restored, monkeypatch
+):
+    # On a noisy machine, a small program may exceed the usual limit in one run and not in another.
+    monkeypatch.setattr(compile_cache, "MIN_COMPILE_SECONDS", 0)
     cache = tmp_path / "cache"
 
     def train(name, where):

@@ -62,15 +62,15 @@ def test_an_old_run_continues_and_every_command_reads_it(name, tmp_path, data_di
 
     assert train(parts_of(name, data_dir), run, "") == 0
     assert_close(lines(run), lines(expected))
-    # Rounding differs between versions of jaxlib and may differ between CPUs; if it does not, the
-    # runs are bit-equal. Mixup, which mlp has, is rounded in another way since then.
+    # Rounding differs between versions of jaxlib and between CPUs. On a CPU that repeats the old
+    # run bit for bit, so does its continuation. Mixup, which mlp has, is rounded in another way
+    # since then.
     fresh, old = tmp_path / "fresh", lines(expected)
     assert train(parts_of(name, data_dir), fresh, "") == 0
     assert_close(lines(fresh), old)
     recorded = json.loads((run / "run.json").read_text())[0]["versions"]["jaxlib"]
-    first = [[x for x in every if x["step"] <= 4] for every in (lines(fresh), old)]
-    if name != "mlp" and jaxlib.__version__ == recorded and first[0] == first[1]:
-        assert lines(run) == lines(fresh) == old
+    if name != "mlp" and jaxlib.__version__ == recorded and lines(fresh) == old:
+        assert lines(run) == old
         assert summary_of(run) == summary_of(expected)
     # A summary of the older version is not taken for a damaged one.
     shutil.copy(expected / "summary.json", run)
