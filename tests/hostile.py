@@ -10,12 +10,11 @@ import ctypes
 import json
 import os
 import resource
-import signal
 import socket
 import sys
-import time
-import traceback
 from pathlib import Path
+
+from one_process import captured
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 60
@@ -82,47 +81,6 @@ def targets(folder):
     return {**{name: str(path) for name, path in found.items()}, "empty text": ""}
 
 
-def run(words):
-    """Run one command in this process; return its exit code, or a traceback."""
-    import launch
-    from cv_jax.__main__ import main
-
-    def overtime(number, frame):
-        raise SystemError("overtime")
-
-    signal.signal(signal.SIGALRM, overtime)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        return launch.run(words[1:]) if words[0] == "launch" else main(words)
-    except SystemExit as error:
-        return error.code
-    except BaseException:
-        return traceback.format_exc()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def captured(folder, words):
-    """Run one command; return its result, what it printed, and its seconds."""
-    kept = [os.dup(1), os.dup(2)]
-    files = [(folder / name).open("w+b") for name in ("out", "err")]
-    started = time.monotonic()
-    try:
-        for number, file in enumerate(files, 1):
-            os.dup2(file.fileno(), number)
-        code = run(words)
-    finally:
-        for number, old in enumerate(kept, 1):
-            os.dup2(old, number)
-            os.close(old)
-    texts = []
-    for file in files:
-        file.seek(0)
-        texts.append(file.read().decode(errors="backslashreplace"))
-        file.close()
-    return code, *texts, round(time.monotonic() - started, 2)
-
-
 if __name__ == "__main__":
     bind_permissions()
     sys.path.insert(0, str(ROOT))
@@ -138,5 +96,5 @@ if __name__ == "__main__":
         path = targets(own)[target]
         words = [word.replace("{}", path).replace("NEW", str(own / "new")) for word in words]
         os.environ["COLUMNS"] = "40"
-        results.append(captured(folder, words))
+        results.append(captured(words, SECONDS))
     (folder / "results.json").write_text(json.dumps(results))

@@ -4,6 +4,7 @@ Commands of one page run in one folder, one after the other, with training cut t
 """
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -54,13 +55,9 @@ def is_run(words):
     return not any(name in word for word in words for name in (*NOT_HERE, "hf-hub:"))
 
 
-def is_quick(page, words):
-    return page == "README.md" and not any("sweep" in w or "photos" in w for w in words)
-
-
-def case(page, words):
-    marks = [] if is_quick(page, words) else [pytest.mark.slow]
-    return pytest.param(page, words, id=f"{page}: {' '.join(words)}", marks=marks)
+def case(words):
+    slow = any("sweep" in w or "photos" in w for w in words)
+    return pytest.param(words, id=" ".join(words), marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +80,62 @@ def folders(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), [case(page, words) for page, words in PYTHON if is_run(words)]
-)
-def test_a_command_runs(page, words, folders, data_dir):
-    words = list(words)
-    if words[1] == "launch.py":
-        words[1] = str(ROOT / "launch.py")
-        words = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
-        words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
-        words += ["--config.eval.batch_size=8", "--config.schedule.warmup_epochs=none"]
-        if "folder:" not in " ".join(words):
-            words += [f"--config.data.dir={data_dir}"]
-        if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
-            words += ["--config.model.width=96", "--config.model.depth=2"]
-        if "photos" in " ".join(words):  # residual networks at 224 pixels
-            words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
-            words += ["--config.model.stem_width=8"]
-        if "experiments" in " ".join(words):  # dozens of trials
-            words += ["--dry_run"]
+def shortened(words, data_dir):
+    """The words of a command with training cut to two steps and without large networks."""
+    if words[1] != "launch.py":
+        return words
+    words = ["python", str(ROOT / "launch.py"), *words[2:]]
+    words = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
+    words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
+    words += ["--config.eval.batch_size=8", "--config.schedule.warmup_epochs=none"]
+    if "folder:" not in " ".join(words):
+        words += [f"--config.data.dir={data_dir}"]
+    if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
+        words += ["--config.model.width=96", "--config.model.depth=2"]
+    if "photos" in " ".join(words):  # residual networks at 224 pixels
+        words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
+        words += ["--config.model.stem_width=8"]
+    if "experiments" in " ".join(words):  # dozens of trials
+        words += ["--dry_run"]
+    return words
+
+
+RUN = {page: [words for p, words in PYTHON if p == page and is_run(words)] for page in PAGES}
+
+
+@pytest.mark.parametrize("words", [case(words) for words in RUN["README.md"]])
+def test_a_command_of_the_readme_runs(words, folders, data_dir):
     process = subprocess.run(
-        [sys.executable, *words[1:]],
+        [sys.executable, *shortened(words, data_dir)[1:]],
         capture_output=True,
         text=True,
-        cwd=folders(page),
+        cwd=folders("README.md"),
         timeout=600,
         env={**os.environ, "TFDS_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)},
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md" and RUN[page]])
+def test_the_commands_of_a_page_run(page, folders, data_dir):
+    """All in one process: the imports take longer than most commands."""
+    folder = folders(page)
+    commands = [shortened(words, data_dir) for words in RUN[page]]
+    commands = [(str(folder), ["launch", *w[2:]] if w[1] != "-m" else w[3:]) for w in commands]
+    (folder / "commands.json").write_text(json.dumps(commands))
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "one_process.py", "commands.json", "results.json"],
+        cwd=folder,
+        timeout=1800,
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
+        check=True,
+    )
+    results = json.loads((folder / "results.json").read_text())
+    for words, (code, out, err, _) in zip(RUN[page], results, strict=True):
+        assert code == 0, (words, err, code)
+        assert out.strip(), words
 
 
 def test_commands_that_are_not_run_exist():

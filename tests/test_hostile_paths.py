@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 SHORT = ["--config.total_steps=1", "--config.batch_size=8", "--config.eval.batch_size=32"]
-LINEAR = ["launch", "--config", "configs/linear.py", *SHORT]
+FEW = ["--config.data.train_split=train[:32]", "--config.data.eval_split=test[:32]"]
+LINEAR = ["launch", "--config", "configs/linear.py", *SHORT, *FEW]
 NEW = ["--workdir", "NEW"]
 MLP = ["launch", "--config", "configs/mlp.py"]
 
@@ -36,7 +37,7 @@ COMMANDS = {
     "teacher": [*LINEAR, *NEW, "--config.distill.teacher={}"],
     "compile_cache": [*LINEAR, *NEW, "--config.compile_cache={}"],
     "sweep": [*MLP, "--sweep=width", "--sweep_dir", "{}", "--dry_run"],
-    "vmap": [*MLP, *SHORT, "--sweep=rate", "--sweep_executor=vmap", "--sweep_dir", "{}"],
+    "vmap": [*MLP, *SHORT, *FEW, "--sweep=rate", "--sweep_executor=vmap", "--sweep_dir", "{}"],
     "search": [*MLP, "--search", "--trials=1", "--sweep_dir", "{}", "--dry_run"],
     "search config": ["launch", "--config", "{}", "--search", "--sweep_dir", "NEW"],
     "models": ["models", "{}"],

@@ -149,18 +149,17 @@ def mean_distance(layer: Layer) -> np.ndarray:
     if not queries:
         return np.full(layer.weights.shape[2], np.nan)
     centres = np.stack(np.indices(layer.shape), axis=-1).reshape(-1, 2) * np.array(layer.patch)
-
-    @jax.jit
-    def total(weights, queries, keys):
-        apart = jnp.asarray(centres)[queries][..., :, None, :]
-        apart = apart - jnp.asarray(centres)[keys][..., None, :, :]
-        distance = jnp.sqrt((apart**2).sum(axis=-1))[:, :, None]
-        weights = weights * (keys >= 0)[:, :, None, None, :]
-        mean = (weights * distance).sum(axis=-1) / jnp.maximum(weights.sum(axis=-1), 1e-30)
-        return (mean * (queries >= 0)[:, :, None]).sum(axis=(0, 1, 3))
-
-    sums = total(layer.weights, layer.queries, layer.keys)
+    sums = _total_distance(layer.weights, layer.queries, layer.keys, centres)
     return np.asarray(sums, np.float64) / queries
+
+
+@jax.jit
+def _total_distance(weights, queries, keys, centres):
+    apart = centres[queries][..., :, None, :] - centres[keys][..., None, :, :]
+    distance = jnp.sqrt((apart**2).sum(axis=-1))[:, :, None]
+    weights = weights * (keys >= 0)[:, :, None, None, :]
+    mean = (weights * distance).sum(axis=-1) / jnp.maximum(weights.sum(axis=-1), 1e-30)
+    return (mean * (queries >= 0)[:, :, None]).sum(axis=(0, 1, 3))
 
 
 def entropy(layer: Layer) -> np.ndarray:
@@ -169,13 +168,13 @@ def entropy(layer: Layer) -> np.ndarray:
     0: every query reads one key. ln(Tk): every query reads all keys equally.
     """
     counted = layer.queries != PADDING
+    return np.asarray(_total_entropy(layer.weights, counted), np.float64) / int(counted.sum())
 
-    @jax.jit
-    def total(weights, counted):
-        terms = jax.scipy.special.entr(weights).sum(axis=-1)
-        return (terms * counted[:, :, None]).sum(axis=(0, 1, 3))
 
-    return np.asarray(total(layer.weights, counted), np.float64) / int(counted.sum())
+@jax.jit
+def _total_entropy(weights, counted):
+    terms = jax.scipy.special.entr(weights).sum(axis=-1)
+    return (terms * counted[:, :, None]).sum(axis=(0, 1, 3))
 
 
 def matrix(layer: Layer) -> jax.Array:

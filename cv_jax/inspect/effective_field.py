@@ -6,6 +6,7 @@ NeurIPS 2016, arXiv:1701.04128. The field of a layer is the absolute gradient of
 the theoretical field, close to a Gaussian, and grows with training.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -68,21 +69,24 @@ def effective_fields(
         raise ValueError(f"no places in the image: {', '.join(sorted(unknown))}")
     names = tuple(names or known)
 
-    @jax.jit  # one program for all layers: the layer is chosen by the cotangents
-    def pull_back(variables, images, cotangents):
-        def chosen(images):
-            features = network.run(model, variables, images, *others)[1]
-            return {name: features[name] for name in names}
-
-        return jax.vjp(chosen, images)[1](cotangents)[0]
-
     zeros = {name: np.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
     found = []
     for name in names:
         unit = _central_unit(zeros[name], grid, seed)
-        slope = np.asarray(pull_back(variables, images, {**zeros, name: unit}), np.float64)
+        slope = _pull_back(model, names, variables, {**zeros, name: unit}, images, *others)
+        slope = np.asarray(slope, np.float64)
         found.append(summarise(name, np.abs(slope).sum(axis=-1).mean(axis=0)))
     return found
+
+
+# One program for all layers and all checkpoints of a run: the cotangents choose the layer.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pull_back(model, names, variables, cotangents, images, *others):
+    def chosen(images):
+        features = network.run(model, variables, images, *others)[1]
+        return {name: features[name] for name in names}
+
+    return jax.vjp(chosen, images)[1](cotangents)[0]
 
 
 def _central_unit(zeros: np.ndarray, grid: places.Grid | None, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ on. Image edges clip it, so its size is measured on an image that is some thousa
 longer. `Layer.seen` is measured on an image of the requested size.
 """
 
+import functools
 import math
 from collections import OrderedDict
 from typing import NamedTuple
@@ -154,11 +155,22 @@ def _shapes(model, inputs, image_size):
 
 
 def _trace(model, inputs, image_size, axis) -> OrderedDict[str, Field]:
+    image, *others = inputs
+    constants = [np.asarray(x) for x in others]
+    constants = tuple((x.tobytes(), x.dtype, x.shape) for x in constants)
+    return _traced(model, image.shape[-1], np.dtype(image.dtype), constants, image_size, axis)
+
+
+# Most analyses of a network need the fields of the same features.
+@functools.lru_cache(maxsize=16)
+def _traced(model, channels, dtype, constants, image_size, axis) -> OrderedDict[str, Field]:
+    others = [np.frombuffer(x, dtype).reshape(shape) for x, dtype, shape in constants]
+    inputs = jax.ShapeDtypeStruct((1, 1, 1, channels), dtype), *others
     image, variables = _shapes(model, inputs, image_size)
 
     def run(variables, image):
         rngs = {"mask": jax.random.key(0)}
-        output, features = model.apply(variables, image, *inputs[1:], train=False, rngs=rngs)
+        output, features = model.apply(variables, image, *others, train=False, rngs=rngs)
         return OrderedDict(features, output=output)
 
     return dependence(run, (variables, image), image=1, axis=1 + axis)

@@ -1,5 +1,6 @@
 """Every analysis on every kind of network: pictures with numbers, or one reason."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ VARIANTS = (
 QUICK = ("mlp", "lenet5", "alexnet", "resnet18", "vit", "swin")
 
 
+@functools.cache
 def subject_of(key):
     small = SMALL[key]
     model = models.create(small.name, **small.fields)
