@@ -118,6 +118,7 @@ def _subject(options: argparse.Namespace):
 
     from cv_jax.augment.batch import to_pixels
     from cv_jax.data import image_files
+    from cv_jax.devices import compile_options
     from cv_jax.inspect.look import Subject
     from cv_jax.interop import pretrained
     from cv_jax.interop import trained as nets
@@ -149,7 +150,8 @@ def _subject(options: argparse.Namespace):
 
     def initial():
         rngs = {n: jax.random.key(net.config.seed) for n in ("params", "dropout", "mask")}
-        return net.model.init(rngs, images, *others)
+        init = jax.jit(net.model.init, compiler_options=compile_options.once())
+        return init(rngs, images, *others)
 
     def checkpoints():
         return pretrained.read_checkpoints(pathlib.Path(options.model))

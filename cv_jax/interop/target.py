@@ -1,5 +1,6 @@
 """Fits weights to a model with other classes, input channels or sizes."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cv_jax import models
+from cv_jax.devices import compile_options
 from cv_jax.devices.memory import check_new_arrays
 from cv_jax.errors import InputError
 from cv_jax.interop.resize import Trained, resize
@@ -100,11 +102,12 @@ class Target:
             return {}
         check_new_arrays([self.shapes[path] for path in paths])
 
+        @functools.partial(jax.jit, compiler_options=compile_options.once())
         def select(seed):
             arrays = flatten(self._init(seed))
             return {path: arrays[path] for path in paths}
 
-        return {path: np.asarray(array) for path, array in jax.jit(select)(seed).items()}
+        return {path: np.asarray(array) for path, array in select(seed).items()}
 
     def _init(self, seed):
         return self.model.init(jax.random.key(seed), *self._inputs)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from cv_jax.data import pipeline
+from cv_jax.devices import compile_options
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.sweep.merge_programs import Different, unify
 from cv_jax.training.experiment import Experiment
@@ -46,8 +47,17 @@ class Stacked:
         """Return trial i of a stacked tree, on one device."""
         return jax.device_put(self._take(tree, i), self._one)
 
-    def function(self, program: Callable, numbers: Any, donate: tuple[int, ...] = ()) -> Callable:
-        """Return `program` for all trials; the first axis of its arguments is the trials."""
+    def function(
+        self,
+        program: Callable,
+        numbers: Any,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Callable:
+        """Return `program` for all trials; the first axis of its arguments is the trials.
+
+        Options are those of the compiler.
+        """
         numbers = jax.device_put((np.arange(self.count), numbers), self.place)
 
         def one(lane_and_numbers, *arguments):
@@ -60,7 +70,7 @@ class Stacked:
             out_specs=self._spec,
             check_vma=False,  # the devices do not communicate
         )
-        jitted = jax.jit(sharded, donate_argnums=[1 + i for i in donate])
+        jitted = jax.jit(sharded, donate_argnums=[1 + i for i in donate], compiler_options=options)
         return lambda *arguments: jitted(numbers, *arguments)
 
     def init(self, weights: Any) -> Any:
@@ -69,7 +79,7 @@ class Stacked:
         program, numbers = unify([parts.init().traceable for parts in self._parts], *shapes(given))
         if weights is not None:
             given = (self.stack([weights]),)
-        return self.function(program, numbers)(*given)
+        return self.function(program, numbers, options=compile_options.once())(*given)
 
     def train_step(self, batch: Any) -> Callable:
         """Return `(states, batches) → (states, metrics)` of all trials; the states are donated.

@@ -17,7 +17,7 @@ from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.config.values import LARGEST
 from cv_jax.data import pipeline, resident, splits
-from cv_jax.devices import memory, partition, processes
+from cv_jax.devices import compile_options, memory, partition, processes
 from cv_jax.devices import mesh as meshes
 from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import InputError
@@ -164,7 +164,8 @@ class Experiment:
             )
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        jitted = jax.jit(function, out_shardings=shardings)
+        options = compile_options.once()
+        jitted = jax.jit(function, out_shardings=shardings, compiler_options=options)
 
         def init(variables=None):
             if variables is None:
