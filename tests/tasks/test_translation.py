@@ -12,6 +12,7 @@ import pytest
 import launch
 from cv_jax import config as configs
 from cv_jax import models, tasks
+from cv_jax.data import embedded, symbols
 from cv_jax.errors import InputError
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.models.decoder import BOS, EOS, PAD
@@ -171,3 +172,37 @@ def test_mistakes_are_one_line(load, data_dir, name, argument, overrides, messag
         experiment.build(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def short_dir(tmp_path_factory):
+    """TFDS folder with `reverse` of two to five letters."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(symbols, "COUNTS", {"train": 6000, "test": 200})
+        patch.setattr(symbols, "LENGTHS", (2, 5))
+        return embedded.ensure("reverse", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["", "model.pos_embed=none", "model.causal=false"])
+def test_positions_and_mask_are_needed_to_reverse(change, short_dir, tmp_path):
+    """Without positions the order is lost; without the mask training sees what decoding lacks."""
+    file = pathlib.Path(launch.__file__).parent / "configs" / "transformer.py"
+    flags = [f"data.dir={short_dir}", "total_steps=600", "model.depth=1", "mesh.devices=1"]
+    flags += ["eval.every_percent=100", "eval.beams=0", *filter(None, [change])]
+    command = ["--config", str(file), "--workdir", str(tmp_path / "run")]
+    assert launch.run([*command, *(f"--config.{flag}" for flag in flags)]) == 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    forced, decoded = (
+        [x["accuracy"] for x in lines if x["split"] == split][-1] for split in ("train", "test")
+    )
+    if not change:
+        assert decoded > 0.97
+        assert forced > 0.97
+    elif "pos_embed" in change:
+        # Two letters are in the right order by chance; so are more if they are equal.
+        assert decoded < 0.5
+    else:
+        assert forced > 0.97
+        assert decoded < 0.2
