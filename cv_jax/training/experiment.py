@@ -288,11 +288,12 @@ def build(
         input_shape = shape_checks.image_shape(config, train_source, augmentation)
         config = pretrained.normalised(config, input_shape[-1], workdir)
         _check_channels(config, input_shape[-1])
-        shape_checks.try_augmentation(config, augmentation, input_shape)
     else:
         augmentation, input_shape = augment.parse(""), train_source.example(0)[0].shape
         config = configs.with_normalisation(config)
     memory.check_batch_memory(config, input_shape, augmentation.stream.views)
+    if train_source.kind == "image":
+        shape_checks.try_augmentation(config, augmentation, input_shape)
     num_classes = train_source.num_classes
     model, params = shape_checks.make_model(
         config, num_classes, input_shape, bool(augmentation.batch)

@@ -12,6 +12,7 @@ import pytest
 import launch
 from cv_jax import config as configs
 from cv_jax import models, tasks
+from cv_jax.__main__ import main
 from cv_jax.data import embedded, symbols
 from cv_jax.errors import InputError
 from cv_jax.evaluation.kinds import make_evaluator
@@ -127,10 +128,18 @@ def results(folder):
     return files | {name: x.tobytes() for name, x in arrays.items()}
 
 
-def test_a_run_restarts_bit_for_bit(symbols_dir, tmp_path, fast_compilation):
+@pytest.fixture(scope="module")
+def trained(symbols_dir, tmp_path_factory):
+    """The folder of a run of four steps."""
+    folder = tmp_path_factory.mktemp("translation") / "run"
+    assert run(folder, symbols_dir) == 0
+    return folder
+
+
+def test_a_run_restarts_bit_for_bit(trained, symbols_dir, tmp_path):
     """A run whose last two checkpoints are lost ends as it did before."""
     folder = tmp_path / "run"
-    assert run(folder, symbols_dir) == 0
+    shutil.copytree(trained, folder)
     before = results(folder)
     assert len(before) > 40
     for step in (3, 4):
@@ -140,6 +149,25 @@ def test_a_run_restarts_bit_for_bit(symbols_dir, tmp_path, fast_compilation):
     assert results(folder) == before
     starts = json.loads((folder / "run.json").read_text())
     assert [start["step"] for start in starts] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict RUN RUN/image.png", "RUN holds transformer_base, which reads sequences"),
+        ("look RUN", "RUN holds transformer_base, which reads sequences"),
+        ("features RUN --list", "RUN holds transformer_base, which reads sequences"),
+        ("augment flip --data sort --dir DATA --out RUN/x.png", "--data=sort: the examples of sor"),
+        ("prepare sort --data-dir DATA --to RUN/x", "--to: the examples of sort are sequences"),
+    ],
+)
+def test_commands_of_images_refuse_sequences(trained, symbols_dir, command, message, capsys):
+    (trained / "image.png").touch()
+    places = {"RUN": str(trained), "DATA": str(symbols_dir)}
+    for name, path in places.items():
+        command, message = command.replace(name, path), message.replace(name, path)
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(
