@@ -8,6 +8,10 @@ The network is the paper's with two layers of width 64 in encoder and decoder. L
 and the schedule are those of section 5. The peak rate is smaller than theirs, (width · warm-up
 steps)^-0.5 = 1.0e-2. They average the last checkpoints (section 6.1), here all parameters are
 averaged. Dropout, 0.1 in the paper, is 0.
+
+Exact match on held-out sequences, greedy and beam search: copy 100 % (seeds 0, 1, 2), reverse 100 %
+and sort 99.95 % (seeds 0 and 1); two minutes on one CPU core with other load
+(`benchmarks/results/experiments/transformer_ablations`).
 """
 
 from cv_jax import config
