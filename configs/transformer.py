@@ -10,7 +10,7 @@ steps)^-0.5 = 1.0e-2. They average the last checkpoints (section 6.1), here all 
 averaged. Dropout, 0.1 in the paper, is 0.
 
 Exact match on held-out sequences, greedy and beam search: copy 100 % (seeds 0, 1, 2), reverse 100 %
-and sort 99.95 % (seeds 0 and 1); two minutes on one CPU core with other load
+and sort 99.95 % (seeds 0 and 1); at most 163 seconds on one CPU core with other load
 (`benchmarks/results/experiments/transformer_ablations`).
 """
 
