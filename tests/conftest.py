@@ -52,6 +52,20 @@ def numbers_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def symbols_dir(tmp_path_factory):
+    """TFDS folder with a few short sequences of letters: `copy`, `reverse` and `sort`."""
+    from cv_jax.data import embedded, symbols
+
+    folder = tmp_path_factory.mktemp("symbols")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(symbols, "COUNTS", {"train": 96, "test": 24})
+        patch.setattr(symbols, "LENGTHS", (1, 5))
+        for name in symbols.TARGETS:
+            embedded.ensure(name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def load_config(data_dir):
     """`load_config("mlp", {"total_steps": 3}, …)` returns a resolved config of this repository."""
     from cv_jax import config

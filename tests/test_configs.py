@@ -15,16 +15,17 @@ from cv_jax.training import experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
-SHAPES = {  # dataset → (height, width, channels), classes, training examples
+SHAPES = {  # dataset → (height, width, channels) or (length,), classes, training examples
     "digits": ((8, 8, 1), 10, 1438),
     "mnist": ((28, 28, 1), 10, 60000),
     "cifar10": ((32, 32, 3), 10, 50000),
     "imagenet2012": ((375, 500, 3), 1000, 1281167),
+    **dict.fromkeys(("copy", "reverse", "sort"), ((10,), 20, 10000)),
 }
 
 
 class Blank:
-    """Records with the shape and number of a dataset's images, all black."""
+    """Records with the shape and number of a dataset's examples, all zero."""
 
     def __init__(self, shape, size):
         self.shape, self.size = shape, size
@@ -33,14 +34,24 @@ class Blank:
         return self.size
 
     def __getitem__(self, index):
-        return np.zeros(self.shape, np.uint8), index % 10
+        example = np.zeros(self.shape, np.uint8)
+        return (example, index % 10) if len(self.shape) == 3 else (example, example)
+
+
+def blank_source(name, split):
+    """A blank source with the facts of a dataset."""
+    shape, classes, size = SHAPES[name]
+    channels, length = (shape[-1], None) if len(shape) == 3 else (0, shape[0])
+    facts = classes, channels, {"splits": {split: size}}
+    return Source(name, Blank(shape, size), *facts, length=length, input_length=length)
 
 
 def references():
     """Each file with each dataset, and with each option in its docstring."""
     for file in FILES:
         text = file.read_text()
-        for dataset in SHAPES:
+        reads = 1 if file.stem == "transformer" else 3
+        for dataset in (name for name in SHAPES if len(SHAPES[name][0]) == reads):
             if dataset != "imagenet2012" or ":imagenet2012" in text:
                 yield f"{file.stem}:{dataset}"
         for dataset, option in re.findall(r"\.py:?\[?:?(\w+)?\[?,(\w+=\w+)", text):
@@ -51,13 +62,11 @@ def references():
 def test_a_config_resolves(reference, monkeypatch):
     stem, _, argument = reference.partition(":")
     dataset = argument.partition(",")[0]
-    shape, classes, size = SHAPES[dataset]
+    shape, classes, _ = SHAPES[dataset]
 
     def open_blank(name, split, folder, seed=0, target=None):
         assert name == dataset
-        fingerprint = {"splits": {split: size}}
-        blank = Blank(shape, size)
-        return Source(name, blank, classes, shape[-1], fingerprint)
+        return blank_source(name, split)
 
     monkeypatch.setattr(sources, "open_source", open_blank)
     monkeypatch.setattr(
@@ -66,7 +75,7 @@ def test_a_config_resolves(reference, monkeypatch):
     config = configs.load(f"{FOLDER / stem}.py:{argument}")
     parts = experiment.build(config)
     side = config.image_size
-    assert parts.image_shape == (side, side, shape[-1])
+    assert parts.input_shape == ((side, side, shape[-1]) if len(shape) == 3 else shape)
     assert parts.num_classes == classes
     assert parts.total_steps > 100
     assert 0 < float(parts.schedule(parts.total_steps // 3)) <= peak_rate(config) * 1.001
@@ -93,6 +102,7 @@ FAMILIES = {
     "swin": {"model.width": 16, "model.depths": "2,1", "model.num_heads": "1,2"},
     "swin:digits,model=swinv2_t": {"model.depths": "1,1", "model.num_heads": "1,2"},
     "image_transformer": {"model.depth": 1, "model.decoder_depth": 1},
+    "transformer": {"model.depth": 1},
 }
 
 

@@ -47,8 +47,9 @@ def test_points(name, least, dataset):
 def test_every_docstring_has_the_commands():
     for file in FOLDER.glob("*.py"):
         docstring = file.read_text().split('"""')[1]
-        # The place of the object is known in one dataset only.
-        others = () if file.name == "pointing.py" else (":cifar10", ":imagenet2012")
+        # Experiments with datasets of their own: known places, and sequences.
+        own = ("pointing.py", "transformer_ablations.py")
+        others = () if file.name in own else (":cifar10", ":imagenet2012")
         for argument in ("", *others):
             command = f"python launch.py --config configs/experiments/{file.name}{argument} --sweep"
             assert command in docstring
@@ -145,4 +146,4 @@ def test_a_point_builds_on_data_of_that_shape(name, dataset, point, monkeypatch)
     extra = {"depth": "train_eval", "lineage": "train_eval", "augmentation": "mirrored"}.get(name)
     if extra is not None:
         image, _ = evaluations[extra].images.get(0)
-        assert image.shape == parts.image_shape
+        assert image.shape == parts.input_shape

@@ -1,5 +1,7 @@
 """Augmentation of a batch inside the jitted training step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -13,6 +15,13 @@ def normalise(config: ml_collections.ConfigDict, images: jax.Array) -> jax.Array
     """Normalise images on the scale 0…255 with `config.data.mean` and `config.data.std`."""
     mean, std = jnp.asarray(config.data.mean) * 255, jnp.asarray(config.data.std) * 255
     return (images - mean) / std
+
+
+def normalise_batch(config: ml_collections.ConfigDict, batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with normalised float32 images; one without images is returned unchanged."""
+    if "image" not in batch:
+        return batch
+    return {**batch, "image": normalise(config, jnp.asarray(batch["image"], jnp.float32))}
 
 
 def to_pixels(config: ml_collections.ConfigDict, images: np.ndarray) -> np.ndarray:
@@ -40,8 +49,10 @@ def augment_batch(
     Returns:
       image float32 [B, H, W, C] and label, unchanged or, after mixing, float32 [B, num_classes].
       With several views: image [B, views, H, W, C] and, after mixing, label
-      [B, views, num_classes].
+      [B, views, num_classes]. A batch without images is returned unchanged.
     """
+    if "image" not in batch:
+        return batch
     images, labels, views = batch["image"], batch["label"], augmentation.stream.views
     if views > 1:
         if images.ndim == 4:  # no random host operations

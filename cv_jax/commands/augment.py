@@ -66,6 +66,7 @@ def _images(options):
     from cv_jax import augment
     from cv_jax import config as configs
     from cv_jax.data import pipeline, sources, splits
+    from cv_jax.data.source import require_images
 
     config = configs.with_normalisation(configs.default(options.data, "linear"))
     config.augment, config.seed = options.string, options.seed
@@ -74,6 +75,7 @@ def _images(options):
     source = sources.open_source(
         options.data, options.split, folder, options.seed, config.data.target
     )
+    require_images(source, f"--data={options.data}")
     splits.announce(source)
     if not len(source):
         raise InputError(f"split {options.split!r} of {options.data!r} holds no examples")

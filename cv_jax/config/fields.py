@@ -135,7 +135,8 @@ _GROUPS = [
          "folder of prepared datasets; none: $TFDS_DATA_DIR, else ~/tensorflow_datasets"),
     _result("data.target", str | None, None,
             "feature of a TFDS dataset to learn: a class label, or a sequence of class labels for "
-            "an image_transformer; none: the class label"),
+            "an image_transformer or transformer; none: the class label, or the second sequence "
+            "of a dataset of two"),
     _result("data.train_split", str, "train", "training split, such as train or train[:90%]"),
     _evaluation("data.eval_split", str, "test", "evaluation split"),
     _result("data.fraction", float | None, None,

@@ -1,8 +1,9 @@
 """TFDS datasets stored as ArrayRecord, read without TensorFlow."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from cv_jax.progress import counted
 class CatalogRecords:
     """The examples of a split, with encoded images.
 
-    `image` and `label` name features; `sequence` states whether the label is a sequence of classes.
+    `image` and `label` name features; `sequences` are the names of those that are sequences of
+    classes.
     """
 
     def __init__(
@@ -28,11 +30,11 @@ class CatalogRecords:
         split: str,
         image: str,
         label: str,
-        sequence: bool = False,
+        sequences: Collection[str] = (),
     ):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self.examples = builder.as_data_source(split, deserialize_method=raw)
-        self.image, self.label, self.sequence = image, label, sequence
+        self.image, self.label, self.sequences = image, label, sequences
         self.files = [
             (file.filename, file.skip, file.examples_in_shard)
             for file in builder.info.splits[split].file_instructions
@@ -41,9 +43,11 @@ class CatalogRecords:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int | tuple[int, ...]]:
-        features = tf_example_pb2.Example.FromString(self.examples[index]).features.feature
-        return features[self.image].bytes_list.value[0], self._label(features)
+    def __getitem__(self, index: int) -> tuple[bytes | tuple[int, ...], int | tuple[int, ...]]:
+        features = self._features(index)
+        if self.image in self.sequences:
+            return self._classes(features, self.image), self._classes(features, self.label)
+        return features[self.image].bytes_list.value[0], self._classes(features, self.label)
 
     def place(self, index: int) -> str:
         for file, skip, size in self.files:
@@ -53,22 +57,30 @@ class CatalogRecords:
         raise IndexError(index)
 
     def labels(self, progress: Callable) -> np.ndarray:
-        return np.array([self._label_at(i, -1) for i in progress(range(len(self)))], np.int64)
+        return np.array([self._class_at(i) for i in progress(range(len(self)))], np.int64)
 
-    def longest(self, progress: Callable) -> int:
-        """Largest number of classes of a sequence."""
-        return max((len(self._label_at(i, ())) for i in progress(range(len(self)))), default=0)
+    def longest(self, progress: Callable) -> dict[str, int]:
+        """Largest number of classes of the sequences of each of `sequences`."""
+        lengths = dict.fromkeys(self.sequences, 0)
+        for i in progress(range(len(self))):
+            with contextlib.suppress(Exception):  # readers of record files raise many types
+                features = self._features(i)
+                for name in self.sequences:
+                    lengths[name] = max(lengths[name], len(features[name].int64_list.value))
+        return lengths
 
-    def _label_at(self, index: int, broken):
+    def _features(self, index: int):
+        return tf_example_pb2.Example.FromString(self.examples[index]).features.feature
+
+    def _class_at(self, index: int) -> int:
         try:
-            record = self.examples[index]
-            return self._label(tf_example_pb2.Example.FromString(record).features.feature)
+            return self._classes(self._features(index), self.label)
         except Exception:  # readers of record files raise many types
-            return broken
+            return -1
 
-    def _label(self, features) -> int | tuple[int, ...]:
-        values = features[self.label].int64_list.value
-        return tuple(values) if self.sequence else int(values[0])
+    def _classes(self, features, name: str) -> int | tuple[int, ...]:
+        values = features[name].int64_list.value
+        return tuple(values) if name in self.sequences else int(values[0])
 
 
 def open_dataset(name: str, split: str, folder: Path, target: str | None = None) -> Source:
@@ -77,17 +89,20 @@ def open_dataset(name: str, split: str, folder: Path, target: str | None = None)
     _check_prepared(name, builder, folder)
     features = builder.info.features
     image, label = _keys(name, builder, target)
-    sequence = isinstance(features[label], tfds.features.Sequence)
-    classes = features[label].feature if sequence else features[label]
-    channels = features[image].shape[-1]
-    if channels not in (1, 3, 4) or features[image].np_dtype == np.float32:
+    sequences = {key for key in (image, label) if _is_sequence(features[key])}
+    classes = features[label].feature if label in sequences else features[label]
+    channels = 0 if image in sequences else features[image].shape[-1]
+    if image in sequences:
+        if features[image].feature.names != classes.names:
+            raise InputError(f"dataset {name!r}: the classes of {image} and {label} differ")
+    elif channels not in (1, 3, 4) or features[image].np_dtype == np.float32:
         raise InputError(
             f"dataset {name!r}: images of {channels} channels and type "
             f"{features[image].np_dtype} are not supported; allowed: 1, 3 or 4 integer channels"
         )
     try:
         files = builder.info.splits[split].file_instructions
-        records = CatalogRecords(builder, split, image, label, sequence) if files else ()
+        records = CatalogRecords(builder, split, image, label, sequences) if files else ()
     except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
         splits = ", ".join(builder.info.splits)
         raise InputError(
@@ -99,9 +114,9 @@ def open_dataset(name: str, split: str, folder: Path, target: str | None = None)
             f"dataset {name!r}: {len(missing)} of {len(files)} files of split {split!r} are "
             f"missing; the first is {missing[0]}"
         )
-    length = None
-    if sequence:
-        length = records.longest(lambda loop: counted(loop, "reading sequences")) if files else 0
+    lengths = dict.fromkeys(sequences, 0)
+    if sequences and files:
+        lengths = records.longest(lambda loop: counted(loop, "reading sequences"))
     return Source(
         name=name,
         records=records,
@@ -109,7 +124,8 @@ def open_dataset(name: str, split: str, folder: Path, target: str | None = None)
         channels=channels,
         fingerprint=_fingerprint(builder) | ({} if target is None else {"target": target}),
         classes=tuple(classes.names),
-        length=length,
+        length=lengths.get(label),
+        input_length=lengths.get(image),
     )
 
 
@@ -157,7 +173,11 @@ def _check_prepared(name: str, builder: tfds.core.DatasetBuilder, folder: Path) 
 
 
 def _keys(name: str, builder: tfds.core.DatasetBuilder, target: str | None) -> tuple[str, str]:
-    """Return the names of the image and of the target."""
+    """Return the names of the image and of the target.
+
+    A dataset without images, whose supervised keys are two sequences of classes, is one of
+    sequences: the first is in the place of the image.
+    """
     features = builder.info.features
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
@@ -168,6 +188,9 @@ def _keys(name: str, builder: tfds.core.DatasetBuilder, target: str | None) -> t
             f"config.data.target: {target!r} is not a class label or a sequence of class labels of "
             f"{name!r}{did_you_mean(target, labels + sequences) or f'; allowed: {allowed}'}"
         )
+    pair = builder.info.supervised_keys or ()
+    if not images and len(pair) == 2 and all(key in sequences for key in pair):
+        return pair[0], target or pair[1]
     if not images or not (labels or target):
         hint = f"; learn a sequence with config.data.target={sequences[0]}" if sequences else ""
         raise InputError(

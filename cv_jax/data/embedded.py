@@ -15,6 +15,9 @@ EMBEDDED = {
     "digits": "cv_jax.data.digits:Digits",
     "digits_canvas": "cv_jax.data.canvas:DigitsCanvas",
     "numbers": "cv_jax.data.strips:Numbers",
+    "copy": "cv_jax.data.symbols:Copy",
+    "reverse": "cv_jax.data.symbols:Reverse",
+    "sort": "cv_jax.data.symbols:Sort",
 }
 
 

@@ -28,11 +28,13 @@ from cv_jax.errors import InputError
 class Images(NamedTuple):
     """The examples of a split after the deterministic host operations.
 
+    Examples are images or, without these operations, sequences; see `Source.kind`.
+
     Attributes:
       source: the examples before these operations.
       fixed: the deterministic host operations; see `augment.Augmentation`.
-      cached: all examples in memory, uint8 [N, H, W, C] and labels int32 [N] or, for sequences,
-        [N, T]; `None` without a cache.
+      cached: all examples in memory, images uint8 [N, H, W, C] or sequences int32 [N, S], and
+        labels int32 [N] or, for sequences, [N, T]; `None` without a cache.
     """
 
     source: Source
@@ -40,9 +42,10 @@ class Images(NamedTuple):
     cached: tuple[np.ndarray, np.ndarray] | None = None
 
     def get(self, index: int) -> tuple[np.ndarray | Jpeg, int | np.ndarray]:
-        """Image uint8 [H, W, C] and label; a `Jpeg` is decoded when its pixels are read.
+        """Image uint8 [H, W, C] or sequence int32 [S], and label.
 
-        The label is a class or a sequence int32 [T]; see `Source.read`.
+        A `Jpeg` is decoded when its pixels are read. The label is a class or a sequence int32 [T];
+        see `Source.read`.
         """
         if self.cached is not None:
             return self.cached[0][index], self.cached[1][index]
@@ -51,12 +54,13 @@ class Images(NamedTuple):
 
     def place(self, resident: bool = False) -> str:
         """Storage of the examples, for the log; `resident`: in device memory."""
+        what = f"{len(self.source):,} {self.source.kind}s"
         if self.cached is None:
-            return f"{len(self.source):,} images, read and decoded on demand"
-        pixels = self.cached[0]
-        size = "x".join(map(str, pixels.shape[1:]))
+            return f"{what}, read and decoded on demand"
+        values = self.cached[0]
+        size = "x".join(map(str, values.shape[1:]))
         where = "in device memory" if resident else "in host memory"
-        return f"{len(pixels):,} images of {size}, {pixels.nbytes / 2**20:,.1f} MiB, {where}"
+        return f"{what} of {size}, {values.nbytes / 2**20:,.1f} MiB, {where}"
 
 
 def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: iterable) -> Images:
@@ -84,7 +88,7 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
             f"config.data.cache={cache}: {len(source):,} images of {first.shape} need "
             f"{needed / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB of memory are free"
         )
-    pixels = np.empty((len(source), *first.shape), np.uint8)
+    pixels = np.empty((len(source), *first.shape), first.dtype)
     labels = np.empty((len(source), *source.label_shape), np.int32)
     for i in progress(range(len(source))):
         image, labels[i] = images.get(i)
@@ -135,16 +139,17 @@ class TrainBatches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """Rows of batch `step` on this process: image uint8 [b, H, W, C]; label int32 [b], [b, T].
 
-        With random host operations and several views, image is [b, views, H, W, C].
+        With random host operations and several views, image is [b, views, H, W, C]. Without images
+        the batch has sequence int32 [b, S] instead.
         """
         indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
             pixels, labels = self.images.cached
-            return {"image": pixels[indices], "label": labels[indices]}
+            return {self.images.source.kind: pixels[indices], "label": labels[indices]}
         positions = int(step) * self.batch_size + self.rows
         pairs = zip(positions, indices, strict=True)
         examples = (self._example(*pair) for pair in pairs)
-        return _stack(examples, len(indices), self.images.source.label_shape)
+        return _stack(examples, len(indices), self.images.source)
 
     def indices(self, step: int) -> list[int]:
         """Indices into the split of the rows of batch `step` on this process."""
@@ -163,18 +168,16 @@ class TrainBatches:
 
 
 def _stack(
-    examples: Iterator[tuple[np.ndarray | Jpeg, int | np.ndarray]],
-    size: int,
-    label_shape: tuple[int, ...],
+    examples: Iterator[tuple[np.ndarray | Jpeg, int | np.ndarray]], size: int, source: Source
 ) -> dict[str, np.ndarray]:
     """Stack examples to a batch; each image is copied while it is in the processor's cache."""
-    images, labels = None, np.empty((size, *label_shape), np.int32)
+    images, labels = None, np.empty((size, *source.label_shape), np.int32)
     for i, (image, labels[i]) in enumerate(examples):
         if images is None:
-            images = np.empty((size, *image.shape), np.uint8)
+            images = np.empty((size, *image.shape), image.dtype)
         _check_shape(image.shape, images.shape[1:], "config.augment")
         images[i] = image
-    return {"image": images, "label": labels}
+    return {source.kind: images, "label": labels}
 
 
 def _check_shape(shape: tuple[int, ...], first: tuple[int, ...], field: str) -> None:
@@ -205,8 +208,8 @@ class EvalBatches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Rows of batch `step` on this process: image uint8 [b, H, W, C], or with views a tuple of
-        [b, V, H, W, C], one per size; label int32 [b] or [b, T]; and position in the split,
-        int32 [b]."""
+        [b, V, H, W, C], one per size, or without images sequence int32 [b, S]; label int32 [b] or
+        [b, T]; and position in the split, int32 [b]."""
         positions = int(step) * self.batch_size + self.rows
         # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)
@@ -217,7 +220,7 @@ class EvalBatches:
         else:
             images = stack_equal([image for image, _ in examples])
         return {
-            "image": images,
+            self.images.source.kind: images,
             "label": np.array([label for _, label in examples], np.int32),
             "position": positions.astype(np.int32),
         }

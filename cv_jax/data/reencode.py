@@ -24,7 +24,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cv_jax.data import children, decode, records, sources, subsets
-from cv_jax.data.source import Source
+from cv_jax.data.source import Source, require_images
 from cv_jax.errors import InputError, RunError, one_line
 
 
@@ -119,6 +119,8 @@ def reencode(
 
 def _open(name: str, splits: list[str], folder: Path, options: Options) -> dict[str, Source]:
     opened = {split: sources.open_source(name, split, folder) for split in splits}
+    for source in opened.values():
+        require_images(source, "--to")
     return {
         split: dataclasses.replace(source, max_pixels=options.max_pixels)
         for split, source in opened.items()

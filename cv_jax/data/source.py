@@ -20,8 +20,11 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[bytes | np.ndarray, int | Sequence[int]]:
-        """An encoded image, or its pixels, uint8 [H, W, C]; and its class or classes."""
+    def __getitem__(
+        self, index: int
+    ) -> tuple[bytes | np.ndarray | Sequence[int], int | Sequence[int]]:
+        """An encoded image, its pixels, uint8 [H, W, C], or a sequence of classes; and its label, a
+        class or a sequence of classes."""
 
     def place(self, index: int) -> str:
         """Description of the location of an example, for messages."""
@@ -41,15 +44,16 @@ class Source:
 
     Attributes:
       name: value of `config.data.name`.
-      records: random access to `(encoded image or pixels, label)`.
+      records: random access to `(encoded image, pixels or sequence, label)`.
       num_classes: number of classes.
-      channels: number of channels of every image.
+      channels: number of channels of every image; 0 if examples are sequences.
       fingerprint: JSON-serialisable identity of the data; equal data have equal fingerprints.
       classes: names of the classes; `None` if unknown.
       notes: lines for the user on what was left out when the split was opened.
       max_pixels: `config.data.max_pixels`; see `decode.open_image`.
-      length: longest sequence if the label of an image is a sequence of classes; `None` if it is
-        one class.
+      length: longest sequence if the label is a sequence of classes; `None` if it is one class.
+      input_length: longest sequence if an example is a sequence of classes; `None` if it is an
+        image.
     """
 
     name: str
@@ -61,17 +65,23 @@ class Source:
     notes: tuple[str, ...] = ()
     max_pixels: int = decode.MAX_PIXELS
     length: int | None = None
+    input_length: int | None = None
 
     def __len__(self) -> int:
         return len(self.records)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
-        """Shape of the label of one image: () for a class, (length,) for a sequence."""
+        """Shape of the label of one example: () for a class, (length,) for a sequence."""
         return () if self.length is None else (self.length,)
 
+    @property
+    def kind(self) -> str:
+        """What an example is, and its key in a batch: "image" or "sequence"."""
+        return "image" if self.input_length is None else "sequence"
+
     def read(self, index: int) -> tuple[np.ndarray | decode.Jpeg, int | np.ndarray]:
-        """Image uint8 [H, W, C], decoded when its pixels are read, and label.
+        """Image uint8 [H, W, C], decoded when its pixels are read, or sequence; and label.
 
         A sequence is int32 [length], with `PADDING` after its last class.
 
@@ -87,21 +97,41 @@ class Source:
         except Exception as error:  # readers of record files raise many types
             reason = getattr(error, "strerror", None) or one_line(error)
             raise decode.BrokenExample(f"{place()}: {reason}") from None
-        for number in (label,) if self.length is None else label:
-            if not 0 <= number < self.num_classes:
-                raise decode.BrokenExample(
-                    f"{place()}: label {number} is not in 0…{self.num_classes - 1}"
-                )
+        self._check_range((label,) if self.length is None else label, "label", place)
         if self.length is not None:
-            sequence = np.full(self.length, PADDING, np.int32)
-            sequence[: len(label)] = label
-            label = sequence
+            label = _padded(label, self.length)
+        if self.input_length is not None:
+            self._check_range(data, "class", place)
+            return _padded(data, self.input_length), label
         return decode.open_image(data, self.channels, place, self.max_pixels), label
 
+    def _check_range(self, numbers: Sequence[int], what: str, place: Callable[[], str]) -> None:
+        for number in numbers:
+            if not 0 <= number < self.num_classes:
+                raise decode.BrokenExample(
+                    f"{place()}: {what} {number} is not in 0…{self.num_classes - 1}"
+                )
+
     def example(self, index: int) -> tuple[np.ndarray, int | np.ndarray]:
-        """Decoded image uint8 [H, W, C] and label."""
+        """Decoded image uint8 [H, W, C] or sequence int32 [length], and label."""
         image, label = self.read(index)
         return np.asarray(image), label
+
+
+def _padded(sequence: Sequence[int], length: int) -> np.ndarray:
+    padded = np.full(length, PADDING, np.int32)
+    padded[: len(sequence)] = sequence
+    return padded
+
+
+def require_images(source: Source, what: str) -> None:
+    """Check that the examples are images; `what` begins the message.
+
+    Raises:
+      InputError: they are sequences.
+    """
+    if source.kind != "image":
+        raise InputError(f"{what}: the examples of {source.name} are sequences, not images")
 
 
 def check_classes(train: Source, evaluation: Source) -> None:

@@ -44,7 +44,12 @@ def require_positive(request: Request, name: str) -> None:
 
 
 def has_stated_size(request: Request) -> bool:
-    """Whether all images have the size `config.image_size`, for which the model is checked."""
+    """Whether all images have the size `config.image_size`, for which the model is checked.
+
+    Sequences have any length.
+    """
+    if request.source.kind == "sequence":
+        return True
     return _sizes(request) == [_stated_size(request)]
 
 

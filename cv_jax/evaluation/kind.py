@@ -104,7 +104,7 @@ class Request(NamedTuple):
       source: the split that is scored.
       train_source: training split of the run.
       images: shape of one preprocessed image, uint8 [1, H, W, C]; with views a tuple of
-        [1, V, H, W, C], one per size.
+        [1, V, H, W, C], one per size. Of sequences int32 [1, S].
     """
 
     config: ml_collections.ConfigDict

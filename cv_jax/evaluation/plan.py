@@ -23,7 +23,7 @@ from cv_jax.config.presets import PRESETS
 from cv_jax.config.terms import Term, parse_terms
 from cv_jax.config.values import check
 from cv_jax.data import pipeline
-from cv_jax.data.source import Source, check_classes
+from cv_jax.data.source import Source, check_classes, require_images
 from cv_jax.data.splits import open_split
 from cv_jax.devices import memory
 from cv_jax.errors import InputError, did_you_mean
@@ -162,6 +162,15 @@ def _request(config, model, train_source, options, field) -> Request:
     options = _resolve(config, options)
     operations = preprocessing(options["preprocess"], config.image_size, field("preprocess"))
     source = open_split(config, options["dataset"], options["split"], field("split"))
+    if source.kind != train_source.kind:
+        raise InputError(
+            f"{field('dataset')}: the examples of {source.name} are {source.kind}s, those of "
+            f"{train_source.name} are {train_source.kind}s"
+        )
+    if source.kind == "sequence":
+        if options["preprocess"]:
+            require_images(source, f"{field('preprocess')}={options['preprocess']}")
+        operations = augment.parse("")
     if source.channels != train_source.channels:
         raise InputError(
             f"{field('dataset')}: images of {source.name} have {source.channels} channels, those "
@@ -201,6 +210,6 @@ def _images(request, source, options, split, name, prepared) -> pipeline.Images:
             source,
             request.operations.fixed,
             cache,
-            lambda loop: counted(loop, f"reading {title} images"),
+            lambda loop: counted(loop, f"reading {title} {source.kind}s"),
         )
     return prepared[key]

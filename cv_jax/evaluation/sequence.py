@@ -47,7 +47,7 @@ def make_decoding_step(
     def step(variables, batch):
         output, batch = forward(variables, batch)
         truth, variables = task.written(batch), as_read(model, variables)
-        source, limit = batch["image"], dict(max_length=max_length)
+        source, limit = task.inputs(batch, {})[0], dict(max_length=max_length)
         predictions = {
             "position": batch["position"],
             "loss": task.score(output, batch)[0],

@@ -1,7 +1,8 @@
 """Functions of variables and one batch that are jitted for an evaluation.
 
 In a batch of an evaluation, `image` is uint8 [B, H, W, C], or with test-time views a tuple of
-[B, V, H, W, C], one per size. The random masks of an example are the same in every evaluation.
+[B, V, H, W, C], one per size; without images, `sequence` is int32 [B, S]. The random masks of an
+example are the same in every evaluation.
 """
 
 from collections import OrderedDict
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from cv_jax import tasks
-from cv_jax.augment.batch import normalise
+from cv_jax.augment.batch import normalise_batch
 from cv_jax.models.precision import as_read
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks import losses
@@ -74,18 +75,18 @@ def make_forward(
     """
     task = tasks.make_task(config, model)
 
-    def once(variables, batch, images):
-        batch = {**batch, "image": normalise(config, images.astype(jnp.float32))}
+    def once(variables, batch):
+        batch = normalise_batch(config, batch)
         rngs = {"mask": stream_key(config.seed, "eval_mask", 0)}
         variables = as_read(model, variables)
         return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
 
     def forward(variables, batch):
-        if not isinstance(batch["image"], tuple):
-            return once(variables, batch, batch["image"])
+        if not isinstance(batch.get("image"), tuple):
+            return once(variables, batch)
         scores = []
         for views in batch["image"]:
-            output, _ = once(variables, batch, views.reshape(-1, *views.shape[2:]))
+            output, _ = once(variables, {**batch, "image": views.reshape(-1, *views.shape[2:])})
             scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
         averaged = losses.average_views(config, jnp.concatenate(scores, axis=1), average)
         return (averaged, {}), batch
@@ -103,7 +104,7 @@ def make_features(config: ml_collections.ConfigDict, model: nn.Module) -> Callab
     task = tasks.make_task(config, model)
 
     def features(variables, batch):
-        batch = {**batch, "image": normalise(config, batch["image"].astype(jnp.float32))}
+        batch = normalise_batch(config, batch)
         variables = as_read(model, variables)
         if task.encoder is None:
             _, found = model.apply(variables, *task.inputs(batch, {}), train=False)

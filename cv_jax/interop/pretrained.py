@@ -102,7 +102,7 @@ def _in_words(values: Normalisation) -> str:
 def load(
     config: ml_collections.ConfigDict,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     classes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Load variables of the config's model from `config.init_from`; see `read`.
@@ -114,7 +114,7 @@ def load(
     Args:
       config: the run's config.
       num_classes: classes of the dataset.
-      image_shape: (height, width, channels) of the model's input.
+      input_shape: (height, width, channels) of the model's input, or (length,) of a sequence.
       classes: names of the dataset's classes; () if unknown.
 
     Raises:
@@ -122,7 +122,8 @@ def load(
     """
     name, fields = config.model.name, model_fields(config, num_classes)
     fields.pop("image_size", None)
-    size, channels = tuple(image_shape[:2]), image_shape[-1]
+    is_image = len(input_shape) == 3
+    size, channels = (input_shape[:2], input_shape[2]) if is_image else (None, None)
 
     def report(line):
         print(printable(f"{config.init_from}: {line}"))
@@ -132,9 +133,10 @@ def load(
         if weights.model not in models.MODELS:
             raise InputError(f"{config.init_from} has the unknown model {weights.model!r}")
         _compare(weights, name, fields, report)
-        own, theirs = _normalisation_of(config), _trained_normalisation(weights, channels)
-        if theirs and _differ(own, theirs, channels):
-            report(f"{_in_words(own)} in the config, in the training {_in_words(theirs)}")
+        if is_image:
+            own, theirs = _normalisation_of(config), _trained_normalisation(weights, channels)
+            if theirs and _differ(own, theirs, channels):
+                report(f"{_in_words(own)} in the config, in the training {_in_words(theirs)}")
         weights = ordered(weights, classes, report)
         convert = models.MODELS[weights.model].converters.get(models.MODELS[name].module)
         if convert is not None:

@@ -85,8 +85,10 @@ class Target:
             self.model = models.create(model_name, **fields)
             self.channels = in_channels or models.MODELS[model_name].channels
             self.image_size = size
-            image = jnp.zeros((1, *size, self.channels), jnp.float32)
-            self._inputs = (image, *models.dummy_inputs(model_name)[1:])
+            first, *others = models.dummy_inputs(model_name)
+            if first.ndim == 4:  # else tokens, which have no size and no channels
+                first = jnp.zeros((1, *size, self.channels), jnp.float32)
+            self._inputs = (first, *others)
             self.shapes = flatten(jax.eval_shape(self._init, 0))
         except ValueError as error:
             raise InputError(str(error)) from None

@@ -13,7 +13,7 @@ from flax.errors import FlaxError
 
 from cv_jax import config as configs
 from cv_jax import models, tasks
-from cv_jax.augment.batch import normalise
+from cv_jax.augment.batch import normalise_batch
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import check
 from cv_jax.data import pipeline, splits, subsets
@@ -62,7 +62,7 @@ class Trained(NamedTuple):
 def open_trained(
     place: str, given: Mapping[str, str | None], data_dir: str | None, report: Callable[[str], None]
 ) -> Trained:
-    """Read a trained network.
+    """Read a trained network of images.
 
     Args:
       place: a run directory, a cv_jax file, a folder in the Hub's layout, or `hf-hub:OWNER/NAME`.
@@ -71,8 +71,8 @@ def open_trained(
       report: called with one sentence for each change to the weights.
 
     Raises:
-      InputError: the place cannot be read, or it does not record its preprocessing and `given` does
-        not state it.
+      InputError: the place cannot be read, its network reads sequences, or it does not record its
+        preprocessing and `given` does not state it.
     """
     run = pretrained.read_run(pathlib.Path(place)) if pretrained.is_run(place) else None
     if run is not None:
@@ -96,6 +96,8 @@ def open_trained(
             + ", with the values of its training"
         )
     config = configs.restore(values)
+    if tasks.reads(config) != "image":
+        raise InputError(f"{place} holds {weights.model}, which reads sequences, not images")
     if data_dir is not None:
         config.data.dir = data_dir
     for name in ("mean", "std"):
@@ -191,10 +193,9 @@ def batches(
 def inputs(trained: Trained, batch: Mapping[str, Any]) -> tuple[jax.Array, ...]:
     """Return the inputs of the model for a batch: normalised images, and what its task adds."""
     task = tasks.make_task(trained.config, trained.model)
-    image = normalise(trained.config, jnp.asarray(batch["image"], jnp.float32))
     rngs = {"mask": stream_key(trained.config.seed, "eval_mask", 0)}
-    arrays = {name: jnp.asarray(batch[name]) for name in ("label", "position")}
-    return task.inputs({**arrays, "image": image}, rngs)
+    arrays = {name: jnp.asarray(batch[name]) for name in ("image", "label", "position")}
+    return task.inputs(normalise_batch(trained.config, arrays), rngs)
 
 
 def with_written(trained: Trained, batch: dict[str, Any]) -> dict[str, Any]:

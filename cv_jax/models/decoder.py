@@ -22,6 +22,8 @@ from cv_jax.models.positions import sinusoids
 # First tokens of every vocabulary: padding, begin and end of a sequence.
 PAD, BOS, EOS = 0, 1, 2
 
+POS_EMBEDS = ("sincos", "none")
+
 Cache = dict[str, Any]
 
 
@@ -151,6 +153,9 @@ class Decoder(nn.Module):
       dropout_rate: dropped share of embeddings and of the output of each sub-layer.
       final_norm: a LayerNorm after the last layer.
       attention_weights: whether `features` hold the attention weights.
+      pos_embed: positions of the tokens, "sincos" or "none".
+      causal: whether a token attends only to itself and the tokens before. Without it, a token
+        also reads those after it, which it must predict; decoding has no tokens after it.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
     """
@@ -163,6 +168,8 @@ class Decoder(nn.Module):
     dropout_rate: float
     final_norm: bool
     attention_weights: bool
+    pos_embed: str
+    causal: bool
     dtype: str
     param_dtype: str
 
@@ -178,11 +185,17 @@ class Decoder(nn.Module):
             self.norm = nn.LayerNorm(epsilon=1e-5, **types)
         self.dropout = nn.Dropout(self.dropout_rate)
 
-    def embed(self, tokens: jax.Array, positions: jax.Array, train: bool) -> jax.Array:
-        """Token ids [B, T] and sinusoids of their positions [T, width] → [B, T, width]."""
+    def embed(self, tokens: jax.Array, positions: jax.Array | None, train: bool) -> jax.Array:
+        """Token ids [B, T] and the result of `positions`, [T, width] or `None` → [B, T, width]."""
         x = self.embedding(tokens)
-        x = x * jnp.asarray(self.width**0.5, x.dtype) + positions.astype(x.dtype)
+        x = x * jnp.asarray(self.width**0.5, x.dtype)
+        if positions is not None:
+            x = x + positions.astype(x.dtype)
         return self.dropout(x, deterministic=not train)
+
+    def positions(self, length: int) -> np.ndarray | None:
+        """Return the sinusoids [length, width] of the first positions; `None` without positions."""
+        return sinusoids(length, self.width) if self.pos_embed == "sincos" else None
 
     def logits(self, x: jax.Array) -> jax.Array:
         """[..., width] → logits [..., vocab_size] from the embedding matrix, at least float32."""
@@ -194,17 +207,22 @@ class Decoder(nn.Module):
         Args:
           target: ids [B, T]; the first is BOS.
           memory: [B, S, any width].
-          target_mask: bool [B, T], True for tokens that attention reads; or `None` for all.
+          target_mask: bool [B, T], True for tokens that attention reads; or `None` for all. Without
+            `causal`, `None` is all but PAD.
           memory_mask: bool [B, S], likewise.
           train: whether dropout is active.
         """
         features = OrderedDict()
         length = target.shape[1]
-        causal = np.tri(length, dtype=bool)[None, None]
-        own_mask = causal if target_mask is None else causal & target_mask[:, None, None]
+        if self.causal:
+            own_mask = np.tri(length, dtype=bool)[None, None]
+            if target_mask is not None:
+                own_mask = own_mask & target_mask[:, None, None]
+        else:
+            own_mask = (target != PAD if target_mask is None else target_mask)[:, None, None]
         if memory_mask is not None:
             memory_mask = memory_mask[:, None, None]
-        x = features["target_embed"] = self.embed(target, sinusoids(length, self.width), train)
+        x = features["target_embed"] = self.embed(target, self.positions(length), train)
         for i, layer in enumerate(self.layers):
             x, self_weights, cross_weights = layer(
                 x,
@@ -248,7 +266,9 @@ class Decoder(nn.Module):
           `(logits [B, vocab_size], cache)`.
         """
         max_length = cache["layers_0"]["key"].shape[2]
-        positions = jnp.asarray(sinusoids(max_length, self.width))[index][None]
+        positions = self.positions(max_length)
+        if positions is not None:
+            positions = jnp.asarray(positions)[index][None]
         x = self.embed(tokens[:, None], positions, train=False)
         own_mask = (jnp.arange(max_length) <= index)[None, None, None]
         memory_mask = cache["memory_mask"][:, None, None]

@@ -99,6 +99,8 @@ class ImageTransformer(nn.Module):
             self.dropout_rate,
             False,
             self.attention_weights,
+            "sincos",
+            True,
             **types,
         )
 

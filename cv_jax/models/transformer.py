@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cv_jax.models import checks
 from cv_jax.models.attention import TENSOR_AXES
-from cv_jax.models.decoder import BOS, PAD, Cache, Decoder, Layer, check_decoder
+from cv_jax.models.decoder import BOS, PAD, POS_EMBEDS, Cache, Decoder, Layer, check_decoder
 from cv_jax.models.entry import Entry
-from cv_jax.models.positions import sinusoids
 
 
 class Transformer(nn.Module):
@@ -35,6 +35,9 @@ class Transformer(nn.Module):
       dropout_rate: dropped share of embeddings and of the output of each sub-layer.
       final_norm: a LayerNorm after the last layer of each stack, as in `torch.nn.Transformer`.
       attention_weights: whether `features` hold the attention weights.
+      pos_embed: positions of source and target, "sincos" or "none". Without them the encoder does
+        not know the order of the source.
+      causal: whether a target token attends only to itself and the tokens before; see `Decoder`.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
@@ -49,12 +52,15 @@ class Transformer(nn.Module):
     dropout_rate: float = 0.1
     final_norm: bool = False
     attention_weights: bool = False
+    pos_embed: str = "sincos"
+    causal: bool = True
     dtype: str = "float32"
     param_dtype: str = "float32"
 
     def check(self) -> None:
         """Raise a ValueError if a field is invalid; see `check_decoder`."""
         check_decoder(self.vocab_size, self.width, self.depth, self.num_heads, self.dropout_rate)
+        checks.one_of("pos_embed", self.pos_embed, POS_EMBEDS)
 
     def setup(self):
         self.check()
@@ -68,6 +74,8 @@ class Transformer(nn.Module):
             self.dropout_rate,
             self.final_norm,
             self.attention_weights,
+            self.pos_embed,
+            self.causal,
             **types,
         )
         self.encoder_layers = [
@@ -81,7 +89,7 @@ class Transformer(nn.Module):
         """Token ids [B, S] → `(memory [B, S, width], mask bool [B, S], features)`."""
         features = OrderedDict()
         mask = source != PAD if source_mask is None else source_mask
-        positions = sinusoids(source.shape[1], self.width)
+        positions = self.decoder.positions(source.shape[1])
         x = features["source_embed"] = self.decoder.embed(source, positions, train)
         for i, layer in enumerate(self.encoder_layers):
             x, weights, _ = layer(x, layer.keys_values(x), mask[:, None, None], train=train)
@@ -101,7 +109,7 @@ class Transformer(nn.Module):
           target: ids [B, T]: BOS, then the sequence to predict without its last token.
           source_mask: bool [B, S], True for tokens that attention reads; default: all but PAD.
           target_mask: bool [B, T], likewise; default: all, because the causal mask already hides
-            padding at the end from the tokens before it.
+            padding at the end from the tokens before it; without `causal` all but PAD.
           train: whether dropout is active.
 
         Returns:
@@ -112,7 +120,7 @@ class Transformer(nn.Module):
           [B, heads, T, T] and `"decoder/layers_<i>/cross_attention"` [B, heads, T, S].
 
         Raises:
-          ValueError: see `check_decoder`.
+          ValueError: see `check`.
         """
         memory, mask, features = self.encode(source, source_mask, train=train)
         logits, decoder_features = self.decoder(target, memory, target_mask, mask, train=train)

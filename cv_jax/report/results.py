@@ -83,10 +83,10 @@ def _recorded(read: Callable, path: Path, absent: Any) -> Any:
 
 
 def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
-    """Return the last loss and accuracy of every split, model sizes, and times."""
+    """Return the last loss and accuracies of every split, model sizes, and times."""
     metrics = {}
     for line in json_files.read_lines(path / "metrics.jsonl"):
-        for name in ("accuracy", "loss"):
+        for name in ("accuracy", "beam_accuracy", "loss"):
             if name in line and line["step"] == summary["step"]:
                 metrics[f"{line['split']}_{name}"] = line[name]
     for name in ("parameters", "multiply_adds", "best_test_accuracy"):

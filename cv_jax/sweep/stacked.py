@@ -168,9 +168,8 @@ class Batches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         own = {key: source[step] for key, source in self._sources.items()}
-        return {
-            name: np.stack([own[key][name] for key in self._keys]) for name in ("image", "label")
-        }
+        names = own[self._keys[0]]
+        return {name: np.stack([own[key][name] for key in self._keys]) for name in names}
 
 
 def shapes(tree: Any) -> Any:

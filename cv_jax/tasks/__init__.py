@@ -29,6 +29,11 @@ def task_name(config: ml_collections.ConfigDict) -> str:
     return models.MODELS[config.model.name].task
 
 
+def reads(config: ml_collections.ConfigDict) -> str:
+    """Return what the config's model reads, and its key in a batch: "image" or "sequence"."""
+    return "sequence" if task_name(config) == "translation" else "image"
+
+
 def make_task(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
     """Return the task of the config's model.
 
@@ -38,4 +43,4 @@ def make_task(config: ml_collections.ConfigDict, model: nn.Module) -> Task:
     return TASKS[task_name(config)](config, model)
 
 
-__all__ = ["TASKS", "Task", "make_task", "task_name"]
+__all__ = ["TASKS", "Task", "make_task", "reads", "task_name"]

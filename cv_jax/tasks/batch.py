@@ -1,28 +1,34 @@
-"""Batches of images: a blank batch for tracing, and views as separate examples."""
+"""Batches: a blank batch for tracing, and views of images as separate examples."""
 
 import jax
 import jax.numpy as jnp
 
 
 def blank_batch(
-    image_shape: tuple[int, int, int], num_classes: int = 0, label_shape: tuple[int, ...] = ()
+    input_shape: tuple[int, ...], num_classes: int = 0, label_shape: tuple[int, ...] = ()
 ) -> dict[str, jax.Array]:
     """Return a batch of one zero image, with class 0 or with `num_classes` probabilities of 0.
 
+    `input_shape` is (height, width, channels) of the image. With (length,) the batch has a sequence
+    of this length, all of class 0, instead of the image.
     With `label_shape` (T,), the label is a sequence of T classes. Without it, a task of sequences
     reads the class as a sequence of one.
     """
     label = jnp.zeros((1, num_classes)) if num_classes else jnp.zeros((1, *label_shape), jnp.int32)
+    kind, dtype = ("sequence", jnp.int32) if len(input_shape) == 1 else ("image", jnp.float32)
     return {
-        "image": jnp.zeros((1, *image_shape), jnp.float32),
+        kind: jnp.zeros((1, *input_shape), dtype),
         "label": label,
         "position": jnp.zeros(1, jnp.int32),
     }
 
 
 def fold_views(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Convert views [B, V, H, W, C] to separate examples [B·V, H, W, C]."""
-    if batch["image"].ndim == 4:
+    """Convert views [B, V, H, W, C] to separate examples [B·V, H, W, C].
+
+    Sequences have no views.
+    """
+    if "image" not in batch or batch["image"].ndim == 4:
         return batch
     count, views = batch["image"].shape[:2]
     label = batch["label"]

@@ -1,4 +1,6 @@
-"""Sequences of tokens: the classes in an image as a sequence, and text to text."""
+"""Sequences of tokens: the classes in an image as a sequence, and sequence to sequence."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +24,37 @@ def transcription(config: ml_collections.ConfigDict, model: ImageTransformer) ->
       InputError: the config sets a loss other than softmax. The task itself raises it if the batch
         has mixed labels.
     """
+    _check_loss(config)
+    if config.data.target is None:
+        return one_class(config, model)
+    return sequence_of_classes(config, model, lambda batch: batch["image"])
+
+
+def translation(config: ml_collections.ConfigDict, model: Transformer) -> Task:
+    """Return the task: sequence → sequence of tokens; class k is token 3 + k.
+
+    The model reads the tokens of `sequence`, EOS and PAD. It writes as in `sequence_of_classes`.
+
+    Raises:
+      InputError: the config sets a loss other than softmax.
+    """
+    _check_loss(config)
+    return sequence_of_classes(config, model, lambda batch: tokens_of(batch["sequence"]))
+
+
+def _check_loss(config: ml_collections.ConfigDict) -> None:
     if config.loss.name != "softmax":
         raise InputError(f"config.loss.name={config.loss.name}: tokens need the loss softmax")
-    return (one_class if config.data.target is None else sequence_of_classes)(config, model)
 
 
-def sequence_of_classes(config: ml_collections.ConfigDict, model: ImageTransformer) -> Task:
-    """Return the task: image → tokens of the classes in order, EOS.
+def sequence_of_classes(
+    config: ml_collections.ConfigDict,
+    model: ImageTransformer | Transformer,
+    read: Callable[[dict], jax.Array],
+) -> Task:
+    """Return the task: what the model reads → tokens of the classes of the label in order, EOS.
+
+    `read` returns the source of the model from a batch.
 
     Teacher forcing (Williams and Zipser, 1989): the decoder reads BOS and the true tokens, and
     predicts each token from the true tokens before it. The loss of an example is the mean
@@ -41,15 +67,11 @@ def sequence_of_classes(config: ml_collections.ConfigDict, model: ImageTransform
         label = batch["label"]
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise InputError("config.augment: labels that are tokens cannot be mixed")
-        label = label[:, None] if label.ndim == 1 else label  # one class is a sequence of one
-        tokens = jnp.where(label < 0, PAD, EOS + 1 + label)
-        tokens = jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=PAD)
-        end = (label >= 0).sum(axis=1, keepdims=True)
-        return jnp.where(jnp.arange(tokens.shape[1]) == end, EOS, tokens).astype(jnp.int32)
+        return tokens_of(label[:, None] if label.ndim == 1 else label)  # a sequence of one
 
     def inputs(batch, rngs):
         before = written(batch)[:, :-1]
-        return batch["image"], jnp.pad(before, ((0, 0), (1, 0)), constant_values=BOS)
+        return read(batch), jnp.pad(before, ((0, 0), (1, 0)), constant_values=BOS)
 
     def score(output, batch):
         logits, tokens = output[0], written(batch)
@@ -59,6 +81,17 @@ def sequence_of_classes(config: ml_collections.ConfigDict, model: ImageTransform
         return loss, ((logits.argmax(axis=-1) == tokens) | ~counted).all(axis=1)
 
     return Task(inputs, score, model.vocab_size - (EOS + 1), written=written)
+
+
+def tokens_of(classes: jax.Array) -> jax.Array:
+    """Return the tokens of sequences of classes, int32 [B, T + 1]: class k is 3 + k, EOS, PAD.
+
+    `classes` is int [B, T], with a negative number after the last class.
+    """
+    tokens = jnp.where(classes < 0, PAD, EOS + 1 + classes)
+    tokens = jnp.pad(tokens, ((0, 0), (0, 1)), constant_values=PAD)
+    end = (classes >= 0).sum(axis=1, keepdims=True)
+    return jnp.where(jnp.arange(tokens.shape[1]) == end, EOS, tokens).astype(jnp.int32)
 
 
 def classes_of(tokens: jax.Array) -> list[list[int]]:
@@ -101,15 +134,3 @@ def one_class(config: ml_collections.ConfigDict, model: ImageTransformer) -> Tas
         return jnp.roll(output[0][:, 0], -(EOS + 1), axis=-1)
 
     return Task(inputs, score, model.vocab_size - (EOS + 1), class_scores)
-
-
-def translation(config: ml_collections.ConfigDict, model: Transformer) -> Task:
-    """Reject the task tokens → tokens: there is no dataset of token pairs.
-
-    Raises:
-      InputError: always.
-    """
-    raise InputError(
-        f"config.model.name: {config.model.name} maps tokens to tokens; only image models can be "
-        f"trained on {config.data.name}"
-    )

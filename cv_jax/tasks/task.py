@@ -10,8 +10,9 @@ import jax
 class Task(NamedTuple):
     """Inputs and scores of a model.
 
-    A batch is a dict: `image` float32 [B, H, W, C], normalised; `label` int [B], float [B, K], or
-    for sequences of classes int [B, T] with −1 after the last class; `position` int [B], the index
+    A batch is a dict: `image` float32 [B, H, W, C], normalised, or for a dataset without images
+    `sequence`, classes int [B, S] with −1 after the last; `label` int [B], float [B, K], or for
+    sequences of classes int [B, T] with −1 after the last class; `position` int [B], the index
     of each example in the global batch (in evaluation: in the split).
 
     Attributes:

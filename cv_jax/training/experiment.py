@@ -59,7 +59,8 @@ class Experiment:
       model: the Linen module.
       num_classes: classes of the dataset.
       classes: their names; () if unknown.
-      image_shape: (height, width, channels) of the model's input.
+      input_shape: shape of one example: (height, width, channels) of the model's input, or
+        (length,) of the longest sequence in a training split without images.
       augmentation: the parsed `config.augment`.
       train_images: the training split.
       evaluations: all evaluations; the first is the run's own.
@@ -76,7 +77,7 @@ class Experiment:
     model: nn.Module
     num_classes: int
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     augmentation: Augmentation
     train_images: pipeline.Images
     evaluations: tuple[plan.Evaluation, ...]
@@ -160,7 +161,7 @@ class Experiment:
 
         def function(variables=None):
             return step.init_state(
-                self.model, self.optimiser, self.config, self.image_shape, variables
+                self.model, self.optimiser, self.config, self.input_shape, variables
             )
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
@@ -188,13 +189,13 @@ class Experiment:
         if "param_dtype" in config.model:
             stored = precision.stored(self.model, config.optim.master_weights)
             config.model.param_dtype = stored.param_dtype
-        return pretrained.load(config, self.num_classes, self.image_shape, self.classes)
+        return pretrained.load(config, self.num_classes, self.input_shape, self.classes)
 
     @functools.cached_property
     def abstract_state(self) -> step.TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
         state = jax.eval_shape(
-            lambda: step.init_state(self.model, self.optimiser, self.config, self.image_shape)
+            lambda: step.init_state(self.model, self.optimiser, self.config, self.input_shape)
         )
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -206,7 +207,7 @@ class Experiment:
     def sizes(self) -> Sizes:
         """Parameters and multiply-adds of the model, computed from shapes."""
         state, label_shape = self.abstract_state, self.train_images.source.label_shape
-        blank = blank_batch(self.image_shape, label_shape=label_shape)
+        blank = blank_batch(self.input_shape, label_shape=label_shape)
         adds, _ = count_multiply_adds(
             lambda v, *x: self.model.apply(v, *x, train=False)[0],
             {"params": state.params, **state.model_state},
@@ -283,14 +284,20 @@ def build(
         raise InputError("config.augment: test-time views are for config.eval_preprocess")
 
     train_source = splits.open_train(config)
-    image_shape = shape_checks.image_shape(config, train_source, augmentation)
-    config = pretrained.normalised(config, image_shape[-1], workdir)
-    _check_channels(config, image_shape[-1])
-    memory.check_batch_memory(config, image_shape, augmentation.stream.views)
-    shape_checks.try_augmentation(config, augmentation, image_shape)
+    shape_checks.check_kind(config, train_source)
+    if train_source.kind == "image":
+        input_shape = shape_checks.image_shape(config, train_source, augmentation)
+        config = pretrained.normalised(config, input_shape[-1], workdir)
+        _check_channels(config, input_shape[-1])
+    else:
+        augmentation, input_shape = augment.parse(""), train_source.example(0)[0].shape
+        config = configs.with_normalisation(config)
+    memory.check_batch_memory(config, input_shape, augmentation.stream.views)
+    if train_source.kind == "image":
+        shape_checks.try_augmentation(config, augmentation, input_shape)
     num_classes = train_source.num_classes
     model, params = shape_checks.make_model(
-        config, num_classes, image_shape, bool(augmentation.batch)
+        config, num_classes, input_shape, bool(augmentation.batch)
     )
     shape_checks.check_target(config, model, train_source)
     total_steps = configs.total_steps(config, len(train_source))
@@ -313,7 +320,7 @@ def build(
     if config.distill.teacher is not None and not evaluating:
         if tasks.task_name(config) != "classification":
             raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
-        teacher = read_teacher(config, num_classes, image_shape, train_source.classes or ())
+        teacher = read_teacher(config, num_classes, input_shape, train_source.classes or ())
         fingerprint["teacher"] = teacher.fingerprint
 
     mesh = meshes.make_mesh(config.mesh.devices, config.mesh.model)
@@ -326,7 +333,7 @@ def build(
         train_source,
         augmentation.fixed,
         config.data.cache,
-        lambda loop: counted(loop, "reading training images"),
+        lambda loop: counted(loop, f"reading training {train_source.kind}s"),
     )
     return Experiment(
         config=config,
@@ -334,7 +341,7 @@ def build(
         model=model,
         num_classes=num_classes,
         classes=train_source.classes or (),
-        image_shape=image_shape,
+        input_shape=input_shape,
         augmentation=augmentation,
         train_images=train_images,
         evaluations=evaluations,

@@ -16,7 +16,7 @@ import psutil
 from cv_jax.augment.batch import augment_batch
 from cv_jax.errors import InputError
 from cv_jax.models.count import count_multiply_adds
-from cv_jax.tasks.batch import fold_views
+from cv_jax.tasks.batch import blank_batch, fold_views
 from cv_jax.training.objective import make_objective
 
 # ---- Compilation and the first step
@@ -133,17 +133,17 @@ def model_flops(experiment) -> int:
         model = model.clone(
             attention_implementation="xla"
         )  # products inside fused kernels are not counted
-    shape = (config.batch_size, *experiment.image_shape)
     label_shape = experiment.train_images.source.label_shape
+    example = blank_batch(experiment.input_shape, label_shape=label_shape)
     raw = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size, *label_shape), jnp.int32),
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in example.items()
     }
 
     def augmented(batch):
         augmentation, classes = experiment.augmentation, experiment.num_classes
         batch = augment_batch(config, augmentation, classes, jnp.int32(0), batch)
-        return {**batch, "position": jnp.arange(len(batch["image"]))}
+        return {**batch, "position": jnp.arange(len(batch["label"]))}
 
     def forward(params, state, batch):
         rngs = {"dropout": jax.random.key(0), "mask": jax.random.key(0)}

@@ -11,11 +11,28 @@ import numpy as np
 from cv_jax import augment, models, tasks
 from cv_jax.augment import Augmentation
 from cv_jax.augment.batch import augment_batch
-from cv_jax.data.source import Source
+from cv_jax.data.source import Source, require_images
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained
 from cv_jax.models import precision
 from cv_jax.tasks.batch import blank_batch
+
+
+def check_kind(config: ml_collections.ConfigDict, source: Source) -> None:
+    """Check that the model reads what the examples are, and that only images are augmented.
+
+    Raises:
+      InputError: it does not, or `config.augment` is set for sequences.
+    """
+    name, wanted = config.model.name, tasks.reads(config)
+    if source.kind != wanted:
+        hint = "" if wanted == "image" else "; those of copy, reverse and sort are sequences"
+        raise InputError(
+            f"config.model.name: {name} reads {wanted}s; the examples of {source.name} are "
+            f"{source.kind}s{hint}"
+        )
+    if config.augment:
+        require_images(source, f"config.augment={config.augment}")
 
 
 def image_shape(
@@ -79,7 +96,7 @@ def check_target(config: ml_collections.ConfigDict, model: nn.Module, source: So
 def make_model(
     config: ml_collections.ConfigDict,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     soft_labels: bool,
 ) -> tuple[nn.Module, Any]:
     """Create the model, and check it with its task on the shape of one example.
@@ -88,7 +105,7 @@ def make_model(
       `(model, shapes of its parameters in the train state)`.
 
     Raises:
-      InputError: the model does not accept its fields, the images or the classes.
+      InputError: the model does not accept its fields, the examples or the classes.
     """
     name = config.model.name
     try:
@@ -101,7 +118,7 @@ def make_model(
             output, variables = stored.init_with_output(jax.random.key(0), *inputs, train=False)
             return task.score(output, batch)[0], variables["params"]
 
-        batch = blank_batch(image_shape, num_classes if soft_labels else 0)
+        batch = blank_batch(input_shape, num_classes if soft_labels else 0)
         loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
@@ -115,5 +132,5 @@ def make_model(
             f"{num_classes}; set config.model.vocab_size={num_classes + 3} or more"
         )
     if loss.shape != (1,):
-        raise InputError(f"config.model.name: {name} does not map an image to class scores")
+        raise InputError(f"config.model.name: {name} does not map an example to class scores")
     return model, params

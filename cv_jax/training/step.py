@@ -54,7 +54,7 @@ def init_state(
     model: nn.Module,
     optimiser: Optimiser,
     config: ml_collections.ConfigDict,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     variables: dict[str, Any] | None = None,
 ) -> TrainState:
     """Return the state before the first step.
@@ -63,12 +63,12 @@ def init_state(
       model: the model to train.
       optimiser: see `optim.make_optimiser`.
       config: the run's config.
-      image_shape: (height, width, channels) of the model's input.
+      input_shape: shape of one example; see `Experiment`.
       variables: initial variables of the model; `None` to draw them from the seed.
     """
     key = stream_key(config.seed, "init", 0)
     model = precision.stored(model, config.optim.master_weights)
-    task, batch = tasks.make_task(config, model), blank_batch(image_shape)
+    task, batch = tasks.make_task(config, model), blank_batch(input_shape)
     inputs = task.inputs(batch, {"mask": key})
     output, fresh = model.init_with_output(key, *inputs, train=False)
     variables = fresh if variables is None else variables
@@ -104,7 +104,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], teacher_variables=None):
         batch = augment_batch(config, augmentation, num_classes, state.step, batch)
-        batch["position"] = jnp.arange(len(batch["image"]))
+        batch = {**batch, "position": jnp.arange(len(batch["label"]))}
         rngs = {
             "dropout": stream_key(config.seed, "dropout", state.step, config.dropout_rng),
             "mask": stream_key(config.seed, "mask", state.step),

@@ -154,3 +154,64 @@ def test_mistakes_are_one_line(fields, message):
 def test_image_transformer_checks_its_encoder():
     with pytest.raises(ValueError, match="patch_size 7 does not divide"):
         build("image_transformer_ti", patch_size=7).check()
+
+
+def test_without_positions_the_order_of_the_source_is_lost():
+    """The memory of permuted tokens is the permuted memory; the decoder reads it as a set."""
+    model, with_positions = build(pos_embed="none"), build()
+    variables = random_variables(model, SOURCE, TARGET)
+    order = np.array([4, 2, 6, 0, 5, 1, 3])
+
+    def run(model):
+        run = quick_jit(lambda source: model.apply(variables, source, TARGET))
+        (logits, features), (permuted, others) = run(SOURCE), run(SOURCE[:, order])
+        return logits, features["memory"], permuted, others["memory"]
+
+    logits, memory, permuted, other_memory = run(model)
+    np.testing.assert_allclose(other_memory, memory[:, order], atol=1e-5)
+    np.testing.assert_allclose(permuted, logits, atol=1e-4)
+    logits, memory, permuted, other_memory = run(with_positions)
+    assert np.abs(other_memory - memory[:, order]).max() > 0.1
+    assert np.abs(permuted - logits).max() > 0.1
+
+
+def test_without_the_mask_a_later_target_changes_an_earlier_score():
+    model = build(causal=False)
+    variables = random_variables(model, SOURCE, TARGET)
+    run = quick_jit(lambda target: model.apply(variables, SOURCE, target)[0])
+    before = np.asarray(run(TARGET))
+    changed = TARGET.copy()
+    changed[:, -1] = 3 + (changed[:, -1] - 2) % 8
+    after = np.asarray(run(changed))
+    assert (np.abs(after - before).max(axis=-1) > 1e-4).all()
+    # Padding at the end is hidden, with the mask that is the default and with a given one.
+    padded = np.pad(TARGET, ((0, 0), (0, 2)), constant_values=PAD)
+    np.testing.assert_allclose(run(padded)[:, :-2], before, atol=1e-5)
+    given = quick_jit(lambda mask: model.apply(variables, SOURCE, padded, None, mask)[0])
+    np.testing.assert_allclose(given(padded != PAD), run(padded), atol=1e-6)
+    assert np.abs(given(np.ones(padded.shape, bool))[:, :-2] - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("fields", [{"pos_embed": "none"}, {"causal": False}])
+def test_the_fields_change_no_parameter_and_decode_from_a_cache(fields):
+    """Decoding without the causal mask reads only the tokens before: there are no others."""
+    model, usual = build(**fields), build()
+    variables = random_variables(usual, SOURCE, TARGET)
+    shapes = [jax.eval_shape(m.init, jax.random.key(0), SOURCE, TARGET) for m in (model, usual)]
+    assert jax.tree.map(jnp.shape, shapes[0]) == jax.tree.map(jnp.shape, shapes[1])
+
+    @quick_jit
+    def step(cache, tokens, index):
+        return model.apply(variables, cache, tokens, index, method="step")
+
+    causal = build(**{**fields, "causal": True})
+    full, _ = quick_jit(causal.apply)(variables, SOURCE, TARGET)
+    cache = quick_jit(lambda x: model.apply(variables, x, 9, method="start"))(SOURCE)
+    for index in range(TARGET.shape[1]):
+        logits, cache = step(cache, jnp.asarray(TARGET[:, index]), index)
+        np.testing.assert_allclose(logits, full[:, index], atol=2e-5)
+
+
+def test_unknown_positions_are_one_line():
+    with pytest.raises(ValueError, match="unknown pos_embed 'learned'; allowed: sincos, none"):
+        build(pos_embed="learned").check()

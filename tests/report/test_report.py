@@ -246,6 +246,18 @@ def test_every_evaluation_is_shown(tmp_path):
     assert settings.metrics_of(settings.group(found), "_accuracy") == names
 
 
+def test_beam_search_is_shown_beside_greedy_search(tmp_path):
+    (point,) = sweeps.write(tmp_path, [{"kind": "a"}])
+    sweeps.finish(tmp_path, point, 0.9, train=0.8)
+    file = tmp_path / point.name / "metrics.jsonl"
+    greedy, both = '"accuracy": 0.9,', '"accuracy": 0.9, "beam_accuracy": 0.95,'
+    file.write_text(file.read_text().replace(greedy, both))
+    _, found = results.read(tmp_path)
+    names = ["test_accuracy", "test_beam_accuracy", "train_accuracy"]
+    assert settings.metrics_of(settings.group(found), "_accuracy") == names
+    assert found[0].metrics["test_beam_accuracy"] == 0.95
+
+
 def test_mistakes(folder, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no sweep" in capsys.readouterr().err

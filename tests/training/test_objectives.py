@@ -221,4 +221,4 @@ def test_a_transformer_of_tokens_cannot_be_trained_on_images(tmp_path, data_dir,
     flags = ["--config", str(file), f"--config.data.dir={data_dir}"]
     assert launch.run([*flags, "--workdir", str(tmp_path / "run")]) == 2
     (message,) = capsys.readouterr().err.splitlines()
-    assert "config.model.name: transformer_base maps tokens to tokens" in message
+    assert "config.model.name: transformer_base reads sequences; the examples of dig" in message
