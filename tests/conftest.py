@@ -79,10 +79,19 @@ def load_config(data_dir):
 
 
 @pytest.fixture
-def fast_compilation():
-    """Compile without optimisations, for a test whose programs run once."""
+def fast_compilation(monkeypatch):
+    """Compile without optimisations, for a test whose programs run once; see `quick`."""
     import jax
+    from jax._src import compiler
+    from quick import OPTIONS
 
+    compile_ = compiler.compile_or_get_cached
+
+    def quickly(backend, module, devices, options, *rest, **more):
+        options.env_option_overrides = [*options.env_option_overrides, *OPTIONS.items()]
+        return compile_(backend, module, devices, options, *rest, **more)
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", quickly)
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

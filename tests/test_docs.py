@@ -86,6 +86,8 @@ def shortened(words, data_dir):
         return words
     words = ["python", str(ROOT / "launch.py"), *words[2:]]
     words = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
+    if "experiments" in " ".join(words):  # dozens of trials
+        return [*words, "--dry_run"]
     words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
     words += ["--config.eval.batch_size=8", "--config.schedule.warmup_epochs=none"]
     if "folder:" not in " ".join(words):
@@ -95,8 +97,6 @@ def shortened(words, data_dir):
     if "photos" in " ".join(words):  # residual networks at 224 pixels
         words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
         words += ["--config.model.stem_width=8"]
-    if "experiments" in " ".join(words):  # dozens of trials
-        words += ["--dry_run"]
     return words
 
 

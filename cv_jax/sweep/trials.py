@@ -60,15 +60,18 @@ def listing(sweep: Sweep, folder: Path) -> list[str]:
     """Return a table of the points: values, parameters, multiply-adds, steps, steps done."""
     keys = distinct(sweep.points) or ["point"]
     head = [*keys, "parameters", "mult-adds/image", "steps", "done"]
-    rows = []
+    rows, counted_sizes = [], {}
     for point in counted(sweep.points, "counting"):
         with _named(point):
             parts = _build(sweep, point)
-        parameters, adds = parts.sizes
+        labels = parts.train_images.source.label_shape
+        net = parts.model, parts.input_shape, labels, parts.config.optim.master_weights
+        if net not in counted_sizes:  # many points have the same network
+            counted_sizes[net] = parts.sizes
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
         step = folders.progress(folder / point.name)
-        sizes = [f"{number:,}" for number in (parameters, adds, parts.total_steps, step)]
+        sizes = [f"{n:,}" for n in (*counted_sizes[net], parts.total_steps, step)]
         rows.append([*shown, *sizes])
     return aligned([head, *rows], left=len(keys))
 

@@ -165,8 +165,8 @@ class Experiment:
             )
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        options = compile_options.once()
-        jitted = jax.jit(function, out_shardings=shardings, compiler_options=options)
+        jit = functools.partial(jax.jit, function, out_shardings=shardings)
+        jitted = jit(compiler_options=compile_options.once())
 
         def init(variables=None):
             if variables is None:
@@ -174,7 +174,7 @@ class Experiment:
             shardings = partition.stored(self.config, self.mesh, variables)
             return jitted(meshes.put(variables, shardings))
 
-        init.lower, init.traceable = jitted.lower, jitted
+        init.lower, init.traceable = jitted.lower, jit()  # a nested jit can have no options
         return init
 
     def pretrained(self) -> dict[str, Any] | None:
