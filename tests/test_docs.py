@@ -91,14 +91,16 @@ def shortened(words, data_dir):
     if "experiments" in " ".join(words):  # dozens of trials
         return [*words, "--dry_run"]
     words += ["--config.total_steps=2", "--config.batch_size=8", "--config.model.dtype=float32"]
-    words += ["--config.eval.batch_size=8", "--config.schedule.warmup_epochs=none"]
-    if "folder:" not in " ".join(words):
-        words += [f"--config.data.dir={data_dir}"]
-    if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
-        words += ["--config.model.width=96", "--config.model.depth=2"]
+    words += ["--config.schedule.warmup_epochs=none"]
     if "photos" in " ".join(words):  # residual networks at 224 pixels
         words += ["--config.model.widths=8,8,8,8", "--config.model.stage_sizes=1,1,1,1"]
-        words += ["--config.model.stem_width=8"]
+        words += ["--config.model.stem_width=8", "--config.eval.batch_size=8"]
+    else:
+        words += [f"--config.data.dir={data_dir}", "--config.eval.batch_size=64"]
+    if "/vit_" in " ".join(words) or "/mae" in " ".join(words):
+        words += ["--config.model.depth=2"]
+    if "vit_b16" in " ".join(words):  # 86 million parameters, to be saved as well
+        words += ["--config.model.width=96"]
     return words
 
 
