@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import recipe
+from quick import quick_jit
 from slow import slow_except
 
 from cv_jax import interop, models
@@ -88,7 +89,7 @@ def test_gradients(case):
         model, fields, variables = in_float64(case)
         image = recipe.images(case.batch, case.image_size).astype(np.float64)
 
-        @jax.jit
+        @quick_jit
         @jax.grad
         def gradient(params):
             (logits, _), _ = model.apply(
