@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 
 SYMBOLS = "abcdefghijklmnopqrst"
 LENGTHS = (3, 10)  # fewest and most symbols of a source
-VARIETY = 2  # fewest symbols that a source is drawn from
 COUNTS = {"train": 10000, "test": 1000}  # examples
 TEST_SHARE = 10  # one in this many multisets of letters belongs to the test split
 
@@ -36,15 +35,13 @@ def is_test(source: Symbols) -> bool:
 def sources(split: str) -> Iterator[Symbols]:
     """Yield the sources of a split, "train" or "test", as numbers of symbols; always the same.
 
-    The length of a draw is uniform, and so is the number of different symbols that it may have:
-    sources that repeat a symbol often are common, too. A draw of the other split, or one that was
-    drawn before, is left out.
+    The length of a draw is uniform, and so is each symbol. A draw of the other split, or one that
+    was drawn before, is left out.
     """
     rng, seen = np.random.default_rng(list(COUNTS).index(split)), set()
     while len(seen) < COUNTS[split]:
         length = rng.integers(LENGTHS[0], LENGTHS[1] + 1)
-        allowed = rng.permutation(len(SYMBOLS))[: rng.integers(VARIETY, len(SYMBOLS) + 1)]
-        source = tuple(rng.choice(allowed, length).tolist())
+        source = tuple(rng.integers(0, len(SYMBOLS), length).tolist())
         if source not in seen and is_test(source) == (split == "test"):
             seen.add(source)
             yield source
