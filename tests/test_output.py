@@ -115,8 +115,14 @@ def test_a_lost_terminal_saves_and_stops_a_run_or_is_ignored_under_nohup(
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     master, slave = pty.openpty()
+    steps = 300 if ignored else 3000
     flags = ["--config", "configs/mlp.py", f"--config.data.dir={data_dir}"]
-    flags += ["--workdir", str(tmp_path), "--config.total_steps=3000", "--config.model.widths=8"]
+    flags += [
+        "--workdir",
+        str(tmp_path),
+        f"--config.total_steps={steps}",
+        "--config.model.widths=8",
+    ]
     process = subprocess.Popen(
         [sys.executable, "launch.py", *flags],
         cwd=ROOT,
@@ -131,5 +137,5 @@ def test_a_lost_terminal_saves_and_stops_a_run_or_is_ignored_under_nohup(
         seen += os.read(master, 4096)
     os.close(master)
     assert process.wait(300) == (0 if ignored else 75)
-    assert (tmp_path / "checkpoints" / "3000").is_dir() == ignored
+    assert (tmp_path / "checkpoints" / str(steps)).is_dir() == ignored
     assert list((tmp_path / "checkpoints").glob("[0-9]*"))

@@ -157,7 +157,7 @@ def test_a_command_ends_at_once_during_its_imports(command, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1, 2, 4, 6])
+@pytest.mark.parametrize("seconds", [0.3, 2, 5])
 @pytest.mark.parametrize("flags", ["", "--evaluate", "--dry_run", "--sweep=rate --dry_run"])
 def test_a_command_ends_at_once_at_any_time(tmp_path, flags, seconds):
     config = ["--config", "configs/mlp.py"] if "sweep" in flags else []

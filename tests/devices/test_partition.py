@@ -89,7 +89,6 @@ FSDP = {"mesh.params": "fsdp", "mesh.fsdp_min_size": 64}
 SCHEMES = [
     ("vit_ti16", {**FSDP, "mesh.model": 4}),
     pytest.param("vit_ti16", FSDP, marks=pytest.mark.slow),
-    pytest.param("vit_ti16", {"mesh.model": 2}, marks=pytest.mark.slow),
     pytest.param("swin", FSDP, marks=pytest.mark.slow),
     pytest.param("resnet20_cifar", FSDP, marks=pytest.mark.slow),
 ]

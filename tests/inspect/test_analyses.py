@@ -43,7 +43,7 @@ LIGHT = ("filters", "embedding", "positions", "attention", "reconstruction", "ck
 # Variants of another network in the list; the slower analyses leave them out.
 VARIANTS = (
     *("alexnet_one_stream", "vgg11", "vgg11_lrn", "vgg16_c", "resnet50", "resnet50_v1", "resnext"),
-    *("plain18", "plain8_cifar", "vit_mean"),
+    *("plain18", "plain8_cifar", "lenet5_1998", "vit_mean", "vit_map", "deit_distilled", "swinv2"),
 )
 QUICK = ("mlp", "lenet5", "alexnet", "resnet18", "vit", "swin")
 
