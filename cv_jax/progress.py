@@ -92,7 +92,7 @@ def counted(loop: Sized, what: str) -> Iterable:
         now = time.monotonic()
         if now - last >= LINE_SECONDS:
             last = now
-            left = clock((now - started) / i * (len(loop) - i))
+            left = clock((now - started) / i * (len(loop) - i)) if i else "?"
             text = printable(f"{what}: {i} of {len(loop)}, {left} left")
             print(text, file=sys.stderr, flush=True)
         yield item
