@@ -11,6 +11,7 @@ from PIL import Image
 
 from cv_jax import models
 from cv_jax.__main__ import main
+from cv_jax.inspect import receptive_field
 from cv_jax.inspect.primitives import RULES
 from cv_jax.interop import saved
 
@@ -51,6 +52,7 @@ def images(tmp_path_factory):
 
 def test_an_analysis_without_a_rule_for_a_primitive(weights, images, tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(RULES, "conv_general_dilated")
+    receptive_field._traced.cache_clear()  # a test before may have traced the network
     out = ["--out", str(tmp_path / "look")]
     assert main(["look", str(weights), "attention", "filters", "--images", str(images), *out]) == 0
     printed = capsys.readouterr().out

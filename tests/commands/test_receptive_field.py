@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from cv_jax.__main__ import main
+from cv_jax.inspect import receptive_field
 from cv_jax.inspect.primitives import RULES
 
 
@@ -45,6 +46,7 @@ def test_mistakes(arguments, message, capsys):
 
 def test_a_primitive_without_a_rule(monkeypatch, capsys):
     monkeypatch.delitem(RULES, "conv_general_dilated")
+    receptive_field._traced.cache_clear()  # a test before may have traced the network
     assert main(["receptive-field", "lenet5"]) == 2
     message = "error: lenet5: no dependence rule for the primitive 'conv_general_dilated' of jax "
     assert capsys.readouterr().err == f"{message}{jax.__version__}\n"
