@@ -52,10 +52,11 @@ def iterate(mesh: Mesh, batches: TrainBatches, start_step: int) -> Iterator[dict
       start_step: step of the first batch.
     """
     pixels, labels = meshes.put(batches.images.cached, (meshes.replicated(mesh),) * 2)
+    kind = batches.images.source.kind
 
     @functools.partial(jax.jit, out_shardings=meshes.over_batch(mesh))
     def gather(pixels, labels, plan, row):
-        return {batches.images.source.kind: pixels[plan[row]], "label": labels[plan[row]]}
+        return {kind: pixels[plan[row]], "label": labels[plan[row]]}
 
     def draw_up(first, last):
         """The indices [steps, B] of batches first…last−1; a process provides its own columns."""
