@@ -100,10 +100,16 @@ def _attend_cudnn(q, k, v, scale, bias, mask):
             f"on {jax.default_backend()!r}; use 'xla'"
         )
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
-    out = jax.nn.dot_product_attention(
-        q, k, v, bias=bias, mask=mask, scale=scale, implementation="cudnn"
-    )
-    return jnp.swapaxes(out, 1, 2)
+    arguments = dict(bias=bias, mask=mask)
+    queries, keys = q.shape[1], k.shape[1]
+    if (queries % 2 or keys % 2) and bias is None and mask is None:
+        # The kernel's backward pass needs even numbers of queries and keys. A token of zeros, which
+        # the lengths exclude, makes an odd number even.
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        lengths = (jnp.full(len(q), length, jnp.int32) for length in (queries, keys))
+        arguments = dict(zip(("query_seq_lengths", "key_value_seq_lengths"), lengths, strict=True))
+    out = jax.nn.dot_product_attention(q, k, v, **arguments, scale=scale, implementation="cudnn")
+    return jnp.swapaxes(out[:, :queries], 1, 2)
 
 
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
