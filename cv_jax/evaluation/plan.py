@@ -71,10 +71,15 @@ def plan(
       total_steps: number of updates of the run, for intervals in percent.
 
     Raises:
-      InputError: an evaluation does not suit the model or the data.
+      InputError: an evaluation, or `config.eval.pictures`, does not suit the model or the data.
     """
     task = tasks.make_task(config, model)
     own = own_kind(task)
+    if config.eval.pictures and own != "reconstruction":
+        raise InputError(
+            f"config.eval.pictures={config.eval.pictures}: {config.model.name} is not a masked "
+            "autoencoder; only 0 is allowed"
+        )
     own_options = {name: option.default for name, option in options_of(own).items()}
     evaluations, prepared = [], {}
     for kind, options in [(own, {**own_options, "name": "test"}), *parse(config.eval.extra)]:

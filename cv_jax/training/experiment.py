@@ -284,17 +284,9 @@ def build(
         raise InputError("config.augment: test-time views are for config.eval_preprocess")
 
     train_source = splits.open_train(config)
-    shape_checks.check_kind(config, train_source)
-    if train_source.kind == "image":
-        input_shape = shape_checks.image_shape(config, train_source, augmentation)
-        config = pretrained.normalised(config, input_shape[-1], workdir)
-        _check_channels(config, input_shape[-1])
-    else:
-        augmentation, input_shape = augment.parse(""), train_source.example(0)[0].shape
-        config = configs.with_normalisation(config)
-    memory.check_batch_memory(config, input_shape, augmentation.stream.views)
-    if train_source.kind == "image":
-        shape_checks.try_augmentation(config, augmentation, input_shape)
+    config, augmentation, input_shape = shape_checks.check_examples(
+        config, train_source, augmentation, workdir
+    )
     num_classes = train_source.num_classes
     model, params = shape_checks.make_model(
         config, num_classes, input_shape, bool(augmentation.batch)
@@ -310,16 +302,9 @@ def build(
     )
 
     evaluations = plan.plan(config, model, train_source, total_steps)
-    if config.eval.pictures and tasks.task_name(config) != "reconstruction":
-        raise InputError(
-            f"config.eval.pictures={config.eval.pictures}: {config.model.name} is not a masked "
-            "autoencoder; only 0 is allowed"
-        )
     fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}
     teacher = None
     if config.distill.teacher is not None and not evaluating:
-        if tasks.task_name(config) != "classification":
-            raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
         teacher = read_teacher(config, num_classes, input_shape, train_source.classes or ())
         fingerprint["teacher"] = teacher.fingerprint
 
@@ -355,16 +340,6 @@ def build(
         teacher=teacher,
         fingerprint=fingerprint,
     )
-
-
-def _check_channels(config: ml_collections.ConfigDict, channels: int) -> None:
-    for name in ("mean", "std"):
-        values = config.data[name]
-        if len(values) not in (1, channels):
-            raise InputError(
-                f"config.data.{name}={values} has {len(values)} values; images have {channels} "
-                "channels"
-            )
 
 
 def _check_counts(

@@ -77,9 +77,7 @@ def _train(
         return ExitCode.DONE
     progress = Progress(total_steps, start_step, experiment.config.batch_size)
     record.open_writers(progress.line)
-    _announce(experiment, workdir, start_step, progress)
-    if record.other_conditions:
-        progress.line(f"WARNING: {workdir} {record.other_conditions}")
+    _announce(experiment, workdir, start_step, progress, record.other_conditions)
 
     # ---- Steps
     train_step = experiment.train_step()
@@ -139,7 +137,9 @@ def _train(
     return code
 
 
-def _announce(experiment: Experiment, workdir: Path, step: int, progress: Progress) -> None:
+def _announce(
+    experiment: Experiment, workdir: Path, step: int, progress: Progress, conditions: str
+) -> None:
     config, mesh = experiment.config, experiment.mesh
     progress.line(
         f"{config.model.name}, {experiment.sizes.parameters:,} parameters, on {config.data.name}: "
@@ -147,6 +147,8 @@ def _announce(experiment: Experiment, workdir: Path, step: int, progress: Progre
         f"device(s), {workdir}"
     )
     progress.line(f"training on {experiment.train_images.place(experiment.resident)}")
+    if conditions:
+        progress.line(f"WARNING: {workdir} {conditions}")
 
 
 def _not_finite(record: Record, progress: Progress, step: int) -> int:

@@ -1,5 +1,6 @@
 """Shape checks with `jax.eval_shape`, before anything is computed; errors are one line."""
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -9,20 +10,37 @@ import ml_collections
 import numpy as np
 
 from cv_jax import augment, models, tasks
+from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.augment.batch import augment_batch
 from cv_jax.data.source import Source, require_images
+from cv_jax.devices import memory
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained
 from cv_jax.models import precision
 from cv_jax.tasks.batch import blank_batch
 
 
-def check_kind(config: ml_collections.ConfigDict, source: Source) -> None:
-    """Check that the model reads what the examples are, and that only images are augmented.
+def check_examples(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    augmentation: Augmentation,
+    workdir: Path | None = None,
+) -> tuple[ml_collections.ConfigDict, Augmentation, tuple[int, ...]]:
+    """Check that model and augmentation accept the examples of the training split.
+
+    Args:
+      config: the resolved config.
+      source: the training split.
+      augmentation: the parsed `config.augment`.
+      workdir: the run directory, if it is known; see `pretrained.normalised`.
+
+    Returns:
+      `(config with the normalisation of the images, augmentation, shape of one example)`. Examples
+      that are no images have neither.
 
     Raises:
-      InputError: it does not, or `config.augment` is set for sequences.
+      InputError: they do not, or a batch does not fit into memory.
     """
     name, wanted = config.model.name, tasks.reads(config)
     if source.kind != wanted:
@@ -31,18 +49,25 @@ def check_kind(config: ml_collections.ConfigDict, source: Source) -> None:
             f"config.model.name: {name} reads {wanted}s; the examples of {source.name} are "
             f"{source.kind}s{hint}"
         )
-    if config.augment:
-        require_images(source, f"config.augment={config.augment}")
+    if source.kind == "image":
+        shape = _image_shape(config, source, augmentation)
+        config = pretrained.normalised(config, shape[-1], workdir)
+        _check_channels(config, shape[-1])
+        memory.check_batch_memory(config, shape, augmentation.stream.views)
+        _try_augmentation(config, augmentation, shape)
+    else:
+        if config.augment:
+            require_images(source, f"config.augment={config.augment}")
+        shape, augmentation = source.example(0)[0].shape, augment.parse("")
+        config = configs.with_normalisation(config)
+        memory.check_batch_memory(config, shape, augmentation.stream.views)
+    return config, augmentation, shape
 
 
-def image_shape(
+def _image_shape(
     config: ml_collections.ConfigDict, source: Source, augmentation: Augmentation
 ) -> tuple[int, int, int]:
-    """Return the image shape after the host operations.
-
-    Raises:
-      InputError: height and width differ from `config.image_size`.
-    """
+    """Return the image shape after the host operations, which must be `config.image_size`."""
     image = augment.apply_host(augmentation.fixed, None, source.example(0)[0])
     image = augment.apply_host(augmentation.host, np.random.default_rng(0), image)
     size = config.image_size
@@ -55,16 +80,22 @@ def image_shape(
     return image.shape
 
 
-def try_augmentation(
+def _check_channels(config: ml_collections.ConfigDict, channels: int) -> None:
+    for name in ("mean", "std"):
+        values = config.data[name]
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"config.data.{name}={values} has {len(values)} values; images have {channels} "
+                "channels"
+            )
+
+
+def _try_augmentation(
     config: ml_collections.ConfigDict,
     augmentation: Augmentation,
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Check the device operations on the shape of a batch.
-
-    Raises:
-      InputError: an operation does not accept the shape.
-    """
+    """Check the device operations on the shape of a batch."""
     shape = (config.batch_size, *image_shape)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cv_jax import models
+from cv_jax import models, tasks
 from cv_jax.errors import InputError, printable
 from cv_jax.interop import pretrained, saved
 from cv_jax.interop.classes import ordered
@@ -51,10 +51,12 @@ def read_teacher(
         order is reordered.
 
     Raises:
-      InputError: the teacher is missing, is not a classifier of these classes, or does not fit;
-        the message is one line.
+      InputError: the student is not a classifier, or the teacher is missing, is not a classifier of
+        these classes, or does not fit; the message is one line.
     """
     place = config.distill.teacher
+    if tasks.task_name(config) != "classification":
+        raise InputError(f"config.distill.teacher: {config.model.name} is not a classifier")
 
     def report(line):
         print(printable(f"{place}: {line}"))
