@@ -2,12 +2,18 @@
 
 import os
 
-# jax reads these variables at import. Tests build meshes of up to eight devices.
+# jax reads these variables at import. Tests build meshes of up to eight devices. Most of their time
+# is compilation, so LLVM does not optimise; the fixture `full_optimisation` is for tests of bits.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     flags = os.environ.get("XLA_FLAGS", "")
-    if "host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    for flag, value in (
+        ("xla_backend_optimization_level", 0),
+        ("xla_force_host_platform_device_count", 8),
+    ):
+        if flag not in flags:
+            flags = f"{flags} --{flag}={value}".strip()
+    os.environ["XLA_FLAGS"] = flags
 
 import atexit  # noqa: E402
 import pathlib  # noqa: E402
@@ -78,20 +84,32 @@ def load_config(data_dir):
     return load
 
 
-@pytest.fixture
-def fast_compilation(monkeypatch):
-    """Compile without optimisations, for a test whose programs run once; see `quick`."""
-    import jax
+def compile_with(monkeypatch, first=(), last=()):
+    """Add options of the compiler to those of every program; of equal names the last one counts."""
     from jax._src import compiler
-    from quick import OPTIONS
 
     compile_ = compiler.compile_or_get_cached
 
-    def quickly(backend, module, devices, options, *rest, **more):
-        options.env_option_overrides = [*options.env_option_overrides, *OPTIONS.items()]
+    def compiled(backend, module, devices, options, *rest, **more):
+        options.env_option_overrides = [*first, *options.env_option_overrides, *last]
         return compile_(backend, module, devices, options, *rest, **more)
 
-    monkeypatch.setattr(compiler, "compile_or_get_cached", quickly)
+    monkeypatch.setattr(compiler, "compile_or_get_cached", compiled)
+
+
+@pytest.fixture
+def full_optimisation(monkeypatch):
+    """Compile as in the runs of users, for tests of equal bits: LLVM's optimisations round."""
+    compile_with(monkeypatch, first=[("xla_backend_optimization_level", 3)])
+
+
+@pytest.fixture
+def fast_compilation(monkeypatch):
+    """Compile without any optimisation, for a test whose programs run once; see `quick`."""
+    import jax
+    from quick import OPTIONS
+
+    compile_with(monkeypatch, last=OPTIONS.items())
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

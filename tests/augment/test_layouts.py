@@ -11,6 +11,8 @@ from cv_jax.augment.batch import augment_batch
 from cv_jax.devices import mesh as meshes
 from cv_jax.random_streams import stream_key
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 RECIPES = (
     "random_resized_crop(0.3, method='bicubic')|colour_jitter(0.4, 0.4, 0.4, 0.1)|three_augment"
     "|rotate(20, probability=0.5)|erase(0.5, 'channel')|cutout(4)|mixup(0.8, 'example')",

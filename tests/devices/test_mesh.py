@@ -11,6 +11,8 @@ from cv_jax.devices import mesh as meshes
 from cv_jax.errors import InputError
 from cv_jax.training import experiment
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 AUGMENT = "resize(16)|random_crop(12)|pad_crop(2)|flip|mixup(0.3)"
 SMALL_VIT = {
     "image_size": 12,

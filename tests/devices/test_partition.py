@@ -144,6 +144,7 @@ def test_initialisation_never_holds_the_whole_state(load_config):
     assert memory.temp_size_in_bytes < total / 8
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.slow
 def test_initial_values_do_not_depend_on_the_scheme(load_config):
     whole, *split = (

@@ -19,6 +19,8 @@ from cv_jax.training import experiment
 from cv_jax.training.evaluate import evaluate
 from cv_jax.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 OLD_RUNS = Path(__file__).parent / "old_runs"
 
 

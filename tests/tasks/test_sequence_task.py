@@ -81,6 +81,7 @@ def test_the_loss_is_the_mean_over_the_tokens_without_padding(config, small):
     assert task.score((perfect, {}), batch)[1].all()
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_a_later_token_never_changes_an_earlier_logit(small):
     """The causal mask, bit for bit, in the whole program of the model."""
     model, variables, image = small

@@ -8,6 +8,8 @@ from slow import slow_except
 from cv_jax.training import experiment
 from cv_jax.training.step import layer_norms
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 NETS = {
     "mlp": {"model.widths": "16,12", "augment": "pad_crop(2)|mixup(0.2)"},
     "resnet": {
