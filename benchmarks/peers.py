@@ -91,7 +91,7 @@ def make_network(case: Case) -> nn.Module:
     """Return the peer's network of a case.
 
     Raises:
-      ImportError: its library, or one that it needs, is not installed.
+      ImportError: its library is not installed.
     """
     library, name = case.peer
     if library == "torch":
@@ -169,11 +169,7 @@ def main():
     flags = parser.parse_args()
     case = (TINY if flags.tiny else CASES)[flags.case]
     device = "cuda" if flags.device == "gpu" else "cpu"
-    try:
-        step = make_step(case, device, flags.batch, flags.dtype, not flags.eager)
-    except ImportError as error:
-        turns.report(missing=str(error))
-        return
+    step = make_step(case, device, flags.batch, flags.dtype, not flags.eager)
     row = measure(step, device, flags.batch, flags.seconds, flags.repetitions)
     turns.report(**row, versions={case.peer[0]: version(case.peer[0]), "torch": torch.__version__})
 

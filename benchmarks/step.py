@@ -133,14 +133,9 @@ def table(summary_: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def named(rows: list[dict], name: str) -> list[dict]:
-    """Return the rows of the measurements with a name."""
-    return [row for row in rows if row["name"] == name]
-
-
-def why_not(row: dict) -> str:
-    """Return why a row has no result."""
-    return f"not installed: {row['missing']}" if "missing" in row else row.get("error", "?")
+def is_missing(row: dict) -> bool:
+    """Whether a measurement failed because a library of the peer is not installed."""
+    return row.get("error", "").startswith(("ModuleNotFoundError", "ImportError"))
 
 
 def found_device() -> str:
@@ -180,7 +175,7 @@ def main():
             result["rows"].append(row)
             result["summary"] = summary(result["rows"])
             found = row.get("images_per_second")
-            text = f"{statistics.median(found):,.1f} images/s" if found else why_not(row)
+            text = f"{statistics.median(found):,.1f} images/s" if found else row.get("error")
             print(f"{row['name']}: {text}", flush=True)
         if flags.out:
             json_files.write_json(flags.out, result)
@@ -195,7 +190,7 @@ def main():
             for case in cases:
                 sides = tuple(flags.sides)
                 for job in jobs(case, flags.device, Path(scratch), sides=sides, **options):
-                    if not any("missing" in row for row in named(result["rows"], job.name)):
+                    if not any(r["name"] == job.name and is_missing(r) for r in result["rows"]):
                         schedule.take(job)
         schedule.finish()
     print(table(result["summary"]))

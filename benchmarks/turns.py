@@ -154,12 +154,14 @@ class Turns:
         """Start the time.
 
         Args:
-          emit: called with every row, from several threads.
+          emit: called with every row, from several threads but by one at a time. `at_s` is the time
+            of a row, and `beside` the other jobs that ran then.
           minutes: time for all jobs; `None` for any.
           overlap: whether the next job may start when the last one holds the device.
         """
         seconds = float("inf") if minutes is None else 60 * minutes
-        self._end = time.monotonic() + seconds
+        self._began, self._guard = time.monotonic(), threading.Lock()
+        self._end = self._began + seconds
         self._emit, self._overlap, self._running = emit, overlap, []
         self._folder = tempfile.TemporaryDirectory()
         self._variables = {_LOCK: f"{self._folder.name}/lock"} if overlap else {}
@@ -173,16 +175,20 @@ class Turns:
 
         Args:
           job: what to run.
-          waits: whether the job calls `hold_device`, from which its time counts.
+          waits: whether the job waits for the device, from which its time counts. Without it,
+            `hold_device` does not wait.
         """
-        job = dataclasses.replace(job, variables={**self._variables, **job.variables})
+        if waits:
+            job = dataclasses.replace(job, variables={**self._variables, **job.variables})
         running = None
 
         def emit(row):
             others = [
                 r.job.name for r in self._running if r is not running and not r.ended.is_set()
             ]
-            self._emit({**row, **({"beside": others} if others else {})})
+            beside = {"beside": others} if others else {}
+            with self._guard:
+                self._emit({**row, "at_s": round(time.monotonic() - self._began, 1), **beside})
 
         running = Running(job, emit, self._end, waits)
         self._running.append(running)
@@ -194,7 +200,8 @@ class Turns:
         Without overlap this waits for the end. Returns `None` if no time is left.
         """
         if self.left < min(20, job.seconds):
-            self._emit({"name": job.name, **job.facts, "error": "no time left"})
+            with self._guard:
+                self._emit({"name": job.name, **job.facts, "error": "no time left"})
             return None
         running = self.start(job, waits=True)
         running.holds.wait()
