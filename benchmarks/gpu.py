@@ -16,8 +16,8 @@ Stages, in the order of the plan:
     attention    implementations of attention over the number of tokens
     families     20 steps of every family, on the GPU and on the CPU
     restart      runs that `kill -9` interrupts
-    loader       images per second over threads and processes
     sweep        32 trials in one program
+    loader       images per second over threads and processes
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.step_cases import CASES, TINY
 
 STAGES = (
     *("environment", "step", "repeat", "attention"),
-    *("families", "restart", "loader", "sweep"),
+    *("families", "restart", "sweep", "loader"),
 )
 # Measured before the checks, and after them.
 FIRST = ("vit_b16", "mae_vit_l16", "swin_t")
@@ -195,9 +195,10 @@ def run(schedule: turns.Turns, flags: argparse.Namespace, scratch: Path) -> None
     stage("families")
     if "families" in flags.stages and flags.device == "gpu" and not many_cores:
         take(found["families on the CPU"])
-    stage("restart", "loader", "sweep")
+    stage("restart", "sweep")
     steps([name for name in flags.cases or [] if name not in FIRST + THEN])
     peers.take_all()
+    stage("loader")  # last: nothing may run beside it
 
 
 def agreement(rows: list[dict]) -> dict[str, float]:

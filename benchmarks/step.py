@@ -64,7 +64,8 @@ def jobs(
     found = []
     for side in sides:
         if side == "cv_jax":
-            for variant, fields in {**(case.variants if half else {}), "": {}}.items():
+            variants = case.variants if half and case.variants else {"": {}}
+            for variant, fields in variants.items():
                 words = [sys.executable, "-m", "benchmarks.step_product", name, *shared]
                 words += ["--fields", json.dumps(fields), "--cache", str(scratch / "programs")]
                 words += ["--profile"] if profile else []
