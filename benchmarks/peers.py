@@ -46,11 +46,11 @@ def resnet20(classes: int) -> nn.Module:
 
 
 def lenet5(classes: int) -> nn.Module:
-    """Return LeNet-5 with ReLU and max pooling, as `cv_jax`'s."""
+    """Return LeNet-5 with tanh and average pooling, as `cv_jax`'s."""
     return nn.Sequential(
-        *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)),
+        *(nn.Conv2d(3, 6, 5), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, classes)),
     )
 
 

@@ -13,7 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from cv_jax import models
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -294,6 +298,25 @@ def test_kernels_are_grouped_by_name(name, kind):
 def test_cases_are_ordered_once():
     for device in ("cpu", "gpu"):
         assert sorted(step_cases.order(device)) == sorted(step_cases.CASES)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("lenet5", "torch"), ("resnet20_cifar", "torch"), ("mae_vit_l16", "transformers")],
+)
+def test_a_network_of_the_peer_has_the_size_of_ours(name, library):
+    pytest.importorskip("torch")
+    pytest.importorskip(library)
+    from benchmarks import peers
+
+    case = step_cases.CASES[name]
+    fields = {} if case.masked else {"num_classes": case.classes}
+    model = models.create(case.model, **fields)
+    keys = {"params": jax.random.key(0), "mask": jax.random.key(0)}
+    image = jnp.zeros((1, case.size, case.size, 3))
+    ours = jax.eval_shape(lambda: model.init(keys, image))["params"]
+    theirs = [p for p in peers.make_network(case).parameters() if p.requires_grad]
+    assert sum(p.numel() for p in theirs) == sum(x.size for x in jax.tree.leaves(ours))
 
 
 # ---- Small runs
