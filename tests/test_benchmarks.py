@@ -159,9 +159,59 @@ def faults_sentences():
     yield f"A recorded campaign of {found['faults']} faults in {found['runs']} runs had no lost"
 
 
+def augmentation_page_sentences():
+    found = recorded("augmentation.json")["augmentation"]["DeiT"]
+    share, milliseconds = 100 * found["share_of_step"], found["ms_an_image"]
+    yield (
+        f"costs {share:.1f} % of a training step of ViT-B/16 on two CPU cores, "
+        f"{milliseconds:.0f} ms per image"
+    )
+
+
+def sweep_sentences():
+    slots, together = recorded("sweep_slots.json"), recorded("sweep_vmap.json")
+    idle = 1 - slots["used_seconds"] / slots["slot_seconds"]
+    between = slots["idle_share_between_trials"]
+    yield f"idle for {100 * idle:.1f} % of the time: {100 * between:.1f} % between trials"
+    whole = together["separate_seconds"] / together["together_seconds"]
+    steps = together["separate_steps_seconds"] / together["together_steps_seconds"]
+    yield f"finish {whole:.1f} times sooner than one after the other"
+    yield f"the steps alone are {steps:.1f} times as fast"
+
+
+def hosts_sentences():
+    found = recorded("agreement.json")
+    word, collective = 1e3 * found["word_seconds"], 1e3 * found["collective_seconds"]
+    yield f"takes {word:.2f} ms through the coordination service and {collective:.2f} ms as a"
+
+
+def distillation_sentences():
+    found = recorded("distillation.json")
+
+    def interval(values, scale=100):
+        return f"{scale * statistics.mean(values):.1f} ± {scale * statistics.stdev(values):.1f}"
+
+    labels = found["student_from_labels_mixed"]["values"]
+    teacher = found["student_from_teacher"]["values"]
+    gains = [b - a for a, b in zip(labels, teacher, strict=True)]
+    assert min(gains) > 0
+    yield f"reaches {interval(labels)} % from mixed labels and {interval(teacher)} % with LeNet-5"
+    yield f"The gain is {interval(gains)} points"
+
+
+def reproducibility_sentences():
+    found = recorded("faults.json")
+    yield f"{found['faults']} faults struck {found['runs']} runs"
+
+
 @pytest.mark.parametrize(
     ("page", "sentences"),
     [
+        ("docs/augmentation.md", augmentation_page_sentences),
+        ("docs/sweeps.md", sweep_sentences),
+        ("docs/several_hosts.md", hosts_sentences),
+        ("docs/training.md", distillation_sentences),
+        ("docs/reproducibility.md", reproducibility_sentences),
         ("docs/performance.md", start_sentences),
         ("docs/performance.md", loop_sentences),
         ("docs/performance.md", loading_sentences),
