@@ -33,7 +33,7 @@ def command(config: str, workdir: Path, steps: int, *more: str) -> list[str]:
     fields = {
         "total_steps": steps,
         "log.every_steps": 1,
-        "schedule.warmup_epochs": "none",  # may be longer than the run
+        "schedule.warmup_steps": 2,  # that of the file may be longer than the run
         "mesh.devices": 1,
         **dict(item.split("=", 1) for item in more),
     }
