@@ -31,6 +31,18 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+# Of Transformers also "mlp": all intermediates, except of each MLP only its matrix products. The
+# hidden activations, four times as wide as a token, are computed again from the first product;
+# otherwise GELU alone keeps its result and two more arrays of this width.
+POLICIES = (*REMAT_POLICIES, "mlp")
+
+
+def apply_mlp(mlp: Mlp, x: jax.Array, train: bool, remat_policy: str) -> jax.Array:
+    """Apply an MLP [..., D] → [..., D]; under "mlp" it keeps its matrix products only."""
+    if remat_policy != "mlp":
+        return mlp(x, train=train)
+    lean = nn.remat(lambda mlp, x: mlp(x, train=train), policy=REMAT_POLICIES["dots"])
+    return lean(mlp, x)
 
 
 class LayerScale(nn.Module):
@@ -63,6 +75,7 @@ class Block(nn.Module):
       dropout_rate: dropped share after attention and MLP layers.
       implementation: attention implementation, one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether to return the attention weights.
+      remat_policy: one of `POLICIES`; here only "mlp" has an effect, see `run_blocks`.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
     """
@@ -76,6 +89,7 @@ class Block(nn.Module):
     dropout_rate: float = 0.0
     implementation: str = "xla"
     attention_weights: bool = False
+    remat_policy: str = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -97,19 +111,22 @@ class Block(nn.Module):
                 y = drop_path(self.make_rng("dropout"), y, drop_path_rate)
             return y
 
+        # The fused kernel does not return weights.
+        returns = self.implementation == "auto" and self.attention_weights
         y = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm1")(x)
         y, weights = Attention(
             self.num_heads,
             self.qk_norm,
             self.dropout_rate,
-            self.implementation,
+            "xla" if returns else self.implementation,
             **types,
             name="attn",
         )(y, train=train)
         x = x + branch(y, "ls1")
         y = nn.LayerNorm(epsilon=self.norm_epsilon, **types, name="norm2")(x)
         hidden_dim = int(x.shape[-1] * self.mlp_ratio)
-        y = Mlp(hidden_dim, self.act, self.dropout_rate, **types, name="mlp")(y, train=train)
+        mlp = Mlp(hidden_dim, self.act, self.dropout_rate, **types, name="mlp")
+        y = apply_mlp(mlp, y, train, self.remat_policy)
         x = x + branch(y, "ls2")
         return x, (x, weights if self.attention_weights else None)
 
@@ -135,7 +152,7 @@ def check_blocks(
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads {num_heads} does not divide width {width}")
     checks.rate("drop_path_rate", drop_path_rate)
-    checks.one_of("remat_policy", remat_policy, REMAT_POLICIES)
+    checks.one_of("remat_policy", remat_policy, POLICIES)
     activation(act)
     check_implementation(implementation, attention_weights)
 
@@ -160,7 +177,7 @@ def run_blocks(
       drop_path_rate: rate of the last block; grows linearly from 0 at the first block.
       scan: one scanned block instead of `depth` unrolled blocks. For given parameters the outputs
         are equal; random draws (initial values, dropout masks) differ.
-      remat_policy: one of `REMAT_POLICIES`.
+      remat_policy: one of `POLICIES`.
       name: name of the submodules.
       **fields: fields of `Block`.
 
@@ -169,7 +186,7 @@ def run_blocks(
       `attention_weights` also `"<name>_<i>/attention"` [B, heads, T, T], before the tokens.
     """
     block = Block
-    if remat_policy != "none":
+    if REMAT_POLICIES.get(remat_policy) is not None:
         block = nn.remat(
             Block,
             policy=REMAT_POLICIES[remat_policy],
@@ -177,6 +194,7 @@ def run_blocks(
             prevent_cse=not scan,
             static_argnums=(3,),
         )
+    fields["remat_policy"] = remat_policy
     rates = drop_path_rates(drop_path_rate, depth) if train and drop_path_rate else [None] * depth
     if scan:
         stack = nn.scan(

@@ -143,7 +143,7 @@ class MAE(nn.Module):
         has the pixels of the input (table 1d); no effect on the output.
       norm_epsilon: constant under the root of every LayerNorm.
       scan_layers: one scanned block instead of unrolled blocks; see encoder.py.
-      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.POLICIES`.
       attention_implementation: one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.

@@ -26,7 +26,7 @@ import numpy as np
 
 from cv_jax.models import checks
 from cv_jax.models.attention import FUSED, TENSOR_AXES
-from cv_jax.models.encoder import REMAT_POLICIES
+from cv_jax.models.encoder import POLICIES, REMAT_POLICIES, apply_mlp
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import POOLINGS, DropPath, Mlp, at_least_float32, drop_path_rates, pool
 from cv_jax.models.window_attention import INIT, ZEROS, WindowAttention
@@ -62,6 +62,7 @@ class Block(nn.Module):
     dropout_rate: float
     drop_path_rate: float
     attention_weights: bool
+    remat_policy: str
     dtype: str
     param_dtype: str
 
@@ -82,14 +83,18 @@ class Block(nn.Module):
             name="mlp",
         )
         drop_path = DropPath(self.drop_path_rate)
+
+        def apply(y):
+            return apply_mlp(mlp, y, train, self.remat_policy)
+
         if self.version == 1:
             y, weights = self._attend(norm1(x), train)
             x = x + drop_path(y, train=train)
-            x = x + drop_path(mlp(norm2(x), train=train), train=train)
+            x = x + drop_path(apply(norm2(x)), train=train)
         else:
             y, weights = self._attend(x, train)
             x = x + drop_path(norm1(y), train=train)
-            x = x + drop_path(norm2(mlp(x, train=train)), train=train)
+            x = x + drop_path(norm2(apply(x)), train=train)
         return x, weights if self.attention_weights else None
 
     def _attend(self, x: jax.Array, train: bool):
@@ -144,7 +149,6 @@ class Stage(nn.Module):
 
     drop_path_rates: tuple[float, ...]
     merge: bool
-    remat_policy: str
     block: dict
 
     @nn.compact
@@ -155,8 +159,8 @@ class Stage(nn.Module):
             types = {k: self.block[k] for k in ("version", "dtype", "param_dtype")}
             x = features["downsample"] = PatchMerging(**types, name="downsample")(x)
         module = Block
-        if self.remat_policy != "none":
-            policy = REMAT_POLICIES[self.remat_policy]
+        policy = REMAT_POLICIES.get(self.block["remat_policy"])
+        if policy is not None:
             module = nn.remat(Block, policy=policy, static_argnums=(2,))
         for i, rate in enumerate(self.drop_path_rates):
             block = module(
@@ -190,7 +194,7 @@ class Swin(nn.Module):
       pool: pooling of the last map, one of `layers.POOLINGS`.
       dropout_rate: dropped share after the embedding, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
-      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.POLICIES`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
@@ -221,7 +225,7 @@ class Swin(nn.Module):
         checks.one_of("version", self.version, (1, 2))
         checks.one_of("window_rule", self.window_rule, WINDOW_RULES)
         checks.one_of("pool", self.pool, POOLINGS)
-        checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
+        checks.one_of("remat_policy", self.remat_policy, POLICIES)
         for field in ("drop_path_rate", "dropout_rate"):
             checks.rate(field, getattr(self, field))
         for field in ("patch_size", "window_size", "width"):
@@ -302,10 +306,11 @@ class Swin(nn.Module):
                 pretrained_window=pretrained[stage],
                 dropout_rate=self.dropout_rate,
                 attention_weights=self.attention_weights,
+                remat_policy=self.remat_policy,
                 **types,
             )
             stage_rates = tuple(rates[done : done + depth])
-            module = Stage(stage_rates, stage > 0, self.remat_policy, block, name=f"layers_{stage}")
+            module = Stage(stage_rates, stage > 0, block, name=f"layers_{stage}")
             x, stage_features = module(x, train=train)
             features.update({f"layers_{stage}/{k}": v for k, v in stage_features.items()})
         x = features["norm"] = nn.LayerNorm(epsilon=1e-5, **types, name="norm")(x)

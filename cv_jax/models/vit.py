@@ -108,7 +108,7 @@ class ViT(nn.Module):
       dropout_rate: dropped share after positions, attention and MLP layers.
       drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first block.
       scan_layers: one scanned block instead of `depth` unrolled blocks; see encoder.py.
-      remat_policy: intermediates kept for the backward pass, one of `encoder.REMAT_POLICIES`.
+      remat_policy: intermediates kept for the backward pass, one of `encoder.POLICIES`.
       attention_implementation: one of `attention.IMPLEMENTATIONS`.
       attention_weights: whether `features` hold the attention weights.
       dtype: dtype of the computation.

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from cv_jax import signals
@@ -17,6 +18,7 @@ from cv_jax.devices import processes
 from cv_jax.errors import ExitCode, printable
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.interop.pretrained import digest
+from cv_jax.models import attention
 from cv_jax.progress import Progress, clock
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
@@ -144,11 +146,20 @@ def _announce(
     progress.line(
         f"{config.model.name}, {experiment.sizes.parameters:,} parameters, on {config.data.name}: "
         f"step {step} of {experiment.total_steps}, {mesh.size} {jax.devices()[0].platform} "
-        f"device(s), {workdir}"
+        f"device(s){_attention(experiment.model)}, {workdir}"
     )
     progress.line(f"training on {experiment.train_images.place(experiment.resident)}")
     if conditions:
         progress.line(f"WARNING: {workdir} {conditions}")
+
+
+def _attention(model: nn.Module) -> str:
+    """Return ", NAME attention" if the config leaves the choice of its implementation open."""
+    if getattr(model, "attention_implementation", "") != "auto":
+        return ""
+    if model.attention_weights:
+        return ", xla attention"
+    return f", {attention.chosen('auto', model.dtype, model.width // model.num_heads)} attention"
 
 
 def _not_finite(record: Record, progress: Progress, step: int) -> int:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cv_jax.models.attention import Attention, attend, merge_heads, split_heads
+from cv_jax import models
+from cv_jax.models import attention
+from cv_jax.models.attention import Attention, attend, chosen, merge_heads, split_heads
 
 few = settings(deadline=None, max_examples=10)
 sizes = st.integers(1, 5)
@@ -118,3 +120,57 @@ def test_cudnn_equals_xla(tokens):
     fused = outputs_and_gradients(q, k, v, "cudnn")
     for got, expected in zip(fused, outputs_and_gradients(q, k, v, "xla"), strict=True):
         assert np.linalg.norm(got - expected) <= 2e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("nvidia", "dtype", "head_dim", "implementation"),
+    [
+        (True, "bfloat16", 64, "cudnn"),
+        (True, "float16", 128, "cudnn"),
+        (True, "float32", 64, "xla"),
+        (True, "bfloat16", 20, "xla"),
+        (True, "bfloat16", 160, "xla"),
+        (False, "bfloat16", 64, "xla"),
+    ],
+)
+def test_auto_is_the_fused_kernel_where_it_works(
+    monkeypatch, nvidia, dtype, head_dim, implementation
+):
+    monkeypatch.setattr(attention, "_on_nvidia", lambda: nvidia)
+    monkeypatch.setattr(attention, "_attend_cudnn", lambda q, *rest: jnp.full_like(q, 7))
+    assert chosen("auto", dtype, head_dim) == implementation
+    assert chosen("xla", dtype, head_dim) == "xla"
+    assert chosen("cudnn", dtype, head_dim) == "cudnn"
+    q = jnp.ones((1, 1, 3, head_dim), dtype)
+    out, weights = attend(q, q, q, implementation="auto")
+    assert (weights is None) == (implementation == "cudnn")
+    assert float(out[0, 0, 0, 0]) == (7 if implementation == "cudnn" else 1)
+    _, weights = attend(q, q, q, mask=np.ones((3, 3), bool), implementation="auto")
+    assert weights is not None
+
+
+def test_auto_returns_weights_where_a_model_needs_them(monkeypatch):
+    monkeypatch.setattr(attention, "_on_nvidia", lambda: True)
+    monkeypatch.setattr(attention, "_attend_cudnn", lambda q, *rest: q)
+    fields = dict(image_size=16, width=16, depth=1, num_heads=2, dtype="bfloat16")
+    image = jnp.ones((1, 16, 16, 3))
+
+    def features(**more):
+        model = models.create("vit_ti16", **fields, attention_implementation="auto", **more)
+        return jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), image))[0][1]
+
+    assert features(attention_weights=True)["blocks_0/attention"].shape == (1, 2, 2, 2)
+    assert "blocks_0/attention" not in features()
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="the fused kernel is chosen there")
+def test_auto_is_xla_without_a_gpu():
+    fields = dict(image_size=16, width=16, depth=1, num_heads=2)
+    image = jnp.ones((1, 16, 16, 3))
+    model = models.create("vit_ti16", **fields)
+    variables = model.init(jax.random.key(0), image)
+    auto = model.clone(attention_implementation="auto")
+    for expected, found in zip(
+        *(jax.tree.leaves(m.apply(variables, image)) for m in (model, auto)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.ad_checkpoint import saved_residuals
 from quick import quick_jit
 from random_variables import random_variables
 from slow import slow_except
 
 from cv_jax import models
 from cv_jax.models import encoder
-from cv_jax.models.encoder import REMAT_POLICIES, stack_blocks, unstack_blocks
+from cv_jax.models.encoder import POLICIES, stack_blocks, unstack_blocks
 from cv_jax.models.layers import drop_path
 
 IMAGE = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
@@ -64,7 +65,7 @@ def plain(params):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize("policy", slow_except(REMAT_POLICIES, "full"))
+@pytest.mark.parametrize("policy", slow_except(POLICIES, "full", "mlp"))
 def test_scan_and_remat_change_nothing(scan, policy, params, plain):
     model = build(scan_layers=scan, remat_policy=policy)
     (logits, features), grads = loss_and_gradients(model, stack_blocks(params) if scan else params)
@@ -73,6 +74,37 @@ def test_scan_and_remat_change_nothing(scan, policy, params, plain):
     assert_close(logits, plain_logits)
     assert_close(dict(features), dict(plain_features))
     assert_close(unstack_blocks(grads) if scan else grads, plain_grads)
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_the_policy_mlp_keeps_one_wide_array_of_each_block(scan, params):
+    """Of the arrays as wide as the hidden layer, the output of the first product is kept."""
+
+    def wide(policy):
+        model = build(scan_layers=scan, remat_policy=policy, mlp_ratio=5.0, depth=2)
+        variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+
+        def loss(variables):
+            return jnp.sum(jnp.sin(model.apply(variables, IMAGE, train=True)[0]))
+
+        kept = saved_residuals(loss, variables)
+        blocks = 1 if scan else 2  # scanned: one array with an axis of the depth
+        shapes = [aval.shape for aval, source in kept if "argument" not in source]
+        tokens = model.prefix_tokens() + 4
+        hidden = [shape for shape in shapes if shape[-2:] == (tokens, 5 * model.width)]
+        return len(hidden) / blocks
+
+    assert wide("none") == 4
+    assert wide("mlp") == 1
+
+
+def test_dropout_has_the_same_masks_under_every_policy(params):
+    def logits(policy):
+        model = build(remat_policy=policy, dropout_rate=0.5)
+        rngs = {"dropout": jax.random.key(3)}
+        return model.apply({"params": params}, IMAGE, train=True, rngs=rngs)[0]
+
+    assert_close(logits("mlp"), logits("none"))
 
 
 def test_scanned_parameters_are_those_of_the_scanned_model(params):

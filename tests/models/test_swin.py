@@ -151,10 +151,12 @@ def test_remat_changes_nothing():
             variables
         )
 
-    (value, grads), (other, other_grads) = run("none"), run("full")
-    np.testing.assert_allclose(value, other, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-3))
+    value, grads = run("none")
+    for policy in ("full", "mlp"):
+        other, other_grads = run(policy)
+        np.testing.assert_allclose(value, other, rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-3))
 
 
 @pytest.mark.parametrize(
