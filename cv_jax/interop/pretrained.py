@@ -20,6 +20,7 @@ from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.run import class_names
 from cv_jax.run.checkpoint import CheckpointError, read_each, read_newest
 from cv_jax.run.json_files import Damaged, read_record
+from cv_jax.run.starts import known_starts, require_one_run
 from cv_jax.run.workdir import first_config
 
 
@@ -258,6 +259,7 @@ def read_run(path: pathlib.Path) -> Run:
         raise InputError(f"{path} is not a run directory: it has no config.json of a run") from None
     except Damaged as error:
         raise InputError(f"{path}: config.json is damaged or not of a run: {error}") from None
+    require_one_run(path, config, known_starts(path))
     try:
         arrays, step = read_newest(path / "checkpoints", _is_of_model)
     except CheckpointError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv_jax.errors import RunError
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
 
@@ -125,7 +125,7 @@ def _speed(times: list[dict], batch_size: int) -> float:
 def _state(path: Path, ended: dict | None) -> str:
     """Describe the state of a trial that is not done."""
     step = folders.progress(path)
-    if workdir.in_use(path):
+    if lock.in_use(path):
         return f"running, step {step}"
     if (path / "pruned.json").is_file():
         return f"given up at step {step}"

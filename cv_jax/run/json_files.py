@@ -53,15 +53,6 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     write_json(path, sealed(record))
 
 
-def restore_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record again if its file is damaged."""
-    try:
-        read_record(path)
-    except Damaged:
-        logger.warning("%s is damaged and written again", path)
-        write_record(path, record)
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """Read a record of `write_record`.
 
@@ -83,6 +74,23 @@ def read_json(path: Path, type: type) -> Any:
       FileNotFoundError: the file does not exist.
       Damaged: the file holds no such value, or its text differs from the output of `write_json`.
     """
+    text, value = _read(path, type)
+    if _json_text(value) != text:
+        raise Damaged("the text differs from the form in which values are written")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object in any form of its text.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      Damaged: the file holds no object.
+    """
+    return _read(path, dict)[1]
+
+
+def _read(path: Path, type: type) -> tuple[str, Any]:
     try:
         if os.path.lexists(path) and not path.is_file():  # reading a pipe or a device may not end
             raise Damaged(f"it {described(path)}")
@@ -96,9 +104,7 @@ def read_json(path: Path, type: type) -> Any:
         raise Damaged(one_line(error)) from None
     if not isinstance(value, type):
         raise Damaged(f"the content is not a {type.__name__}")
-    if _json_text(value) != text:
-        raise Damaged("the text differs from the form in which values are written")
-    return value
+    return text, value
 
 
 def write_json(path: Path, value: Any) -> None:

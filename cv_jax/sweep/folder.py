@@ -18,7 +18,7 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError, shell_line
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep.points import Point, Sweep
 
 
@@ -122,7 +122,7 @@ def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
     Raises:
       InputError: another process holds the lock, or `check` refuses the folder.
     """
-    with workdir.claimed(folder, "--sweep_dir"):
+    with lock.claimed(folder, "--sweep_dir"):
         check(folder, sweep)
         write(folder, sweep)
         yield

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cv_jax import signals
 from cv_jax.errors import ExitCode
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.display import Board
 from cv_jax.sweep.folder import Trial, progress, tail
@@ -156,7 +156,7 @@ class _Scheduler:
                 self._end(trial, DONE)
             elif trial.pruned():
                 self._end(trial, PRUNED)
-            elif workdir.in_use(trial.workdir):
+            elif lock.in_use(trial.workdir):
                 self._board.line(f"{trial.name}: waiting for another process that trains it")
                 self._held.append(trial)
             else:
@@ -176,7 +176,7 @@ class _Scheduler:
             self._end(trial, PRUNED, code)
         elif self._stop.signal:
             self._end(trial, STOPPED, code)
-        elif workdir.in_use(trial.workdir):  # another process has taken the lock
+        elif lock.in_use(trial.workdir):  # another process has taken the lock
             self._again.append(trial)
         elif code in FINAL_CODES or self._failures[trial.name] >= TRIES:
             self._end(trial, FAILED, code, _last_lines(trial.log, past.log_start))
@@ -192,7 +192,7 @@ class _Scheduler:
 
     def _look(self) -> None:
         """Queue trials whose locks are free, prune running trials, and update the display."""
-        released = [trial for trial in self._held if not workdir.in_use(trial.workdir)]
+        released = [trial for trial in self._held if not lock.in_use(trial.workdir)]
         self._held = [trial for trial in self._held if trial not in released]
         self._again.extend(released)
         for one in self._running:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cv_jax.errors import InputError
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock, workdir
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def started(tmp_path, load_config):
 
     def start():
         workdir.check(tmp_path / "run", config, {"train": {}})
-        with workdir.claimed(tmp_path / "run"):
+        with lock.claimed(tmp_path / "run"):
             workdir.repair(tmp_path / "run")
             workdir.record_start(tmp_path / "run", config, {"train": {}}, 0)
 
