@@ -259,8 +259,7 @@ class Checkpoints:
                 self._replace(writing, self.folder / str(step))
                 self._prune()
         except BaseException as error:  # raised by `wait`
-            own = isinstance(error, RunError)  # of the guard
-            self._failure = error if own else self._failed(step, error)
+            self._failure = self._failed(step, error)
 
     def _replace(self, writing, final):
         if os.path.lexists(final):  # a second save of the same step, or a copied folder
@@ -269,6 +268,10 @@ class Checkpoints:
         os.rename(writing, final)
 
     def _failed(self, step, error):
+        try:
+            self._guard()
+        except RunError as moved:  # the reason, whatever else failed
+            return moved
         left = self.steps()
         good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier checkpoint"
         return CheckpointError(
@@ -279,6 +282,9 @@ class Checkpoints:
     def _prune(self):
         """Delete the run's checkpoints that neither `keep_last` nor `keep_best` keeps."""
         known = self._owner()
+        if self.mark is not None:  # also if another run has taken the folder
+            same = (one for one in known.marks if one.get("run") == self.mark["run"])
+            known = known._replace(marks=(self.mark, *same))
         steps = [step for step in self.steps() if not stray(self.folder / str(step), known)]
         metrics = {step: read_metrics(self.folder / str(step)) for step in steps}
         scored = [step for step in steps if metrics[step]]

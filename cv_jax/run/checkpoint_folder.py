@@ -33,6 +33,11 @@ def clear_unfinished(folder: Path) -> None:
                 set_aside(path, "unfinished: the run ended while it was being written")
 
 
+def only_unfinished(folder: Path) -> bool:
+    """Whether a folder of checkpoints holds nothing except unfinished ones."""
+    return all(_OWN.fullmatch(path.name) for path in folder.iterdir())
+
+
 def set_aside(path: Path, reason: str) -> None:
     """Move a checkpoint that cannot be used to `damaged`, with its reason, and log the reason."""
     logger.warning("checkpoint %s is moved aside: %s", path, reason)

@@ -6,6 +6,7 @@ step, evaluation, metric lines, checkpoint. A checkpoint holds the metric lines 
 restart neither repeats nor skips a line.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -21,13 +22,14 @@ from cv_jax import config as configs
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode
 from cv_jax.evaluation.metrics import quality
-from cv_jax.run import json_files, owner
+from cv_jax.run import class_names, json_files, owner
 from cv_jax.run import workdir as records
 from cv_jax.run.checkpoint import CheckpointError, Checkpoints
 from cv_jax.run.writers import open_writers
 
 logger = logging.getLogger(__name__)
 
+RECORDS = ("config.json", "run.json", class_names.FILE)
 DECISIVE = "test"  # the evaluation that determines the best checkpoint
 
 
@@ -121,7 +123,8 @@ class Record:
         self.saved_step = step
         if self._main:
             text = self._checkpoints.lines(step) if step else ""
-            self._lines = json_files.Lines(self.workdir / "metrics.jsonl", text)
+            file = self.workdir / "metrics.jsonl"
+            self._lines = json_files.Lines(file, text, self.guard)
         done = step == self._total_steps
         if processes.decided(lambda: done and (self.workdir / "summary.json").exists()):
             return True
@@ -143,6 +146,10 @@ class Record:
             )
 
         self.other_conditions = processes.decided(record)
+        self._records = {}
+        for name in RECORDS if self._main else ():
+            with contextlib.suppress(FileNotFoundError):  # classes without names
+                self._records[name] = (self.workdir / name).read_text()
         return False
 
     def open_writers(self, say: Callable[[str], None]) -> None:
@@ -202,17 +209,15 @@ class Record:
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if self._main:
-            self.guard()
             line = {"step": step, "split": split, **metrics}
             self._lines.append(line)
             self._writers.write(line)
 
     def _write_timing(self, step: int, timing: dict[str, float]) -> None:
         if self._main:
-            self.guard()
             seconds = round(time.monotonic() - self._started, 3)
             line = {"step": step, "seconds": seconds, **timing}
-            json_files.append_line(self.workdir / "timing.jsonl", line)
+            json_files.append_line(self.workdir / "timing.jsonl", line, self.guard)
 
     # ---- Checkpoints
 
@@ -233,6 +238,7 @@ class Record:
         """
         if not _all_finite(state.params):
             return False
+        self._keep_records()
         text = self._lines.text if self._main else ""
         evaluated, scores = self._scores
         self._checkpoints.save(step, state, scores if evaluated == step else {}, text)
@@ -249,8 +255,21 @@ class Record:
         if self._main and code in (ExitCode.DONE, ExitCode.STOPPED):
             self._require_checkpoint()
 
-    def _require_checkpoint(self) -> None:
+    def _keep_records(self) -> None:
+        """Write the records of the start again if another program has removed or changed them."""
         self.guard()
+        for name, text in self._records.items():
+            file = self.workdir / name
+            try:
+                same = file.read_text() == text
+            except (OSError, ValueError):
+                same = False
+            if not same:
+                logger.warning("%s was changed or removed, and is written again", file)
+                json_files.replace(file, text, self.guard)
+
+    def _require_checkpoint(self) -> None:
+        self._keep_records()
         if self.saved_step not in self._checkpoints.steps():
             raise CheckpointError(
                 f"checkpoint {self.saved_step} was saved in {self.workdir} and is gone: another "
@@ -276,7 +295,7 @@ class Record:
         sizes = {"parameters": parameters, "multiply_adds": multiply_adds}
         summary = _summarise({**about(self.config, self._total_steps), **sizes}, self._lines)
         if not (again and self._has_summary(summary)):
-            json_files.write_record(self.workdir / "summary.json", summary)
+            json_files.write_record(self.workdir / "summary.json", summary, self.guard)
         return f"{_result(summary)} after {summary['step']} steps, in {self.workdir}"
 
     def _has_summary(self, summary: dict[str, Any]) -> bool:
@@ -299,7 +318,7 @@ def _other_results(found: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {found[name]!r}, not {summary[name]!r}"
         for name in names
-        if name in found and found[name] != summary[name]
+        if name in found and repr(found[name]) != repr(summary[name])  # also if it is NaN
     ]
 
 

@@ -16,6 +16,7 @@ a restart restores metrics.jsonl from them.
 import contextlib
 import glob
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -32,8 +33,19 @@ from cv_jax import paths
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
-from cv_jax.run import checkpoint_files, class_names, identity, json_files, owner, provenance
+from cv_jax.run import (
+    checkpoint_files,
+    checkpoint_folder,
+    class_names,
+    identity,
+    json_files,
+    owner,
+    provenance,
+)
 from cv_jax.run.starts import known_starts, read_starts, require_one_run, started_with
+
+FOLDERS = ("checkpoints", "checkpoints/damaged", "pictures", "profile")
+FILES = ("config.json", class_names.FILE, "metrics.jsonl", "timing.jsonl", "summary.json")
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +147,15 @@ def check(
             raise InputError(
                 f"--workdir={path} was started with {subject}; {ways_out}: {'; '.join(lines)}"
             )
-    elif path.is_dir() and any(not _may_precede_a_run(child) for child in path.iterdir()):
-        raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
+    elif path.is_dir():
+        strange = sorted(x.name for x in path.iterdir() if not _may_precede_a_run(x))
+        if strange:
+            shown = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
+            raise InputError(
+                f"--workdir={path} holds files but no run; give an empty or new folder, or move "
+                f"away what is in it: {shown}"
+            )
+    _check_kinds(path)
     check_writable(path)
 
 
@@ -174,8 +193,11 @@ def repair(path: Path, classes: tuple[str, ...] = ()) -> None:
         logger.warning("%s is damaged and written again", path / "config.json")
         json_files.write_record(path / "config.json", config)
     if os.path.lexists(path / "run.json") and not starts:
-        logger.warning("%s is damaged and renamed to run.json.damaged", path / "run.json")
-        os.replace(path / "run.json", path / "run.json.damaged")
+        counted = itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
+        names = (f"run.json.damaged{end}" for end in counted)
+        free = next(name for name in names if not os.path.lexists(path / name))
+        logger.warning("%s is damaged and renamed to %s", path / "run.json", free)
+        os.replace(path / "run.json", path / free)
 
 
 def record_start(
@@ -313,8 +335,26 @@ def _is_sound(file: Path) -> bool:
 
 
 def _may_precede_a_run(path: Path) -> bool:
-    """Whether a process that was killed before it wrote `config.json` may have left this file."""
+    """Whether a process that was killed before it wrote `config.json` may have left this file.
+
+    A run whose files are removed while it saves leaves an unfinished checkpoint.
+    """
+    if path.name == "checkpoints" and path.is_dir():
+        return checkpoint_folder.only_unfinished(path)
     return path.name == "lock" or path.name.startswith(".writing-")
+
+
+def _check_kinds(path: Path) -> None:
+    """Raise an `InputError` for a folder or a pipe in place of a file, or the other way round."""
+    for name in FOLDERS:
+        if os.path.lexists(path / name) and not (path / name).is_dir():
+            kind = paths.described(path / name)
+            raise InputError(f"--workdir={path}: {path / name} {kind}, not a folder; move it away")
+    for name in FILES:  # `repair` renames whatever is in place of run.json
+        replaced = (path / name).is_symlink() and name != "timing.jsonl"
+        if os.path.lexists(path / name) and not (path / name).is_file() and not replaced:
+            kind = paths.described(path / name)
+            raise InputError(f"--workdir={path}: {path / name} {kind}; move it away")
 
 
 def check_writable(path: Path, flag: str = "--workdir") -> None:

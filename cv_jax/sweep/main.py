@@ -13,7 +13,7 @@ import jax
 from cv_jax import config as configs
 from cv_jax.devices import compile_cache, start
 from cv_jax.errors import ExitCode, InputError, RunError, printable
-from cv_jax.evaluation.metrics import quality
+from cv_jax.evaluation.metrics import implausible, quality
 from cv_jax.run import identity
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import local, points, search, slots, slurm, trials, vmapped
@@ -168,7 +168,14 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
 
 
 def _report_best(outcomes: list[local.Outcome]) -> None:
-    ended = [(search.final(o.trial.workdir), o.trial) for o in outcomes if o.state == local.DONE]
+    ended = []
+    for trial in (o.trial for o in outcomes if o.state == local.DONE):
+        values = search.final(trial.workdir)
+        reason = implausible(values)
+        if reason is None:
+            ended.append((values, trial))
+        else:
+            print(printable(f"WARNING: {trial.name} is not counted: {reason}"), file=sys.stderr)
     if ended:
         values, trial = max(ended, key=lambda pair: quality(pair[0]))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
