@@ -136,7 +136,7 @@ def _state(path: Path, ended: dict | None) -> str:
     step = folders.progress(path)
     if lock.in_use(path):
         return f"running, step {step}"
-    if (path / "pruned.json").is_file():
+    if folders.was_pruned(path):
         return f"given up at step {step}"
     if ended is None:
         return f"not finished, step {step}" if path.exists() else "not started"

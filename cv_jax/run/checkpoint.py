@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import sys
 import threading
 import traceback
@@ -40,14 +39,14 @@ from cv_jax.run.checkpoint_files import (
     digests,
     examined,
     finished,
+    inode,
     misnamed,
     newest_sound,
-    place,
     read_lines,
     read_metrics,
     stray,
 )
-from cv_jax.run.checkpoint_folder import WRITING, clear_unfinished, delete, set_aside
+from cv_jax.run.checkpoint_folder import WRITING, clear_unfinished, delete, remove, set_aside
 from cv_jax.run.json_files import write_synced
 from cv_jax.run.owner import Mark
 
@@ -142,7 +141,7 @@ class Checkpoints:
         try:
             if is_main():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                shutil.rmtree(writing, ignore_errors=True)
+                remove(writing)
                 writing.mkdir()
                 mark = {} if self.mark is None else {"mark": self.mark}
                 meta = {"step": step, "metrics": metrics, **mark}
@@ -347,14 +346,14 @@ def _unless_gone(path: Path, read: Callable[[], Any]) -> Any:
 
     A file that is missing reads as zeros, without an error.
     """
-    before = place(path)
+    before = inode(path)
     try:
         found = read()
     except Exception:
-        if before is not None and place(path) == before:
+        if before is not None and inode(path) == before:
             raise
         return None
-    return found if before is not None and place(path) == before else None
+    return found if before is not None and inode(path) == before else None
 
 
 def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:

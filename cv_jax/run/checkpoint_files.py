@@ -1,7 +1,7 @@
 """The files of finished checkpoints, read without orbax.
 
 A run may save while another process reads its checkpoints: a checkpoint that is no longer needed is
-renamed, then deleted. Who reads a checkpoint takes its `place` before and after. Equal places prove
+renamed, then deleted. Who reads a checkpoint takes its `inode` before and after. Equal ones prove
 that nothing in it was deleted meanwhile.
 """
 
@@ -40,7 +40,7 @@ def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and name == str(int(name))
 
 
-def place(checkpoint: Path) -> tuple[int, int] | None:
+def inode(checkpoint: Path) -> tuple[int, int] | None:
     """Return what tells a folder from another that gets its name later; `None` if it is gone."""
     try:
         found = os.lstat(checkpoint)
@@ -141,6 +141,6 @@ def newest_sound(
 
 def examined(checkpoint: Path, owner: Owner | None = None) -> str | None:
     """Return `damage`; "" if the run has deleted or replaced the checkpoint meanwhile."""
-    before = place(checkpoint)
+    before = inode(checkpoint)
     reason = damage(checkpoint, owner)
-    return reason if before is not None and place(checkpoint) == before else ""
+    return reason if before is not None and inode(checkpoint) == before else ""

@@ -20,7 +20,13 @@ def delete(checkpoint: Path) -> None:
     # earlier deletion may have failed.
     doomed = checkpoint.with_name(f"{checkpoint.name}.{secrets.token_hex(4)}{DELETING}")
     os.rename(checkpoint, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove(doomed)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder as far as possible; `rmtree` would wait for the writer of a pipe."""
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -28,7 +34,7 @@ def clear_unfinished(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if _OWN.fullmatch(path.name):
             if path.name.endswith(DELETING):
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
             else:
                 set_aside(path, "unfinished: the run ended while it was being written")
 
@@ -45,7 +51,7 @@ def set_aside(path: Path, reason: str) -> None:
     if name.endswith(WRITING):
         # A partial state is useless; keep only the last, so that kills do not fill the disk.
         name = "unfinished"
-        shutil.rmtree(path.parent / "damaged" / name, ignore_errors=True)
+        remove(path.parent / "damaged" / name)
     folder = path.parent / "damaged"
     names = (name if count == 1 else f"{name}-{count}" for count in itertools.count(1))
     goal = next(folder / free for free in names if not os.path.lexists(folder / free))

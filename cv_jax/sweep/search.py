@@ -212,7 +212,7 @@ def propose(ranges: dict[str, Range], past: list[Past], seed: int) -> dict[str, 
 
 def remember(path: Path, point: Point) -> Past:
     """Read the state and the evaluations of a point from its run directory."""
-    pruned = (path / "pruned.json").is_file()
+    pruned = folders.was_pruned(path)
     ended = folders.summary_of(path) is not None
     state = "finished" if ended else "pruned" if pruned else "open"
     return Past({**point.arguments, **point.overrides}, state, curve_of(path))

@@ -36,7 +36,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
 
         return owner.of(workdir).name
 
-    place, run = checkpoint_files.place(workdir), processes.decided(check)
+    place, run = checkpoint_files.inode(workdir), processes.decided(check)
     restored = checkpoints.restore(experiment.abstract_state, repair=False)
     if restored is None:
         raise InputError(f"--evaluate: the checkpoints in {workdir} were removed meanwhile")
@@ -48,7 +48,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     if not processes.is_main():
         return ExitCode.DONE
     # The run is not locked, so that it can train meanwhile.
-    if checkpoint_files.place(workdir) != place or run not in (None, *owner.of(workdir).names):
+    if checkpoint_files.inode(workdir) != place or run not in (None, *owner.of(workdir).names):
         raise RunError(
             f"{workdir} was moved or replaced while it was evaluated; nothing is written"
         )
