@@ -207,7 +207,8 @@ class Lines:
     def restore(self, later: bool = False) -> None:
         """Write the file again if its content differs; `later` lines alone are not damage."""
         content = self.path.read_bytes() if self.path.is_file() else b""
-        if content == self.text.encode():
+        leads_nowhere = os.path.lexists(self.path) and not self.path.is_file()
+        if content == self.text.encode() and not leads_nowhere:
             return
         if not (later and content.startswith(self.text.encode())):
             logger.warning("%s is damaged and written again", self.path)

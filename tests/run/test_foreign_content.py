@@ -142,14 +142,16 @@ def test_checkpoints_that_are_removed_while_the_run_trains(
 
 
 @pytest.mark.parametrize("name", ["config.json", "run.json", "classes.json", "metrics.jsonl"])
-def test_records_that_are_removed_while_the_run_trains(
+def test_records_that_are_removed_or_changed_while_the_run_trains(
     name,
     tmp_path,
     trained,  # noqa: F811
     data_dir,
     monkeypatch,
 ):
-    removing(monkeypatch, lambda: os.remove(tmp_path / "run" / name), at=3)
+    file = tmp_path / "run" / name
+    change = {"metrics.jsonl": lambda: file.write_text("line\n")}.get(name, file.unlink)
+    removing(monkeypatch, change, at=3)
     assert command(tmp_path / "run", data_dir) == 0
     assert_like(tmp_path / "run", trained / "own")
     assert main(["verify", str(tmp_path / "run")]) == 0
