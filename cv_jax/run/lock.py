@@ -70,7 +70,7 @@ def _locked(path: Path, flag: str) -> IO[str]:
         path.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(lock) and not lock.is_file():
             raise InputError(f"{flag}={path}: {lock} is not a file; remove it")
-        file = lock.open("a+")
+        file = lock.open("a+", errors="replace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _identity(file.fileno()) == _identity(lock):

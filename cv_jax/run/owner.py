@@ -50,10 +50,12 @@ class Owner(NamedTuple):
     Attributes:
       marks: marks of the run; with fewer entries if `run.json` is lost, () if nothing is known.
       unmarked: whether checkpoints without a mark belong to the run.
+      complete: whether the starts are known, so that no other mark belongs to the run.
     """
 
     marks: tuple[Mark, ...]
     unmarked: bool
+    complete: bool = False
 
     @property
     def name(self) -> str | None:
@@ -69,10 +71,11 @@ class Owner(NamedTuple):
         """Return why a checkpoint with this mark is not of this run; `None` if it is."""
         if found is None:
             return None if self.unmarked else "it is of a run of an older version"
-        if not self.marks or any(_agree(one, found) for one in self.marks):
+        if any(_agree(one, found) for one in self.marks) or not (self.marks or self.complete):
             return None
         for name, what in (("config", "with other result fields"), ("data", "on other data")):
-            if all(name in one and one[name] != found.get(name) for one in self.marks):
+            differ = [name in one and one[name] != found.get(name) for one in self.marks]
+            if differ and all(differ):
                 return f"it is of a run {what}"
         return "it is of another run"
 
@@ -87,7 +90,7 @@ def of(path: Path, asking: Mark | None = None) -> Owner:
     known = starts.known_starts(path)
     if known:
         marks = tuple(start["mark"] for start in known if "mark" in start)
-        return Owner(marks, len(marks) < len(known))
+        return Owner(marks, len(marks) < len(known), complete=True)
     own = asking or _of_config(path)
     marked = any(read_mark(folder) for folder in (path / "checkpoints").glob("[0-9]*"))
     return Owner((own,) if own else (), not marked)

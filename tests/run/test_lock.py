@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
@@ -214,6 +215,9 @@ for step in range(1, 100000):
 def test_reading_is_possible_whatever_is_saved_at_that_moment(tmp_path, capsys):
     saver = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stderr=subprocess.PIPE)
     folder, steps = tmp_path / "checkpoints", set()
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaf = jax.ShapeDtypeStruct((50,), jnp.int32, sharding=place)
+    target = {str(i): leaf for i in range(9)}
     try:
         while not checkpoint.finished(folder):
             assert saver.poll() is None
@@ -224,6 +228,8 @@ def test_reading_is_possible_whatever_is_saved_at_that_moment(tmp_path, capsys):
             assert all((array == step).all() for array in arrays.values())
             for arrays, at_step in checkpoint.read_each(folder, lambda name: True):
                 assert all((array == at_step).all() for array in arrays.values())
+            state, at_step = checkpoint.Checkpoints(folder).restore(target, repair=False)
+            assert all((array == at_step).all() for array in state.values())
             steps.add(step)
         assert saver.poll() is None
     finally:
@@ -245,3 +251,10 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read_is_not_taken(tmp_path, mo
     monkeypatch.undo()
     at(monkeypatch, checkpoint_files, "digests", 1, lambda: shutil.rmtree(tmp_path / "1"))
     assert checkpoint_files.examined(tmp_path / "1") == ""
+
+
+def test_the_owner_of_a_lock_is_named_also_by_a_damaged_file(tmp_path):
+    with lock.claimed(tmp_path):
+        (tmp_path / "lock").write_bytes(b"\xff\xfe")
+        with pytest.raises(InputError, match="is in use by \N{REPLACEMENT CHARACTER}"):
+            lock.claimed(tmp_path).__enter__()

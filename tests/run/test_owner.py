@@ -215,6 +215,13 @@ def test_a_checkpoint_of_an_older_version_has_a_step_and_continues(tmp_path, cap
     assert "checkpoints/5: it is the checkpoint of step 4" in capsys.readouterr().out
 
 
+def test_a_checkpoint_with_a_mark_does_not_belong_to_a_run_without(tmp_path, trained, capsys):
+    shutil.copytree(OLD_RUN, tmp_path / "run")
+    put(saved(trained / "own", 3), saved(tmp_path / "run", 3))
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    assert "checkpoints/3: it is of another run" in capsys.readouterr().out
+
+
 def test_data_and_result_fields_decide_and_places_do_not(load_config):
     config, data = load_config("mlp"), {"train": {"sha256": "a"}, "eval": {"sha256": "b"}}
     own = owner.properties(config, data)
