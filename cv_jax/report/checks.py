@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
+from cv_jax.config.tree import type_of
 from cv_jax.config.values import check, tuples
 from cv_jax.errors import InputError
 from cv_jax.evaluation.metrics import implausible
@@ -56,7 +58,7 @@ def _other_point(sweep, point, config, starts) -> str | None:
     for name, text in wanted.items():
         running = name in FIELDS and FIELDS[name].kind == "run"
         known = name in config and name not in PLACES and not running
-        if known and not _same(name, text, config[name]):
+        if known and not _same(name, text, config):
             stored = text_of(tuples(config[name]))
             return f"it is the run of another point: {name} is {stored}, not {text}"
     others = {other.name for other in sweep.points} - {point.name}
@@ -68,15 +70,15 @@ def _other_point(sweep, point, config, starts) -> str | None:
     return None
 
 
-def _same(name: str, text: str, stored: Any) -> bool:
-    """Whether the text of an override means the stored value."""
-    stored = tuples(stored)
-    if name in FIELDS:
-        with contextlib.suppress(InputError):
-            return check(text, FIELDS[name].type, name, parsing=True) == stored
+def _same(name: str, text: str, config: dict[str, Any]) -> bool:
+    """Whether the text of an override means the value in a flat config."""
+    stored = tuples(config[name])
     theirs = text_of(stored)
     if text.strip().lower() == theirs.lower():
         return True
+    with contextlib.suppress(InputError, KeyError):
+        type = FIELDS[name].type if name in FIELDS else type_of(configs.restore(config), name)
+        return check(text, type, name, parsing=True) == stored
     pairs = list(zip(text.split(","), theirs.split(","), strict=False))
     try:
         return len(text.split(",")) == len(pairs) and all(float(a) == float(b) for a, b in pairs)
