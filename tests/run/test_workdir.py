@@ -81,6 +81,15 @@ def test_a_run_may_start_after_a_kill_before_the_first_record(tmp_path, load_con
         workdir.check(tmp_path / "run", load_config("mlp"), {})
 
 
+def test_lines_that_a_run_writes_again_are_no_damage(started):
+    path, _ = started
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    kept = '{"step": 1}\n{"step": 2}\n'
+    assert len(workdir.damage(path, kept)) == 1
+    with lock.claimed(path):
+        assert workdir.damage(path, kept) == []
+
+
 def test_damage_lists_every_damaged_file(started):
     path, _ = started
     assert workdir.damage(path, "") == []
