@@ -1,5 +1,6 @@
 """`python -m cv_jax verify DIR…`: checks the files of runs or prepared records by their digests."""
 
+import contextlib
 from pathlib import Path
 
 from cv_jax.commands import option_types
@@ -24,25 +25,30 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify_run(workdir: Path) -> int:
-    from cv_jax.run import checkpoint
+    from cv_jax.run import checkpoint_files
     from cv_jax.run import workdir as records
 
     folder = workdir / "checkpoints"
-    steps = checkpoint.finished(folder)
-    if not steps:
+    steps = checkpoint_files.finished(folder)
+    wrong = dict.fromkeys(checkpoint_files.misnamed(folder), "a step is written in another way")
+    if not steps and not wrong:
         raise InputError(f"{workdir} holds neither checkpoints nor records")
-    reasons = {step: checkpoint.damage(folder / str(step)) for step in steps}
-    sound = [step for step in steps if reasons[step] is None]
+    examined = {step: checkpoint_files.examined(folder / str(step)) for step in steps}
+    reasons = {step: reason for step, reason in examined.items() if reason != ""}  # not deleted
+    newest = max((step for step, reason in reasons.items() if reason is None), default=0)
     for step, reason in reasons.items():
-        if reason and step < max(sound, default=0):
-            reason += "; a newer checkpoint is sound: this one can be deleted"
+        if reason and step < newest:
+            fate = "moved away" if reason.startswith("it is ") else "deleted"
+            reason += f"; a newer checkpoint is sound: this one can be {fate}"
         print(printable(f"{folder / str(step)}: {reason or 'sound'}"))
-    kept = checkpoint.read_lines(folder / str(sound[-1])) if sound else ""
-    damaged = len(steps) - len(sound)
-    found = records.damage(workdir, kept)
-    for line in found:
+    kept = ""
+    with contextlib.suppress(OSError):  # deleted since then
+        kept = checkpoint_files.read_lines(folder / str(newest)) if newest else ""
+    wrong = [f"{path}: {reason}" for path, reason in wrong.items()]
+    wrong += records.damage(workdir, kept)
+    for line in wrong:
         print(printable(line))
-    return damaged + len(found)
+    return len(wrong) + sum(reason is not None for reason in reasons.values())
 
 
 def _verify_records(folder: Path) -> int:

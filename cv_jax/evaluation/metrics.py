@@ -6,6 +6,7 @@ number of devices. The predictions themselves are float32; their last bits may d
 of a batch.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,33 @@ BINS = 15  # of the calibration error; Guo et al., 2017, section 2
 
 
 def quality(metrics: dict[str, float]) -> float:
-    """A number that is larger for better metrics: the accuracy, else the negated loss."""
-    return metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
+    """A number that is larger for better metrics: the accuracy, else the negated loss.
+
+    Metrics that are not a number are worse than any other.
+    """
+    found = metrics["accuracy"] if "accuracy" in metrics else -metrics["loss"]
+    return -math.inf if math.isnan(found) else found
+
+
+def implausible(metrics: dict[str, Any]) -> str | None:
+    """Return the first metric that cannot be right, in words; `None` without one.
+
+    Every number is finite, shares are between 0 and 1, and no count is negative or larger than the
+    number of examples.
+    """
+    for name, value in metrics.items():
+        if name in ("split", "digest", "model", "dataset") or isinstance(value, (list, dict)):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"{name} is {value!r}, not a number"
+        share = name.endswith("accuracy") or name == "ece"
+        if not math.isfinite(value) or (share and not 0 <= value <= 1):
+            return f"{name} is {value!r}" + (", not between 0 and 1" if share else "")
+        if name in ("step", "count", "correct") and value < 0:
+            return f"{name} is {value!r}"
+    if metrics.get("correct", 0) > metrics.get("count", math.inf):
+        return f"correct is {metrics['correct']!r}, of {metrics['count']!r}"
+    return None
 
 
 def summary(predictions: Predictions, num_classes: int) -> dict[str, float]:

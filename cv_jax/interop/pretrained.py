@@ -19,7 +19,9 @@ from cv_jax.interop.place import for_channels
 from cv_jax.interop.target import Target, flatten, trained_with, unflatten
 from cv_jax.run import class_names
 from cv_jax.run.checkpoint import CheckpointError, read_each, read_newest
+from cv_jax.run.checkpoint_files import inode
 from cv_jax.run.json_files import Damaged, read_record
+from cv_jax.run.starts import known_starts, require_one_run
 from cv_jax.run.workdir import first_config
 
 
@@ -251,6 +253,7 @@ def read_run(path: pathlib.Path) -> Run:
       InputError: the path is not a run directory, has no sound checkpoint, or its model is unknown;
         one line.
     """
+    before = inode(path)
     try:
         config = read_record(path / "config.json")
         name, size = config["model.name"], config["image_size"]
@@ -258,6 +261,7 @@ def read_run(path: pathlib.Path) -> Run:
         raise InputError(f"{path} is not a run directory: it has no config.json of a run") from None
     except Damaged as error:
         raise InputError(f"{path}: config.json is damaged or not of a run: {error}") from None
+    require_one_run(path, config, known_starts(path))
     try:
         arrays, step = read_newest(path / "checkpoints", _is_of_model)
     except CheckpointError as error:
@@ -281,6 +285,8 @@ def read_run(path: pathlib.Path) -> Run:
         names = class_names.read(path)
     except Damaged:  # as in an older run without names
         names = ()
+    if inode(path) != before:
+        raise InputError(f"{path} was moved or replaced while it was read; read it again")
     weights = saved.Saved(
         unflatten(arrays),
         name,

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import RunError
-from cv_jax.run import json_files, workdir
+from cv_jax.errors import RunError, one_line
+from cv_jax.report import checks
+from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
 
@@ -45,7 +46,7 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
 
     Raises:
       InputError: the folder holds no sweep, or the sweep's file is damaged.
-      RunError: files of a trial are damaged.
+      RunError: `trials.jsonl` is damaged.
     """
     sweep = folders.read(folder)
     files = [folder / "trials.jsonl", *sorted((folder / "slurm").glob("*.jsonl"))]
@@ -54,19 +55,27 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
     results = []
     for point in sweep.points:
         path, own = folder / point.name, {**point.arguments, **point.overrides}
+        config, starts, metrics = {}, [], {}
         try:
             config = _recorded(json_files.read_record, path / "config.json", {})
             starts = _recorded(workdir.read_starts, path, [])
             summary = _recorded(json_files.read_record, path / "summary.json", None)
-            metrics = _metrics(path, config, summary) if summary else {}
-        except (json_files.Damaged, OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+            if summary:
+                lines = json_files.read_lines(path / "metrics.jsonl")
+                files = config, starts, summary, lines
+                reason = checks.objection(sweep, point, path, *files)
+                state = DONE if reason is None else f"not counted: {reason}"
+                metrics = {} if reason else _metrics(path, config, summary, lines)
+            else:
+                state = _state(path, ended.get(point.name))
+        except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            state, metrics = f"not counted: a file is damaged: {one_line(error)}", {}
         results.append(
             Result(
                 name=point.name,
                 values={key: own.get(key) for key in keys},
                 seed=config.get("seed", own.get("seed")),
-                state=DONE if summary else _state(path, ended.get(point.name)),
+                state=state,
                 metrics=metrics,
                 config=config,
                 starts=starts,
@@ -82,10 +91,10 @@ def _recorded(read: Callable, path: Path, absent: Any) -> Any:
         return absent
 
 
-def _metrics(path: Path, config: dict, summary: dict) -> dict[str, float]:
+def _metrics(path: Path, config: dict, summary: dict, lines: list[dict]) -> dict[str, float]:
     """Return the last loss and accuracies of every split, model sizes, and times."""
     metrics = {}
-    for line in json_files.read_lines(path / "metrics.jsonl"):
+    for line in lines:
         for name in ("accuracy", "beam_accuracy", "loss"):
             if name in line and line["step"] == summary["step"]:
                 metrics[f"{line['split']}_{name}"] = line[name]
@@ -125,9 +134,9 @@ def _speed(times: list[dict], batch_size: int) -> float:
 def _state(path: Path, ended: dict | None) -> str:
     """Describe the state of a trial that is not done."""
     step = folders.progress(path)
-    if workdir.in_use(path):
+    if lock.in_use(path):
         return f"running, step {step}"
-    if (path / "pruned.json").is_file():
+    if folders.was_pruned(path):
         return f"given up at step {step}"
     if ended is None:
         return f"not finished, step {step}" if path.exists() else "not started"

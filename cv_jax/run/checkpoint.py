@@ -1,21 +1,21 @@
 """Checkpoints: asynchronous, atomic, verified. The only file that imports orbax.
 
     checkpoints/<step>/state/        the arrays, written by orbax
-    checkpoints/<step>/meta.json     step, and metrics of the evaluation at that step
+    checkpoints/<step>/meta.json     step, metrics of the evaluation at that step, mark of the run
     checkpoints/<step>/metrics.jsonl the run's metric lines up to that step
     checkpoints/<step>/digests.json  SHA-256 of every other file
-    checkpoints/damaged/<step>…/     a checkpoint that failed verification, with REASON.txt
+    checkpoints/damaged/<step>…/     a checkpoint that cannot be used, with REASON.txt
 
 A checkpoint is written under a temporary name and renamed when its digests are on disk, so a folder
 named by a number is complete. Orbax restores damaged bytes without an error; the digests prevent
-this.
+this. A checkpoint of another step or run, such as a renamed or copied folder, counts as damaged
+(`owner.py`).
 """
 
-import hashlib
 import json
 import logging
 import os
-import shutil
+import secrets
 import sys
 import threading
 import traceback
@@ -29,10 +29,26 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cv_jax.devices.processes import barrier, decided, is_main
+from cv_jax.devices.processes import agreed, barrier, decided, gathered, is_main
 from cv_jax.errors import RunError, one_line
 from cv_jax.evaluation.metrics import quality
+from cv_jax.run import owner
+from cv_jax.run.checkpoint_files import (
+    RETRIES,
+    damage,
+    digests,
+    examined,
+    finished,
+    inode,
+    misnamed,
+    newest_sound,
+    read_lines,
+    read_metrics,
+    stray,
+)
+from cv_jax.run.checkpoint_folder import WRITING, clear_unfinished, delete, remove, set_aside
 from cv_jax.run.json_files import write_synced
+from cv_jax.run.owner import Mark
 
 logger = logging.getLogger(__name__)
 # Orbax logs each failure with its traceback and also raises it; here it becomes a one-line error.
@@ -56,7 +72,6 @@ def _hook_without_orbax(unraisable):
 
 sys.unraisablehook = _hook_without_orbax
 
-WRITING, DELETING = ".writing", ".deleting"
 ADDED = ("earlier_loss",)  # arrays that older versions did not save: zero in their checkpoints
 
 
@@ -72,10 +87,29 @@ class Checkpoints:
       keep_last: number of newest checkpoints to keep, at least 1.
       keep_best: number of checkpoints with the best evaluations to keep besides; see
         `metrics.quality`.
+      mark: mark of the run, which each checkpoint gets; see `owner.py`.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, keep_best: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        asking: Mark | None = None,
+        guard: Callable[[], None] = lambda: None,
+    ):
+        """
+        Args:
+          folder: see above.
+          keep_last: see above.
+          keep_best: see above.
+          asking: `owner.properties` of the run that restores, in place of a lost `run.json`.
+          guard: called before files are changed; raises if the run no longer owns the folder.
+        """
         self.folder, self.keep_last, self.keep_best = folder, max(1, keep_last), keep_best
+        self.mark: Mark | None = None
+        self._asking, self._guard = asking, guard
+        self._token = ""
         # Weights hardly compress, and compression would take CPU time from training.
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
         self._orbax = ocp.AsyncCheckpointer(handler)
@@ -100,13 +134,17 @@ class Checkpoints:
         """
         self.wait()
         barrier()  # the other processes wait for process 0 here, not in a collective
-        writing = self.folder / f"{step}{WRITING}"
+        self._guard()
+        # The name is unique: a run whose folder another run has taken cannot write into its files.
+        self._token = self._token or agreed(secrets.token_hex(4))
+        writing = self.folder / f"{step}.{self._token}{WRITING}"
         try:
             if is_main():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                shutil.rmtree(writing, ignore_errors=True)
+                remove(writing)
                 writing.mkdir()
-                meta = {"step": step, "metrics": metrics}
+                mark = {} if self.mark is None else {"mark": self.mark}
+                meta = {"step": step, "metrics": metrics, **mark}
                 (writing / "meta.json").write_text(json.dumps(meta))
                 (writing / "metrics.jsonl").write_text(lines)
             # Each process writes its shards after process 0 has created the folder.
@@ -151,34 +189,47 @@ class Checkpoints:
         Raises:
           CheckpointError: all checkpoints are damaged, or the sound one has another structure.
         """
-        step = decided(lambda: self._newest_sound(repair, newest))
-        return None if step is None else (self._load(step, target), step)
+        for _ in range(RETRIES):
+            step = decided(lambda: self._newest_sound(repair, newest))
+            if step is None:
+                return None
+            path = self.folder / str(step)
+            state = _unless_gone(path, lambda path=path: self._load(path, target))
+            if all(gathered(state is not None)):
+                return state, step
+        raise CheckpointError(f"the checkpoints in {self.folder} are deleted while they are read")
 
     def _newest_sound(self, repair, newest):
         if repair:
-            self._clear_unfinished()
-        steps = [step for step in self.steps() if newest is None or step <= newest]
-        for step in reversed(steps):
-            reason = damage(self.folder / str(step))
-            if reason is None:
-                return step
+            clear_unfinished(self.folder)
+            for path in misnamed(self.folder):
+                logger.warning("%s is not read: a step is written in another way", path)
+        rejected = []
+
+        def reject(path, reason):
+            rejected.append(path)
             if repair:
-                self._set_aside(self.folder / str(step), reason)
+                set_aside(path, reason)
             else:
-                logger.warning("checkpoint %s is skipped: %s", self.folder / str(step), reason)
-        if steps:
+                logger.warning("checkpoint %s is skipped: %s", path, reason)
+
+        step = newest_sound(self.folder, newest, self._owner(), reject)
+        if step is None and rejected:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is sound: all {len(steps)} are damaged; "
-                "start a new run with another --workdir"
+                f"no checkpoint in {self.folder} is sound: all {len(rejected)} are damaged or of "
+                "another step or run; start a new run with another --workdir"
             )
-        return None
+        return step
+
+    def _owner(self):
+        return owner.of(self.folder.absolute().parent, self._asking)
 
     def lines(self, step: int) -> str:
         """Return the metric lines in the checkpoint of a step."""
         return read_lines(self.folder / str(step))
 
-    def _load(self, step, target):
-        flat, path = _flat(target), (self.folder / str(step) / "state").absolute()
+    def _load(self, checkpoint, target):
+        flat, path = _flat(target), (checkpoint / "state").absolute()
         handler = ocp.PyTreeCheckpointHandler()
         try:
             stored = handler.metadata(path).tree
@@ -191,7 +242,7 @@ class Checkpoints:
             )
         except (ValueError, KeyError) as error:
             raise CheckpointError(
-                f"checkpoint {self.folder / str(step)} is sound, but its arrays do not match this "
+                f"checkpoint {checkpoint} is sound, but its arrays do not match this "
                 f"run's state: {one_line(error, 300)}"
             ) from error
         restored |= {name: _zeros(x) for name, x in new.items()}
@@ -201,6 +252,7 @@ class Checkpoints:
     def _finish(self, step, writing):
         try:
             self._orbax.wait_until_finished()
+            self._guard()
             if is_main():
                 write_synced(writing / "digests.json", json.dumps(digests(writing), indent=0))
                 self._replace(writing, self.folder / str(step))
@@ -209,12 +261,16 @@ class Checkpoints:
             self._failure = self._failed(step, error)
 
     def _replace(self, writing, final):
-        if final.exists():  # a second save of the same step
-            os.rename(final, f"{final}{DELETING}")
+        if os.path.lexists(final):  # a second save of the same step, or a copied folder
+            reason = damage(final, self._owner())
+            delete(final) if reason is None else set_aside(final, reason)
         os.rename(writing, final)
-        shutil.rmtree(f"{final}{DELETING}", ignore_errors=True)
 
     def _failed(self, step, error):
+        try:
+            self._guard()
+        except RunError as moved:  # the reason, whatever else failed
+            return moved
         left = self.steps()
         good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier checkpoint"
         return CheckpointError(
@@ -223,40 +279,19 @@ class Checkpoints:
         )
 
     def _prune(self):
-        """Delete the checkpoints that neither `keep_last` nor `keep_best` keeps."""
-        steps = self.steps()
+        """Delete the run's checkpoints that neither `keep_last` nor `keep_best` keeps."""
+        known = self._owner()
+        if self.mark is not None:  # also if another run has taken the folder
+            same = (one for one in known.marks if one.get("run") == self.mark["run"])
+            known = known._replace(marks=(self.mark, *same))
+        steps = [step for step in self.steps() if not stray(self.folder / str(step), known)]
         metrics = {step: read_metrics(self.folder / str(step)) for step in steps}
         scored = [step for step in steps if metrics[step]]
         best = sorted(scored, key=lambda step: (quality(metrics[step]), step), reverse=True)
         keep = {*steps[-self.keep_last :], *best[: self.keep_best]}
         for step in steps:
             if step not in keep:
-                doomed = self.folder / f"{step}{DELETING}"
-                # Renamed first: a partly deleted checkpoint must not look finished.
-                os.rename(self.folder / str(step), doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
-
-    def _clear_unfinished(self):
-        if self.folder.is_dir():
-            for path in self.folder.glob(f"*{DELETING}"):
-                shutil.rmtree(path, ignore_errors=True)
-            for path in self.folder.glob(f"*{WRITING}"):
-                self._set_aside(path, "unfinished: the run ended while it was being written")
-
-    def _set_aside(self, path, reason):
-        logger.warning("checkpoint %s is moved aside: %s", path, reason)
-        goal = self.folder / "damaged" / path.name.removesuffix(WRITING)
-        if path.name.endswith(WRITING):
-            # A partial state is useless; keep only the last, so that kills do not fill the disk.
-            goal = self.folder / "damaged" / "unfinished"
-            shutil.rmtree(goal, ignore_errors=True)
-        count = 1
-        while goal.exists():
-            count += 1
-            goal = goal.with_name(f"{path.name}-{count}")
-        goal.parent.mkdir(exist_ok=True)
-        os.rename(path, goal)
-        (goal / "REASON.txt").write_text(f"{path.name}: {reason}\n")
+                delete(self.folder / str(step))
 
 
 def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], int]:
@@ -276,22 +311,49 @@ def read_newest(folder: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, 
     """
     if not finished(folder):
         raise CheckpointError("there is no checkpoint yet")
-    for found in read_each(folder, wanted, newest_first=True):
-        return found
-    raise CheckpointError(f"no checkpoint in {folder} is sound")
+    for _ in range(RETRIES):
+        step = newest_sound(folder, None, None, _skip)
+        if step is None:
+            raise CheckpointError(f"no checkpoint in {folder} is sound")
+        path = folder / str(step)
+        arrays = _unless_gone(path, lambda path=path: _read(path / "state", wanted))
+        if arrays is not None:
+            return arrays, step
+    raise CheckpointError(f"the checkpoints in {folder} are deleted while they are read")
 
 
 def read_each(
-    folder: Path, wanted: Callable[[str], bool], newest_first: bool = False
+    folder: Path, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Yield arrays and step of every sound checkpoint, the oldest first; see `read_newest`."""
-    for step in sorted(finished(folder), reverse=newest_first):
+    for step in finished(folder):
         path = folder / str(step)
-        reason = damage(path)
+        reason = examined(path)
+        if reason:
+            _skip(path, reason)
         if reason is None:
-            yield _read(path / "state", wanted), step
-        else:
-            logger.warning("checkpoint %s is skipped: %s", path, reason)
+            arrays = _unless_gone(path, lambda path=path: _read(path / "state", wanted))
+            if arrays is not None:
+                yield arrays, step
+
+
+def _skip(path: Path, reason: str) -> None:
+    logger.warning("checkpoint %s is skipped: %s", path, reason)
+
+
+def _unless_gone(path: Path, read: Callable[[], Any]) -> Any:
+    """Return what `read()` returns; `None` if the run has deleted the checkpoint meanwhile.
+
+    A file that is missing reads as zeros, without an error.
+    """
+    before = inode(path)
+    try:
+        found = read()
+    except Exception:
+        if before is not None and inode(path) == before:
+            raise
+        return None
+    return found if before is not None and inode(path) == before else None
 
 
 def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
@@ -303,57 +365,6 @@ def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
     return ocp.Checkpointer(handler).restore(path.absolute(), args=args)
-
-
-def finished(folder: Path) -> list[int]:
-    """Return the steps of the finished checkpoints in a folder, ascending."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
-
-
-def read_metrics(checkpoint: Path) -> dict[str, float]:
-    """Return the metrics of the evaluation at a checkpoint's step; empty without one."""
-    try:
-        return json.loads((checkpoint / "meta.json").read_text())["metrics"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # restoring reports the damage
-
-
-def read_lines(checkpoint: Path) -> str:
-    """Return the run's metric lines up to a checkpoint's step."""
-    return (checkpoint / "metrics.jsonl").read_text()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Return relative path → SHA-256 of every file below a folder except `digests.json`."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / "digests.json":
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return found
-
-
-def damage(checkpoint: Path) -> str | None:
-    """Return the damage of a checkpoint in one line; `None` if every file is intact."""
-    try:
-        written = json.loads((checkpoint / "digests.json").read_text())
-        present = digests(checkpoint)
-    except (OSError, ValueError) as error:
-        return f"unreadable: {one_line(error)}"
-    if not isinstance(written, dict):
-        return "digests.json is not an object"
-    for name in sorted({*written, *present, "meta.json", "metrics.jsonl"}):
-        if name not in present:
-            return f"{name} is missing"
-        if name not in written:
-            return f"{name} does not belong to the checkpoint"
-        if written[name] != present[name]:
-            return f"{name} differs from what was written"
-    return None
 
 
 def _zeros(x: jax.ShapeDtypeStruct) -> jax.Array:

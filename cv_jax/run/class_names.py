@@ -1,15 +1,17 @@
 """`classes.json` of a run directory: names of the classes, in the order of the classifier.
 
 The names are those of the training split at the first start. A folder or the labels of a dataset
-may change later; the trained classifier does not.
+may change later; the trained classifier does not. Each start in `run.json` has their digest.
 """
 
+import hashlib
 import itertools
+import json
 import logging
 from pathlib import Path
 
 from cv_jax.errors import InputError
-from cv_jax.run import json_files
+from cv_jax.run import json_files, starts
 
 FILE = "classes.json"
 
@@ -23,11 +25,20 @@ def read(path: Path) -> tuple[str, ...]:
       json_files.Damaged: the content differs from the content that was written.
     """
     try:
-        return tuple(json_files.read_record(path / FILE)["classes"])
+        names = tuple(json_files.read_record(path / FILE)["classes"])
     except FileNotFoundError:
         return ()
     except (KeyError, TypeError):
         raise json_files.Damaged("it has no names of classes") from None
+    known = {start["classes"] for start in starts.known_starts(path) if "classes" in start}
+    if known and digest(names) not in known:
+        raise json_files.Damaged("it is of another run")
+    return names
+
+
+def digest(names: tuple[str, ...]) -> str:
+    """Return sixteen hexadecimal digits of a hash over names."""
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 def check(path: Path, names: tuple[str, ...], ways_out: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from cv_jax import config as configs
+from cv_jax.config.fields import FIELDS
 from cv_jax.run import provenance
 
 # Part of the fingerprint → the field that names its place.
@@ -42,6 +43,24 @@ def other_config(
     # A run with a teacher or initial weights differs from a run without.
     both = {name for name in known if old.get(name) is not None and given[name] is not None}
     return configs.difference(old, config, kinds, both & set(compared))
+
+
+def contradictions(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return one line for each result field with two values in two flat configs of one run.
+
+    A field that only one of them has is not compared, and neither is a field that names a place.
+    """
+    places = {*PLACES.values(), "init_from"}
+    return [
+        f"{name}: {config[name]!r} and {other[name]!r}"
+        for name in sorted((config.keys() & other.keys()) - places)
+        if config[name] != other[name] and _decides(name)
+    ]
+
+
+def _decides(name: str) -> bool:
+    """Whether this is a result field, also of a model that this version does not know."""
+    return name.startswith("model.") or (name in FIELDS and FIELDS[name].kind == "result")
 
 
 def other_data(starts: list[dict[str, Any]], fingerprint: dict[str, Any]) -> list[str]:

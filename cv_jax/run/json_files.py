@@ -3,6 +3,8 @@
 A record holds the SHA-256 of its content, which is checked when it is read, so a damaged file is
 never taken for a result. Files are replaced atomically; an appended line is on disk (fsync) when
 the function returns.
+
+A `guard` is called before a write; it raises if the file is no longer this process's to write.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,13 @@ from cv_jax.errors import RunError, one_line
 from cv_jax.paths import described
 
 logger = logging.getLogger(__name__)
+
+
+Guard = Callable[[], None]
+
+
+def _no_guard() -> None:
+    pass
 
 
 class Damaged(RunError):
@@ -48,18 +57,9 @@ def unsealed(record: Any) -> dict[str, Any]:
     return content
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: dict[str, Any], guard: Guard = _no_guard) -> None:
     """Write a sealed record atomically."""
-    write_json(path, sealed(record))
-
-
-def restore_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record again if its file is damaged."""
-    try:
-        read_record(path)
-    except Damaged:
-        logger.warning("%s is damaged and written again", path)
-        write_record(path, record)
+    write_json(path, sealed(record), guard)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -83,6 +83,23 @@ def read_json(path: Path, type: type) -> Any:
       FileNotFoundError: the file does not exist.
       Damaged: the file holds no such value, or its text differs from the output of `write_json`.
     """
+    text, value = _read(path, type)
+    if _json_text(value) != text:
+        raise Damaged("the text differs from the form in which values are written")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object in any form of its text.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      Damaged: the file holds no object.
+    """
+    return _read(path, dict)[1]
+
+
+def _read(path: Path, type: type) -> tuple[str, Any]:
     try:
         if os.path.lexists(path) and not path.is_file():  # reading a pipe or a device may not end
             raise Damaged(f"it {described(path)}")
@@ -96,14 +113,12 @@ def read_json(path: Path, type: type) -> Any:
         raise Damaged(one_line(error)) from None
     if not isinstance(value, type):
         raise Damaged(f"the content is not a {type.__name__}")
-    if _json_text(value) != text:
-        raise Damaged("the text differs from the form in which values are written")
-    return value
+    return text, value
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, guard: Guard = _no_guard) -> None:
     """Write a file atomically: readers see the complete old content or the complete new content."""
-    _replace(path, _json_text(value))
+    replace(path, _json_text(value), guard)
 
 
 def _json_text(value: Any) -> str:
@@ -112,18 +127,21 @@ def _json_text(value: Any) -> str:
     return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
 
 
-def write_synced(path: Path, text: str, mode: str = "w") -> None:
+def write_synced(path: Path, text: str, mode: str = "w", guard: Guard = _no_guard) -> None:
     """Write text to a file; it is on disk when this returns."""
     with path.open(mode) as file:
+        guard()  # now the file stays the same, whatever gets its name
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str, guard: Guard = _no_guard) -> None:
+    """Write text to a file atomically."""
     prefix = ".writing-"
     with _write_errors(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         write_synced(Path(folder) / path.name, text)
+        guard()  # a directory that takes the place of this one has no folder of that name
         os.replace(Path(folder) / path.name, path)
 
 
@@ -136,10 +154,11 @@ def _write_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
+def append_line(path: Path, value: dict[str, Any], guard: Guard = _no_guard) -> None:
     """Append one JSON object as a line; it is on disk when this returns."""
+    guard()
     with _write_errors(path):
-        write_synced(path, json.dumps(value) + "\n", "a")
+        write_synced(path, json.dumps(value) + "\n", "a", guard)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -165,14 +184,15 @@ class Lines:
       text: all lines so far; every checkpoint stores them.
     """
 
-    def __init__(self, path: Path, text: str):
+    def __init__(self, path: Path, text: str, guard: Guard = _no_guard):
         """Set the content of the file to `text` and drop later lines; the run writes them again.
 
         Args:
           path: the file.
           text: the lines in the restored checkpoint; empty for a new run.
+          guard: see above.
         """
-        self.path, self.text = path, text
+        self.path, self.text, self._guard = path, text, guard
         self.restore(later=True)
 
     def values(self) -> list[dict[str, Any]]:
@@ -181,14 +201,15 @@ class Lines:
 
     def append(self, value: dict[str, Any]) -> None:
         """Append a line; it is on disk when this returns."""
-        append_line(self.path, value)
+        append_line(self.path, value, self._guard)
         self.text += json.dumps(value) + "\n"
 
     def restore(self, later: bool = False) -> None:
         """Write the file again if its content differs; `later` lines alone are not damage."""
         content = self.path.read_bytes() if self.path.is_file() else b""
-        if content == self.text.encode():
+        leads_nowhere = os.path.lexists(self.path) and not self.path.is_file()
+        if content == self.text.encode() and not leads_nowhere:
             return
         if not (later and content.startswith(self.text.encode())):
             logger.warning("%s is damaged and written again", self.path)
-        _replace(self.path, self.text)
+        replace(self.path, self.text, self._guard)

@@ -6,6 +6,8 @@ step, evaluation, metric lines, checkpoint. A checkpoint holds the metric lines 
 restart neither repeats nor skips a line.
 """
 
+import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -18,12 +20,16 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax.devices import processes
+from cv_jax.errors import ExitCode
 from cv_jax.evaluation.metrics import quality
-from cv_jax.run import json_files
+from cv_jax.run import class_names, json_files, owner
 from cv_jax.run import workdir as records
-from cv_jax.run.checkpoint import Checkpoints
+from cv_jax.run.checkpoint import CheckpointError, Checkpoints
 from cv_jax.run.writers import open_writers
 
+logger = logging.getLogger(__name__)
+
+RECORDS = ("config.json", "run.json", class_names.FILE)
 DECISIVE = "test"  # the evaluation that determines the best checkpoint
 
 
@@ -54,6 +60,7 @@ class Record:
         utilisation: Callable[[float], float] | None = None,
         keep_last: int = 1,
         trials: int = 1,
+        guard: Callable[[], None] = lambda: None,
     ):
         """
         Args:
@@ -68,6 +75,7 @@ class Record:
           utilisation: `images per second → share of the devices' peak`; `None` if unknown.
           keep_last: lower limit of the number of newest checkpoints to keep.
           trials: number of runs in the program.
+          guard: called before each write; see `lock.Claim.check`.
         """
         self.workdir, self.config, self.code = workdir, config, None
         self.saved_step, self.improved, self.note = 0, False, ""
@@ -75,13 +83,17 @@ class Record:
         self._fingerprint, self._classes = fingerprint, classes
         self._total_steps, self._schedule, self._trials = total_steps, schedule, trials
         self._log_every, self._save_every = log_every, save_every
-        self._utilisation = utilisation
+        self._utilisation, self.guard = utilisation, guard
         self._main = processes.is_main()
         self._started = self._saved_time = time.monotonic()
         self._best, self._scores = -math.inf, (0, {})
         keep = config.checkpoint
         self._checkpoints = Checkpoints(
-            workdir / "checkpoints", max(keep_last, keep.keep_last), keep.keep_best
+            workdir / "checkpoints",
+            max(keep_last, keep.keep_last),
+            keep.keep_best,
+            asking=owner.properties(config, fingerprint),
+            guard=guard,
         )
 
     # ---- Start
@@ -93,6 +105,7 @@ class Record:
           target: shapes, dtypes and shardings of the state.
           newest: ignore later checkpoints.
         """
+        self.guard()
         if self._main:
             records.repair(self.workdir, self._classes)
         return self._checkpoints.restore(target, newest=newest)
@@ -110,12 +123,17 @@ class Record:
         self.saved_step = step
         if self._main:
             text = self._checkpoints.lines(step) if step else ""
-            self._lines = json_files.Lines(self.workdir / "metrics.jsonl", text)
+            file = self.workdir / "metrics.jsonl"
+            self._lines = json_files.Lines(file, text, self.guard)
         done = step == self._total_steps
         if processes.decided(lambda: done and (self.workdir / "summary.json").exists()):
             return True
 
         def record():
+            # A run keeps its name, also if only its checkpoints have it.
+            stored = owner.read_mark(self.workdir / "checkpoints" / str(step)) or {}
+            run = owner.of(self.workdir).name or stored.get("run") or owner.new_name()
+            self._checkpoints.mark = owner.mark(self.config, self._fingerprint, run)
             return records.record_start(
                 self.workdir,
                 self.config,
@@ -124,9 +142,14 @@ class Record:
                 weights,
                 self._classes,
                 self._trials,
+                run,
             )
 
         self.other_conditions = processes.decided(record)
+        self._records = {}
+        for name in RECORDS if self._main else ():
+            with contextlib.suppress(FileNotFoundError):  # classes without names
+                self._records[name] = (self.workdir / name).read_text()
         return False
 
     def open_writers(self, say: Callable[[str], None]) -> None:
@@ -194,7 +217,7 @@ class Record:
         if self._main:
             seconds = round(time.monotonic() - self._started, 3)
             line = {"step": step, "seconds": seconds, **timing}
-            json_files.append_line(self.workdir / "timing.jsonl", line)
+            json_files.append_line(self.workdir / "timing.jsonl", line, self.guard)
 
     # ---- Checkpoints
 
@@ -215,6 +238,7 @@ class Record:
         """
         if not _all_finite(state.params):
             return False
+        self._keep_records()
         text = self._lines.text if self._main else ""
         evaluated, scores = self._scores
         self._checkpoints.save(step, state, scores if evaluated == step else {}, text)
@@ -228,6 +252,29 @@ class Record:
         self.code = code
         self._checkpoints.close()
         self._writers.close(code)
+        if self._main and code in (ExitCode.DONE, ExitCode.STOPPED):
+            self._require_checkpoint()
+
+    def _keep_records(self) -> None:
+        """Write the records of the start again if another program has removed or changed them."""
+        self.guard()
+        for name, text in self._records.items():
+            file = self.workdir / name
+            try:
+                same = file.read_text() == text
+            except (OSError, ValueError):
+                same = False
+            if not same:
+                logger.warning("%s was changed or removed, and is written again", file)
+                json_files.replace(file, text, self.guard)
+
+    def _require_checkpoint(self) -> None:
+        self._keep_records()
+        if self.saved_step not in self._checkpoints.steps():
+            raise CheckpointError(
+                f"checkpoint {self.saved_step} was saved in {self.workdir} and is gone: another "
+                "program has removed it; the same command makes it again"
+            )
 
     def last_good_checkpoint(self) -> str:
         """Describe the newest checkpoint, for an error message."""
@@ -243,12 +290,36 @@ class Record:
         """
         if not self._main:
             return ""
+        self.guard()
         self._lines.restore()
         sizes = {"parameters": parameters, "multiply_adds": multiply_adds}
         summary = _summarise({**about(self.config, self._total_steps), **sizes}, self._lines)
-        write = json_files.restore_record if again else json_files.write_record
-        write(self.workdir / "summary.json", summary)
+        if not (again and self._has_summary(summary)):
+            json_files.write_record(self.workdir / "summary.json", summary, self.guard)
         return f"{_result(summary)} after {summary['step']} steps, in {self.workdir}"
+
+    def _has_summary(self, summary: dict[str, Any]) -> bool:
+        """Whether `summary.json` is sound and of this run; a version may count sizes otherwise."""
+        file = self.workdir / "summary.json"
+        try:
+            found = json_files.read_record(file)
+        except json_files.Damaged:
+            logger.warning("%s is damaged and written again", file)
+            return False
+        lines = _other_results(found, summary)
+        if lines:
+            logger.warning("%s is of another run and written again: %s", file, "; ".join(lines))
+        return not lines
+
+
+def _other_results(found: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    """Return one line for each result in which two summaries differ."""
+    names = ("step", "model", "seed", *(n for n in summary if n.startswith(("train_", "test_"))))
+    return [
+        f"{name}: {found[name]!r}, not {summary[name]!r}"
+        for name in names
+        if name in found and repr(found[name]) != repr(summary[name])  # also if it is NaN
+    ]
 
 
 def is_due(step: int, every: int) -> bool:

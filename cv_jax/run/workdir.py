@@ -14,21 +14,18 @@ a restart restores metrics.jsonl from them.
 """
 
 import contextlib
-import fcntl
 import glob
 import hashlib
+import itertools
 import json
 import logging
 import os
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 
 from cv_jax import config as configs
@@ -36,7 +33,20 @@ from cv_jax import paths
 from cv_jax.config.fields import FIELDS
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
-from cv_jax.run import class_names, identity, json_files, provenance
+from cv_jax.run import (
+    checkpoint_files,
+    checkpoint_folder,
+    class_names,
+    identity,
+    json_files,
+    lock,
+    owner,
+    provenance,
+)
+from cv_jax.run.starts import known_starts, read_starts, require_one_run, started_with
+
+FOLDERS = ("checkpoints", "checkpoints/damaged", "pictures", "profile")
+FILES = ("config.json", class_names.FILE, "metrics.jsonl", "timing.jsonl", "summary.json")
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +64,7 @@ def first_config(path: Path) -> dict[str, Any] | None:
     Raises:
       InputError: the directory has a run, but its config is damaged or missing.
     """
-    return _started_with(path)[0]
+    return started_with(path)[0]
 
 
 def default_workdir(
@@ -75,7 +85,7 @@ def default_workdir(
 
     def has_this_run(path):
         try:
-            old, starts = _started_with(path)
+            old, starts = started_with(path)
         except (InputError, OSError):
             return False
         return old is not None and not (
@@ -117,7 +127,7 @@ def check(
         raise InputError(f"--workdir={path}: object stores are not supported; give a local folder")
     paths.require_folder(path, "--workdir")
     ways_out = "give another --workdir, or the old values"
-    old, starts = _started_with(path)
+    old, starts = started_with(path)
     if old is not None:
         kinds = ("result",) if evaluating else ("result", "evaluation")
         compared = (*identity.PLACES.values(), "init_from")  # an evaluation reads only the data
@@ -138,14 +148,21 @@ def check(
             raise InputError(
                 f"--workdir={path} was started with {subject}; {ways_out}: {'; '.join(lines)}"
             )
-    elif path.is_dir() and any(not _may_precede_a_run(child) for child in path.iterdir()):
-        raise InputError(f"--workdir={path} holds files but no run; give an empty or new folder")
+    elif path.is_dir():
+        strange = sorted(x.name for x in path.iterdir() if not _may_precede_a_run(x))
+        if strange:
+            shown = ", ".join(strange[:5]) + (", …" if len(strange) > 5 else "")
+            raise InputError(
+                f"--workdir={path} holds files but no run; give an empty or new folder, or move "
+                f"away what is in it: {shown}"
+            )
+    _check_kinds(path)
     check_writable(path)
 
 
 def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:
     """Whether to load `config.init_from`: without a checkpoint, and to check weights that moved."""
-    old, _ = _started_with(path)
+    old, _ = started_with(path)
     moved = old is not None and old.get("init_from") != config.init_from
     return config.init_from is not None and (moved or _newest_step(path) < 0)
 
@@ -160,7 +177,7 @@ def check_initial_weights(path: Path, weights: str | None) -> None:
     Raises:
       InputError: the run was started with other weights.
     """
-    before = identity.initial_weights(_started_with(path)[1])
+    before = identity.initial_weights(started_with(path)[1])
     if before is not None and weights not in (None, before):
         raise InputError(
             f"--workdir={path} was started with other weights in config.init_from; give another "
@@ -168,80 +185,20 @@ def check_initial_weights(path: Path, weights: str | None) -> None:
         )
 
 
-@contextlib.contextmanager
-def claimed(path: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Create the directory and hold its lock; the lock ends with the process, even by a kill.
-
-    Args:
-      path: the directory.
-      flag: command-line flag of the directory, for error messages.
-
-    Raises:
-      InputError: another process holds the lock, or `lock` is not a file.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = path / "lock"
-    if os.path.lexists(lock) and not lock.is_file():
-        raise InputError(f"{flag}={path}: {lock} is not a file; remove it")
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = lock.read_text(errors="replace").strip() or "another process"
-            raise InputError(f"{flag}={path} is in use by {owner}") from None
-        text = f"process {os.getpid()} on {socket.gethostname()}\n"
-        file.truncate(0)
-        file.write(text)
-        file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def shared(path: Path) -> Iterator[None]:
-    """Hold the lock in process 0, and check that all processes see the same directory.
-
-    Raises:
-      InputError: another run holds the lock, or the processes have different directories.
-    """
-    lock, main = path / "lock", processes.is_main()
-    with claimed(path) if main else contextlib.nullcontext():
-        text = processes.decided(lock.read_text)
-        end = time.monotonic() + 20  # delay of a network file system
-        while not (lock.is_file() and lock.read_text() == text):
-            if time.monotonic() > end:
-                raise InputError(
-                    f"--workdir={path} of process {jax.process_index()} is not the directory of "
-                    "process 0; give all processes the same shared directory"
-                )
-            time.sleep(0.1)
-        yield
-
-
-def in_use(path: Path) -> bool:
-    """Whether a process holds the lock of the directory."""
-    try:
-        if not (path / "lock").is_file():  # the trial itself reports another kind
-            return False
-        with (path / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
 def repair(path: Path, classes: tuple[str, ...] = ()) -> None:
     """Write a damaged `config.json` or `classes.json` again, and rename a damaged `run.json`."""
-    config, starts = _started_with(path)
+    config, starts = started_with(path)
     if config is not None:
         class_names.record(path, classes)
     if config is not None and not _is_sound(path / "config.json"):
         logger.warning("%s is damaged and written again", path / "config.json")
         json_files.write_record(path / "config.json", config)
     if os.path.lexists(path / "run.json") and not starts:
-        logger.warning("%s is damaged and renamed to run.json.damaged", path / "run.json")
-        os.replace(path / "run.json", path / "run.json.damaged")
+        counted = itertools.chain([""], (f"-{count}" for count in itertools.count(2)))
+        names = (f"run.json.damaged{end}" for end in counted)
+        free = next(name for name in names if not os.path.lexists(path / name))
+        logger.warning("%s is damaged and renamed to %s", path / "run.json", free)
+        os.replace(path / "run.json", path / free)
 
 
 def record_start(
@@ -252,6 +209,7 @@ def record_start(
     weights: str | None = None,
     classes: tuple[str, ...] = (),
     trials: int = 1,
+    run: str | None = None,
 ) -> str:
     """Write `config.json` and `classes.json` at the first start, and add this start to `run.json`.
 
@@ -263,14 +221,16 @@ def record_start(
       weights: digest of the initial weights from `config.init_from`; `None` without them.
       classes: names of the classes; () if unknown.
       trials: number of runs in the program.
+      run: name of the run in its mark, see `owner`; default: a new name.
 
     Returns:
       The conditions that differ from those of the earlier starts, in words; "" without any.
     """
-    old, starts = _started_with(path)
+    old, starts = started_with(path)
     if old is None:
         json_files.write_record(path / "config.json", configs.flatten(config))
     class_names.record(path, classes)
+    names = class_names.read(path)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": step,
@@ -279,6 +239,8 @@ def record_start(
         "trials_in_one_program": trials,
         "config": configs.flatten(config),
         "data": fingerprint,
+        "mark": owner.mark(config, fingerprint, run or owner.new_name()),
+        **({"classes": class_names.digest(names)} if names else {}),
         **({} if weights is None else {"init_from": weights}),
     }
     json_files.write_json(
@@ -290,7 +252,7 @@ def record_start(
 def other_conditions(path: Path, config: ml_collections.ConfigDict, step: int) -> str:
     """Say in which conditions the first `step` updates differ from this process; "" if in none."""
     now = {"step": step, **provenance.environment(), "config": configs.flatten(config)}
-    return identity.other_conditions(_started_with(path)[1], now)
+    return identity.other_conditions(started_with(path)[1], now)
 
 
 def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
@@ -299,7 +261,7 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     It is `evaluation.json` if evaluation fields and `eval.extra` equal those of the first start,
     else `evaluation-<digest of those that differ>.json`: no evaluation replaces a different one.
     """
-    old, now = _started_with(path)[0], configs.flatten(config)
+    old, now = started_with(path)[0], configs.flatten(config)
     names = [name for name, field in FIELDS.items() if field.kind == "evaluation"]
     before = {name: old.get(name, FIELDS[name].default) for name in [*names, "eval.extra"]}
     values = {name: now[name] for name in before if now[name] != before[name]}
@@ -309,18 +271,8 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
     return path / f"evaluation-{digest}.json"
 
 
-def read_starts(path: Path) -> list[dict[str, Any]]:
-    """Return the starts in `run.json` of a run directory.
-
-    Raises:
-      FileNotFoundError: `run.json` is missing.
-      json_files.Damaged: `run.json` or one of its starts is damaged.
-    """
-    return [json_files.unsealed(start) for start in json_files.read_json(path / "run.json", list)]
-
-
 def damage(path: Path, kept: str) -> list[str]:
-    """Return one line for each damaged record of a run.
+    """Return one line for each record of a run that is damaged or of another run.
 
     Args:
       path: the run directory.
@@ -333,44 +285,49 @@ def damage(path: Path, kept: str) -> list[str]:
         # The summary is written at the end of the run; older runs have no names of classes.
         with contextlib.suppress(FileNotFoundError):
             try:
-                read_starts(path) if file.name == "run.json" else json_files.read_record(file)
-            except json_files.Damaged as error:
-                found.append(f"{file}: {error}")
+                reason = _examined(file, kept)
+            except (json_files.Damaged, InputError) as error:
+                reason = str(error)
+            found += [f"{file}: {reason}"] if reason else []
     file = path / "metrics.jsonl"
-    if not (file.read_bytes() if file.is_file() else b"").startswith(kept.encode()):
+    text = file.read_bytes() if file.is_file() else b""
+    # A run that continues from an older checkpoint writes the lines after it again.
+    again = kept.encode().startswith(text) and lock.in_use(path)
+    if not (text.startswith(kept.encode()) or again):
         found.append(f"{file}: it does not start with the metric lines of the newest checkpoint")
     return found
 
 
-def _started_with(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Return the config of the first start, `None` without a run, and the list of starts.
-
-    Each start has the config too, so a sound `run.json` replaces a damaged `config.json`.
-
-    Raises:
-      InputError: the directory has a run, but both files are damaged or missing.
-    """
-    starts = []
+def _examined(file: Path, kept: str) -> str | None:
+    """Return why a sound record does not belong to the run in its directory; `None` if it does."""
+    path = file.parent
+    if file.name == "run.json":
+        read_starts(path)
+        return None
+    if file.name == class_names.FILE:
+        class_names.read(path)
+        return None
+    record = json_files.read_record(file)
+    if file.name == "config.json":
+        require_one_run(path, record, known_starts(path))
+        return None
     with contextlib.suppress(json_files.Damaged, FileNotFoundError):
-        starts = read_starts(path)
-    try:
-        return json_files.read_record(path / "config.json"), starts
-    except FileNotFoundError:
-        if not os.path.lexists(path / "run.json"):
-            return None, []
-        reason = "config.json is missing, run.json is damaged"
-    except json_files.Damaged as error:
-        reason = f"config.json is damaged ({error})"
-    if not starts:
-        raise InputError(
-            f"--workdir={path}: {reason}, so the run is unknown; give another --workdir"
-        )
-    return starts[0]["config"], starts
+        config = json_files.read_record(path / "config.json")
+        for name, field in (("seed", "seed"), ("model", "model.name")):
+            if name in record and record[name] != config.get(field):
+                return f"it is of another run: {name}: {record[name]!r}, not {config.get(field)!r}"
+    if record.get("run") not in (None, *owner.of(path).names):
+        return "it is of another run"
+    lines = [json.loads(line) for line in kept.splitlines()]
+    tests = [x for x in lines if x["split"] == "test" and x["step"] == record.get("step")]
+    for name in ("accuracy", "loss") if tests else ():
+        if f"test_{name}" in record and record[f"test_{name}"] != tests[-1].get(name):
+            return f"it is of another run: test_{name} differs from that in the metric lines"
+    return None
 
 
 def _newest_step(path: Path) -> int:
-    names = [p.name for p in (path / "checkpoints").glob("*")]
-    return max((int(name) for name in names if name.isdecimal()), default=-1)
+    return max(checkpoint_files.finished(path / "checkpoints"), default=-1)
 
 
 def _is_sound(file: Path) -> bool:
@@ -382,8 +339,26 @@ def _is_sound(file: Path) -> bool:
 
 
 def _may_precede_a_run(path: Path) -> bool:
-    """Whether a process that was killed before it wrote `config.json` may have left this file."""
+    """Whether a process that was killed before it wrote `config.json` may have left this file.
+
+    A run whose files are removed while it saves leaves an unfinished checkpoint.
+    """
+    if path.name == "checkpoints" and path.is_dir():
+        return checkpoint_folder.only_unfinished(path)
     return path.name == "lock" or path.name.startswith(".writing-")
+
+
+def _check_kinds(path: Path) -> None:
+    """Raise an `InputError` for a folder or a pipe in place of a file, or the other way round."""
+    for name in FOLDERS:
+        if os.path.lexists(path / name) and not (path / name).is_dir():
+            kind = paths.described(path / name)
+            raise InputError(f"--workdir={path}: {path / name} {kind}, not a folder; move it away")
+    for name in FILES:  # `repair` renames whatever is in place of run.json
+        replaced = (path / name).is_symlink() and name != "timing.jsonl"
+        if os.path.lexists(path / name) and not (path / name).is_file() and not replaced:
+            kind = paths.described(path / name)
+            raise InputError(f"--workdir={path}: {path / name} {kind}; move it away")
 
 
 def check_writable(path: Path, flag: str = "--workdir") -> None:

@@ -17,7 +17,7 @@ import ml_collections
 from cv_jax import config as configs
 from cv_jax.devices import processes
 from cv_jax.errors import InputError, one_line
-from cv_jax.run import json_files
+from cv_jax.run import json_files, owner
 
 Line = dict[str, Any]
 
@@ -66,15 +66,16 @@ def _tensorboard(config, workdir: Path, lines: list[Line]) -> Writer:
 
 def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
     """Writer of a Weights & Biases run; `wandb.json` stores its id, so a restart continues it.
+    A `wandb.json` of another run is replaced.
 
     All lines of a step are sent as one row, and a step that the service has is not sent again.
     Offline (`WANDB_MODE=offline`) each start writes the whole history; `wandb sync` the newest.
     """
     import wandb
 
-    file = workdir / "wandb.json"
-    if not file.is_file():
-        json_files.write_record(file, {"id": secrets.token_hex(8)})
+    file, name = workdir / "wandb.json", owner.of(workdir).name
+    if not file.is_file() or json_files.read_record(file).get("run", name) != name:
+        json_files.write_record(file, {"id": secrets.token_hex(8), "run": name})
     run = wandb.init(
         project=config.log.wandb_project,
         id=json_files.read_record(file)["id"],

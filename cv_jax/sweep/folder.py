@@ -18,7 +18,7 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
 from cv_jax.errors import InputError, shell_line
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep.points import Point, Sweep
 
 
@@ -48,7 +48,7 @@ class Trial(NamedTuple):
 
     def pruned(self) -> bool:
         """Whether a search has stopped the trial for good."""
-        return (self.workdir / "pruned.json").is_file()
+        return was_pruned(self.workdir)
 
     def open_log(self) -> IO[bytes]:
         """Open the log for appending, and write the command to it unless the disk is full."""
@@ -116,16 +116,16 @@ def check(folder: Path, sweep: Sweep) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, sweep: Sweep) -> Iterator[None]:
+def claimed(folder: Path, sweep: Sweep) -> Iterator[lock.Claim]:
     """Lock the folder for this process, and write `sweep.json`.
 
     Raises:
       InputError: another process holds the lock, or `check` refuses the folder.
     """
-    with workdir.claimed(folder, "--sweep_dir"):
+    with lock.claimed(folder, "--sweep_dir") as claim:
         check(folder, sweep)
         write(folder, sweep)
-        yield
+        yield claim
 
 
 def write(folder: Path, sweep: Sweep) -> None:
@@ -142,6 +142,22 @@ def summary_of(path: Path) -> dict[str, Any] | None:
     with contextlib.suppress(FileNotFoundError, json_files.Damaged):
         return json_files.read_record(path / "summary.json")
     return None
+
+
+def prune(path: Path, reason: dict[str, Any]) -> None:
+    """Write to the folder of a trial why a search has stopped it for good."""
+    json_files.write_json(path / "pruned.json", {"trial": path.name, **reason})
+
+
+def was_pruned(path: Path) -> bool:
+    """Whether a search has stopped the trial of a folder for good, and not another trial."""
+    try:
+        found = json_files.read_object(path / "pruned.json")
+    except FileNotFoundError:
+        return False
+    except json_files.Damaged:
+        return True
+    return found.get("trial", path.name) == path.name
 
 
 def starts_of(path: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 from cv_jax import signals
 from cv_jax.errors import ExitCode
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.display import Board
-from cv_jax.sweep.folder import Trial, progress, tail
+from cv_jax.sweep.folder import Trial, progress, prune, tail
 from cv_jax.sweep.slots import Slot
 
 DONE, FAILED, STOPPED, PRUNED = "done", "failed", "stopped", "pruned"
@@ -79,6 +79,7 @@ def run(
     folder: Path,
     board: Board,
     prune: Callable[[Trial], dict | None] = lambda trial: None,
+    guard: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
     """Train all trials.
 
@@ -92,12 +93,13 @@ def run(
       board: the display.
       prune: called regularly with each running trial; returns the reason to stop it for good,
         which is written to its `pruned.json`, or `None`.
+      guard: raises if the folder is no longer that of this sweep; then all trials are killed.
 
     Returns:
       The outcomes in the order of the ends.
     """
     with signals.caught("") as stop:
-        scheduler = _Scheduler(trials, slots, folder, board, prune, stop)
+        scheduler = _Scheduler(trials, slots, folder, board, prune, stop, guard)
         try:
             return scheduler.run()
         finally:
@@ -107,7 +109,8 @@ def run(
 class _Scheduler:
     """Queues and processes of a running sweep; see `run`."""
 
-    def __init__(self, trials, slots, folder, board, prune, stop: signals.Stop):
+    def __init__(self, trials, slots, folder, board, prune, stop: signals.Stop, guard):
+        self._guard = guard
         self._trials, self._folder, self._board = trials, folder, board
         self._prune, self._stop, self._stopping = prune, stop, False
         self._free: list[Slot] = list(slots)
@@ -128,6 +131,7 @@ class _Scheduler:
                 self._free.append(past.slot)
                 self._settle(past)
             while self._free and not self._stop.signal and (trial := self._next_trial()):
+                self._guard()
                 slot = self._free.pop(0)
                 self._running.append(_start(trial, slot))
                 self._board.started(trial, slot)
@@ -156,7 +160,7 @@ class _Scheduler:
                 self._end(trial, DONE)
             elif trial.pruned():
                 self._end(trial, PRUNED)
-            elif workdir.in_use(trial.workdir):
+            elif lock.in_use(trial.workdir):
                 self._board.line(f"{trial.name}: waiting for another process that trains it")
                 self._held.append(trial)
             else:
@@ -166,6 +170,7 @@ class _Scheduler:
     def _settle(self, past: Running) -> None:
         """Record the end of a process, and end its trial or queue it again."""
         trial, code, step = past.trial, past.process.returncode, progress(past.trial.workdir)
+        self._guard()
         _record(self._folder, past, step)
         self._seconds[trial.name] += time.time() - past.started
         # Failures with progress do not add up: such a trial will finish.
@@ -176,7 +181,7 @@ class _Scheduler:
             self._end(trial, PRUNED, code)
         elif self._stop.signal:
             self._end(trial, STOPPED, code)
-        elif workdir.in_use(trial.workdir):  # another process has taken the lock
+        elif lock.in_use(trial.workdir):  # another process has taken the lock
             self._again.append(trial)
         elif code in FINAL_CODES or self._failures[trial.name] >= TRIES:
             self._end(trial, FAILED, code, _last_lines(trial.log, past.log_start))
@@ -192,13 +197,13 @@ class _Scheduler:
 
     def _look(self) -> None:
         """Queue trials whose locks are free, prune running trials, and update the display."""
-        released = [trial for trial in self._held if not workdir.in_use(trial.workdir)]
+        released = [trial for trial in self._held if not lock.in_use(trial.workdir)]
         self._held = [trial for trial in self._held if trial not in released]
         self._again.extend(released)
         for one in self._running:
             reason = None if one.trial.pruned() else self._prune(one.trial)
             if reason is not None:
-                json_files.write_json(one.trial.workdir / "pruned.json", reason)
+                prune(one.trial.workdir, reason)
                 one.process.terminate()
         self._board.look(self._running, len(self._again) + len(self._held))
 

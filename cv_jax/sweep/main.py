@@ -13,8 +13,9 @@ import jax
 from cv_jax import config as configs
 from cv_jax.devices import compile_cache, start
 from cv_jax.errors import ExitCode, InputError, RunError, printable
-from cv_jax.evaluation.metrics import quality
+from cv_jax.evaluation.metrics import implausible, quality
 from cv_jax.run import identity
+from cv_jax.run.lock import Claim
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import local, points, search, slots, slurm, trials, vmapped
 from cv_jax.sweep.display import Board
@@ -88,9 +89,9 @@ def main(
     if executor == "vmap":
         return _run_together(sweep, todo, folder)
     try:
-        with folders.claimed(folder, sweep):
+        with folders.claimed(folder, sweep) as claim:
             if executor == "slots":
-                return _run_on_slots(sweep, todo, total, plan.slots, folder, draws)
+                return _run_on_slots(sweep, todo, total, plan.slots, claim, draws)
             slurm.run(todo, options, folder)
             return ExitCode.DONE
     except OSError as error:
@@ -108,15 +109,16 @@ def _run_on_slots(
     todo: list[Trial],
     total: int,
     shares: list[slots.Slot],
-    folder: Path,
+    claim: Claim,
     draws: Search | None,
 ) -> int:
     """Run each trial in its own process, and further trials of a search; return the exit code."""
-    board, source, options = Board(total, len(shares)), iter(todo), {}
+    folder, options = claim.path, {"guard": claim.check}
+    board, source = Board(total, len(shares)), iter(todo)
     board.line(f"{total} trials on {len(shares)} slots, {folder}")
     if draws is not None:
         source = itertools.chain(todo, draws.proposals(sweep, total, board.line))
-        options = {"prune": search.Pruner(folder)}
+        options["prune"] = search.Pruner(folder)
     outcomes = local.run(source, shares, folder, board, **options)
     code = report(outcomes, total, folder)
     if draws is not None:
@@ -168,7 +170,14 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
 
 
 def _report_best(outcomes: list[local.Outcome]) -> None:
-    ended = [(search.final(o.trial.workdir), o.trial) for o in outcomes if o.state == local.DONE]
+    ended = []
+    for trial in (o.trial for o in outcomes if o.state == local.DONE):
+        values = search.final(trial.workdir)
+        reason = implausible(values)
+        if reason is None:
+            ended.append((values, trial))
+        else:
+            print(printable(f"WARNING: {trial.name} is not counted: {reason}"), file=sys.stderr)
     if ended:
         values, trial = max(ended, key=lambda pair: quality(pair[0]))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -33,7 +33,7 @@ import numpy as np
 
 from cv_jax import config as configs
 from cv_jax.errors import InputError
-from cv_jax.evaluation.metrics import quality
+from cv_jax.evaluation.metrics import implausible, quality
 from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep import points
@@ -212,7 +212,7 @@ def propose(ranges: dict[str, Range], past: list[Past], seed: int) -> dict[str, 
 
 def remember(path: Path, point: Point) -> Past:
     """Read the state and the evaluations of a point from its run directory."""
-    pruned = (path / "pruned.json").is_file()
+    pruned = folders.was_pruned(path)
     ended = folders.summary_of(path) is not None
     state = "finished" if ended else "pruned" if pruned else "open"
     return Past({**point.arguments, **point.overrides}, state, curve_of(path))
@@ -228,7 +228,8 @@ def final(path: Path) -> dict[str, float]:
 def curve_of(path: Path) -> Curve:
     """Return the evaluations of a run."""
     lines = json_files.read_lines(path / "metrics.jsonl")
-    return {line["step"]: quality(line) for line in lines if line["split"] == "test"}
+    tests = [line for line in lines if line["split"] == "test" and implausible(line) is None]
+    return {line["step"]: quality(line) for line in tests}
 
 
 class Pruner:

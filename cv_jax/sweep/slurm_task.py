@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.run import json_files
+from cv_jax.run import checkpoint_files, json_files
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.folder import Trial, progress
 from cv_jax.sweep.local import FINAL_CODES, TRIES, exit_text
@@ -67,8 +67,7 @@ class Task(NamedTuple):
 
 def reached(path: Path) -> int:
     """Return the last step of a run, from its checkpoints and from `progress`."""
-    saved = [int(p.name) for p in (path / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
-    return max(progress(path), *saved, 0)
+    return max(progress(path), *checkpoint_files.finished(path / "checkpoints"), 0)
 
 
 def starts_again(ends: list[dict[str, Any]]) -> bool:

@@ -14,6 +14,7 @@ continue.
 import contextlib
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import ExitCode, InputError
 from cv_jax.interop.pretrained import digest
 from cv_jax.progress import Progress
+from cv_jax.run import lock
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
 from cv_jax.sweep import folder as folders
@@ -102,9 +104,13 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
             config = configs.with_normalisation(
                 config, {name: resolved[name] for name in configs.NORMALISATION}
             )
-            records.check(path, config, parts.fingerprint, classes=parts.classes)
-            stack.enter_context(records.claimed(path))
-            lanes.append(Lane(path, parts, config))
+            check_run = functools.partial(
+                records.check, path, config, parts.fingerprint, classes=parts.classes
+            )
+            check_run()
+            claim = stack.enter_context(lock.claimed(path))
+            check_run()  # again: until now another process could start a run here
+            lanes.append(Lane(path, parts, config, claim.check))
         todo = [lane for lane in lanes if not _finished(lane)]
         say(f"{len(todo)} of {len(lanes)} trials to train in one program")
         if todo:
@@ -121,19 +127,23 @@ class Lane:
       workdir: run directory.
       parts: experiment on one device.
       config: config with the devices of the program.
+      guard: see `run.record.Record`.
       record: record of the run; `None` for a trial that has finished before.
     """
 
     workdir: Path
     parts: Experiment
     config: ml_collections.ConfigDict
+    guard: Callable[[], None]
     record: Record | None = None
 
     def open(self, utilisation: Callable[[float], float] | None, trials: int) -> None:
         """Open the record of one of `trials` trials; see `run.record.Record`."""
         own = dataclasses.replace(self.parts, config=self.config)
         # Two checkpoints: after a kill between the saves of a step, all lanes have the older one.
-        self.record = own.record(self.workdir, utilisation=utilisation, keep_last=2, trials=trials)
+        self.record = own.record(
+            self.workdir, utilisation=utilisation, keep_last=2, trials=trials, guard=self.guard
+        )
 
 
 def _finished(lane: Lane) -> bool:

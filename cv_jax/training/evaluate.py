@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from cv_jax.devices import processes
-from cv_jax.errors import ExitCode, InputError, printable
+from cv_jax.errors import ExitCode, InputError, RunError, printable
 from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.evaluation.run import record, table
-from cv_jax.run import json_files, provenance
+from cv_jax.run import checkpoint_files, json_files, owner, provenance
 from cv_jax.run import workdir as records
 from cv_jax.run.checkpoint import Checkpoints
 from cv_jax.run.record import about
@@ -34,22 +34,31 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
         parts = experiment.config, experiment.fingerprint
         records.check(workdir, *parts, evaluating=True, classes=experiment.classes)
 
-    processes.decided(check)
-    state, step = checkpoints.restore(experiment.abstract_state, repair=False)
+        return owner.of(workdir).name
+
+    place, run = checkpoint_files.inode(workdir), processes.decided(check)
+    restored = checkpoints.restore(experiment.abstract_state, repair=False)
+    if restored is None:
+        raise InputError(f"--evaluate: the checkpoints in {workdir} were removed meanwhile")
+    state, step = restored
     found = {
         evaluation.name: make_evaluator(experiment, evaluation)(state.eval_variables)
         for evaluation in experiment.evaluations
     }
     if not processes.is_main():
         return ExitCode.DONE
+    # The run is not locked, so that it can train meanwhile.
+    if checkpoint_files.inode(workdir) != place or run not in (None, *owner.of(workdir).names):
+        raise RunError(
+            f"{workdir} was moved or replaced while it was evaluated; nothing is written"
+        )
     changed = records.other_conditions(workdir, experiment.config, step)
     if changed:
         print(printable(f"WARNING: {workdir} {changed}"), file=sys.stderr)
     file = records.evaluation_file(workdir, experiment.config)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
-    json_files.write_record(
-        file, {**about(experiment.config, step), **provenance.environment(), "evaluations": made}
-    )
+    said = {**about(experiment.config, step), **({} if run is None else {"run": run})}
+    json_files.write_record(file, {**said, **provenance.environment(), "evaluations": made})
 
     print(table(found, experiment.evaluations[0].classes))
     scores, accuracy = found["test"].metrics, ""

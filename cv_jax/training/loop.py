@@ -20,6 +20,7 @@ from cv_jax.evaluation.kinds import make_evaluator
 from cv_jax.interop.pretrained import digest
 from cv_jax.models import attention
 from cv_jax.progress import Progress, clock
+from cv_jax.run import lock
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
 from cv_jax.training import pictures, profiling
@@ -42,24 +43,47 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
       CheckpointError: a checkpoint could not be written, or none is sound.
     """
 
+    # Loaded before anything is written.
+    weights, loaded = _checked(experiment, workdir)
+    traced = profiling.tracing(experiment.config, workdir)
+    with lock.shared(workdir) as claim, signals.caught(recording=False) as stop, traced as trace:
+        # Until the lock was taken, another process could start a run here or replace it.
+        weights, loaded = _checked(experiment, workdir, weights)
+        record = experiment.record(
+            workdir, utilisation=profiling.utilisation(experiment), guard=claim.check
+        )
+        return _train(experiment, record, command, weights, loaded, stop, trace)
+
+
+def _checked(experiment: Experiment, workdir: Path, weights: Any = None) -> tuple[Any, str | None]:
+    """Check that the run may start or continue, and load the initial weights if it needs them.
+
+    Args:
+      experiment: the parts of the run.
+      workdir: the run directory.
+      weights: the initial weights, if they are loaded.
+
+    Returns:
+      The initial weights and their digest; `(None, None)` if they are not needed.
+    """
+
     def weights_are_needed():
         records.check(
             workdir, experiment.config, experiment.fingerprint, classes=experiment.classes
         )
         return records.needs_initial_weights(workdir, experiment.config)
 
-    # Loaded before anything is written.
-    weights = experiment.pretrained() if processes.decided(weights_are_needed) else None
+    needed = processes.decided(weights_are_needed)
+    if weights is None and needed:
+        weights = experiment.pretrained()
     loaded = None if weights is None else digest(weights)
     processes.decided(lambda: records.check_initial_weights(workdir, loaded))
-    traced = profiling.tracing(experiment.config, workdir)
-    with records.shared(workdir), signals.caught(recording=False) as stop, traced as trace:
-        return _train(experiment, workdir, command, weights, loaded, stop, trace)
+    return weights, loaded
 
 
 def _train(
     experiment: Experiment,
-    workdir: Path,
+    record: Record,
     command: str,
     weights: Any,
     loaded: str | None,
@@ -67,7 +91,7 @@ def _train(
     trace: profiling.Trace,
 ) -> int:
     total_steps, started = experiment.total_steps, time.monotonic()
-    record = experiment.record(workdir, utilisation=profiling.utilisation(experiment))
+    workdir = record.workdir
 
     # ---- State: restored or initialised
     restored = record.restore(experiment.abstract_state)
@@ -117,6 +141,7 @@ def _train(
             record.evaluated(step, evaluation.name, scores)
             progress.line(f"step {step}: {evaluation.name} {_in_words(scores)}")
         if due:
+            record.guard()
             draw(step, state.eval_variables)
         # Only process 0 knows the best evaluation before a restart.
         if processes.agreed(saves or record.improved) and not record.save(step, state):

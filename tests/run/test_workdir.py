@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cv_jax.errors import InputError
-from cv_jax.run import json_files, workdir
+from cv_jax.run import json_files, lock, workdir
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def started(tmp_path, load_config):
 
     def start():
         workdir.check(tmp_path / "run", config, {"train": {}})
-        with workdir.claimed(tmp_path / "run"):
+        with lock.claimed(tmp_path / "run"):
             workdir.repair(tmp_path / "run")
             workdir.record_start(tmp_path / "run", config, {"train": {}}, 0)
 
@@ -79,6 +79,15 @@ def test_a_run_may_start_after_a_kill_before_the_first_record(tmp_path, load_con
     (tmp_path / "run" / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="holds files but no run"):
         workdir.check(tmp_path / "run", load_config("mlp"), {})
+
+
+def test_lines_that_a_run_writes_again_are_no_damage(started):
+    path, _ = started
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    kept = '{"step": 1}\n{"step": 2}\n'
+    assert len(workdir.damage(path, kept)) == 1
+    with lock.claimed(path):
+        assert workdir.damage(path, kept) == []
 
 
 def test_damage_lists_every_damaged_file(started):

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from driver import trials_of  # noqa: E402
 
-from cv_jax.errors import ExitCode  # noqa: E402
-from cv_jax.run import json_files  # noqa: E402
+from cv_jax.errors import ExitCode, RunError  # noqa: E402
+from cv_jax.run import json_files, lock  # noqa: E402
 from cv_jax.sweep import local  # noqa: E402
 from cv_jax.sweep.display import Board  # noqa: E402
 from cv_jax.sweep.folder import Trial  # noqa: E402
@@ -196,8 +196,8 @@ def test_a_locked_run_directory_is_waited_for(tmp_path, capsys):
     for path in (tmp_path / "trial=0", tmp_path / "trial=1"):
         path.mkdir()
     locks = [(tmp_path / f"trial={i}" / "lock").open("a+") for i in (0, 1)]
-    for lock in locks:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    for file in locks:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
     class ReleasingBoard(Board):
         def ended(self, outcome):
@@ -227,7 +227,8 @@ def test_a_pruned_trial_is_stopped_and_not_started_again(tmp_path, monkeypatch):
         states = {outcome.trial.name: outcome.state for outcome in outcomes}
         assert states == {"trial=0": "done", "trial=1": "pruned", "trial=2": "done"}
         assert all((outcome.code is None) == again for outcome in outcomes)
-    assert json.loads((tmp_path / "trial=1" / "pruned.json").read_text()) == {"reason": "bad"}
+    written = json.loads((tmp_path / "trial=1" / "pruned.json").read_text())
+    assert written == {"trial": "trial=1", "reason": "bad"}
 
 
 def test_each_trial_uses_the_cores_and_variables_of_its_slot(tmp_path):
@@ -299,3 +300,22 @@ def test_the_table_of_running_trials_is_removed_at_the_end(tmp_path, monkeypatch
         f"[{i}/3] {line.split()[1]} done" for i, line in enumerate(screen.lines[:-1], 1)
     ]
     assert screen.lines[-1] == ""
+
+
+def test_a_sweep_whose_folder_is_replaced_stops_and_writes_nothing_there(tmp_path):
+    """No further trial starts, and those that run are killed."""
+    folder = tmp_path / "sweep"
+    with lock.claimed(folder, "--sweep_dir") as claim:
+
+        def replace(trial):
+            if not (tmp_path / "moved").exists():
+                folder.rename(tmp_path / "moved")
+                folder.mkdir()
+                (folder / "lock").write_text("another sweep")
+
+        with pytest.raises(RunError, match=f"--sweep_dir={folder} was moved, removed or replaced"):
+            run_here(
+                folder, ["", "", ""], steps=400, slots=TWO[:1], prune=replace, guard=claim.check
+            )
+    assert [path.name for path in folder.iterdir()] in (["lock"], ["lock", "trial=0"])
+    assert not (folder / "trials.jsonl").exists()

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
 from cv_jax.errors import InputError  # noqa: E402
-from cv_jax.run import json_files, workdir  # noqa: E402
+from cv_jax.run import json_files, lock  # noqa: E402
 
 CONFIG = (
     (ROOT / "configs" / "linear.py").read_text()
@@ -184,5 +184,5 @@ def test_real_trials_train_once_and_are_equal_to_the_plain_command(
     with pytest.raises(InputError, match="point optim.learning_rate=0.001: .*another config"):
         call("--sweep=rate")
     json_files.write_record(folder / names[0] / "config.json", values)
-    with workdir.claimed(folder), pytest.raises(InputError, match="--sweep_dir=.* is in use by"):
+    with lock.claimed(folder), pytest.raises(InputError, match="--sweep_dir=.* is in use by"):
         call("--sweep=rate")

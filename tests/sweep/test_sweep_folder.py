@@ -128,3 +128,15 @@ def test_the_default_folder_depends_on_the_common_values_only(tmp_path):
     assert one != folders.default_folder(sweep_of(*TWO, overrides={"seed": "3"}), "depth,rate")
     search = sweep_of(*TWO)._replace(search={"method": "random"})
     assert folders.default_folder(search, "").name.startswith("mlp-search-random-")
+
+
+def test_a_trial_is_pruned_by_its_own_file_only(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    folders.prune(tmp_path / "a", {"step": 3})
+    assert folders.was_pruned(tmp_path / "a")
+    assert not folders.was_pruned(tmp_path / "b")
+    (tmp_path / "a/pruned.json").rename(tmp_path / "b/pruned.json")
+    assert not folders.was_pruned(tmp_path / "b")
+    (tmp_path / "b/pruned.json").write_text('{"step": 3}')  # of an older version
+    assert folders.was_pruned(tmp_path / "b")
