@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
             print(f"skipped: {printable(found)}", file=sys.stderr)
             continue
         if options.json:
-            line = json.dumps({"image": str(file), "predictions": found})
+            line = json.dumps({"image": str(file), "predictions": found}).replace("\x7f", r"\u007f")
         else:
             parts = [f"{row['name']} {row['probability']:.2%}" for row in found]
             line = printable(f"{file}: " + ", ".join(parts))

@@ -161,7 +161,7 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
     runs = [folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE]
     mixed = identity.mixed_conditions(runs)
     if mixed:
-        print(f"WARNING: trials ran in other conditions: {mixed}", file=sys.stderr)
+        print(printable(f"WARNING: trials ran in other conditions: {mixed}"), file=sys.stderr)
     if left:
         return ExitCode.STOPPED
     return ExitCode.FAILED if failed else ExitCode.DONE

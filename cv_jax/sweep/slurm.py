@@ -24,7 +24,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import InputError, RunError, one_line, printable
+from cv_jax.errors import InputError, RunError, one_line, printable, shell_line
 from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.display import aligned
@@ -134,10 +134,11 @@ def run(trials: list[Trial], options: dict[str, Any], folder: Path) -> None:
     shown = ", ".join(f"{count} {state}" for count, state in counts if count)
     print(printable(f"{shown}; {len(trials)} trials in {folder}"))
     if len(done) < len(trials):
+        shown = printable(str(folder))
+        command = shell_line(["python", "-m", "cv_jax", "report", str(folder)])
         print(
-            f"logs: {folder}/<trial>.log, and of the jobs {folder / 'slurm'}; results so far: "
-            f"python -m cv_jax report {folder}; the same command again prints the progress and "
-            "submits trials that ended too early"
+            f"logs: {shown}/<trial>.log, and of the jobs {shown}/slurm; results so far: {command}; "
+            "the same command again prints the progress and submits trials that ended too early"
         )
 
 

