@@ -56,7 +56,7 @@ def main(
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
     executor, place = flags.sweep_executor or "slots", "one program"
     if executor == "slurm":
-        options, place = slurm.options(flags), "Slurm"
+        options, place = slurm.options(flags, folder), "Slurm"
         _simulate_devices(slurm.devices(options))
     elif executor == "slots":
         plan = slots.plan(flags.slots)
