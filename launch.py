@@ -23,6 +23,10 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     from cv_jax.devices import start
 
     start.load_jax()
+elif __name__ == "__mp_main__":  # a loader process
+    from cv_jax.data import children
+
+    children.end_with_the_parent()
 
 import argparse
 import shutil

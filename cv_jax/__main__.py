@@ -4,6 +4,10 @@ from cv_jax import signals
 
 if __name__ == "__main__":
     signals.watch()  # before the imports below
+elif __name__ == "__mp_main__":  # a process that encodes images
+    from cv_jax.data import children
+
+    children.end_with_the_parent()
 
 import importlib
 import shutil

@@ -1,4 +1,6 @@
-"""Standard output and standard error of a command whose reader, terminal or disk may be lost.
+r"""Standard output and standard error of a command whose reader, terminal or disk may be lost.
+
+Control characters reach the terminal as text, such as `\x1b`, whatever printed them.
 
 Text on standard error is never required: what cannot be written is dropped. Text on standard output
 is the result of a command, unless the command calls `optional`: then training, for example, goes on
@@ -9,9 +11,13 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 
-from cv_jax.errors import RunError, one_line
+from cv_jax.errors import RunError, one_line, printable
+
+# What a message, a table and a progress bar need: line breaks, and to go up and erase.
+_LAYOUT = re.compile(r"([\n\r\t]|\x1b\[\d*[AJK])")
 
 
 class _Stream(io.FileIO):
@@ -39,6 +45,16 @@ class _Stream(io.FileIO):
         return len(data)
 
 
+class _Text(io.TextIOWrapper):
+    """Text stream that escapes control characters."""
+
+    def write(self, text):
+        if not text.isprintable():
+            parts = _LAYOUT.split(text)  # text, separator, text, …
+            text = "".join(part if i % 2 else printable(part) for i, part in enumerate(parts))
+        return super().write(text)
+
+
 class _OneLine(logging.Formatter):
     def format(self, record):
         return one_line(super().format(record))
@@ -50,7 +66,7 @@ def guard() -> None:
         # Paths may not be valid UTF-8.
         encoding = getattr(getattr(sys, name), "encoding", "utf-8")
         raw = io.BufferedWriter(_Stream(number, "w", closefd=False))
-        lines = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+        lines = _Text(raw, encoding, "backslashreplace", line_buffering=True)
         setattr(sys, name, lines)
     sys.stdout.buffer.raw.required = True
     handler = logging.StreamHandler()

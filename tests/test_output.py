@@ -139,3 +139,22 @@ def test_a_lost_terminal_saves_and_stops_a_run_or_is_ignored_under_nohup(
     assert process.wait(300) == (0 if ignored else 75)
     assert (tmp_path / "checkpoints" / str(steps)).is_dir() == ignored
     assert list((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+HOSTILE = "a\x1b]0;title\x07\x1b[31mred\x1b[2Kgone\x9b\u202eb\x7f\x00"  # title, colours, bell, …
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_control_characters_are_text(stream):
+    """Also those that a library prints; progress bars may go up and erase lines."""
+    code = GUARD + f"print({HOSTILE!r}, 'ünï', '\\ttab', '\\r', file=sys.{stream})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    written = getattr(done, stream).decode()
+    shown = r"a\x1b]0;title\x07\x1b[31mred" + "\x1b[2Kgone" + r"\x9b\u202eb\x7f\x00"
+    assert written == f"{shown} ünï \ttab \r\n"
+
+
+def test_control_characters_in_the_log_are_text():
+    code = GUARD + "import logging; logging.getLogger('x').warning('%s', 'a\\nERROR: b\\x1b[2J')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.stderr == rb"WARNING: a ERROR: b\x1b[2J" + b"\n"

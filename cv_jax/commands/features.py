@@ -166,7 +166,7 @@ def _digest_of(source) -> str:
     import json
 
     checksum = hashlib.sha256(json.dumps(source.fingerprint, sort_keys=True).encode())
-    checksum.update(f"{source.name} {len(source)}".encode())
+    checksum.update(f"{source.name} {len(source)}".encode(errors="surrogateescape"))
     if not source.fingerprint:
         for i in range(len(source)):
             place = pathlib.Path(source.records.place(i))

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         try:
             findings = ANALYSES[name](subject)
         except (DoesNotApply, NotImplementedError) as reason:  # a primitive without a rule
-            print(f"{name}: does not apply: {reason}")
+            print(printable(f"{name}: does not apply: {reason}"))
             results[name] = {"does_not_apply": str(reason)}
             continue
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,9 @@ def _write(folder: pathlib.Path, finding) -> None:
     """Write the picture and the numbers of a finding."""
     if finding.figure is not None:
         finding.figure.savefig(folder / f"{finding.name}.png")
-    with open(folder / f"{finding.name}.csv", "w", newline="") as file:
+    # Names of files may not be valid UTF-8.
+    options = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with open(folder / f"{finding.name}.csv", "w", **options) as file:
         writer = csv.DictWriter(file, list(finding.rows[0]))
         writer.writeheader()
         writer.writerows(finding.rows)

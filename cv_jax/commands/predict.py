@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
             print(f"skipped: {printable(found)}", file=sys.stderr)
             continue
         if options.json:
-            line = json.dumps({"image": str(file), "predictions": found})
+            line = json.dumps({"image": str(file), "predictions": found}).replace("\x7f", r"\u007f")
         else:
             parts = [f"{row['name']} {row['probability']:.2%}" for row in found]
             line = printable(f"{file}: " + ", ".join(parts))
@@ -174,7 +174,8 @@ def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
 
     def load(file):
         try:
-            image = decode.open_image(file.read_bytes(), channels, lambda: str(file), limit)
+            data = decode.read_file(file, limit)
+            image = decode.open_image(data, channels, lambda: str(file), limit)
             image = np.asarray(apply_host(operations.fixed, None, image))
             return apply_views(operations.test, image) if operations.test else image
         except decode.BrokenExample as error:

@@ -40,8 +40,9 @@ def main(arguments: list[str]) -> int:
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(text + "\n")
-    (out / "settings.csv").write_text(tables.settings_csv(groups))
-    (out / "trials.csv").write_text(tables.trials_csv(sweep, found, options.folder))
+    (out / "settings.csv").write_text(tables.settings_csv(groups), errors="backslashreplace")
+    trials = tables.trials_csv(sweep, found, options.folder)
+    (out / "trials.csv").write_text(trials, errors="backslashreplace")
     figure = figures.figure(groups)
     if figure is not None:
         figure.savefig(out / "figure.png")

@@ -10,12 +10,18 @@ chroma upsampling): the same pixels in less time.
 
 Both decoders follow the same rules. The content decides the format, not the name of the file. An
 image with more pixels than the limit is refused after its header is read, before memory for its
-pixels is allocated.
+pixels is allocated. All threads of a process together decode at most this number of pixels at a
+time, so the limit bounds the memory of the process; see `BYTES_PER_PIXEL`.
 """
 
+import contextlib
 import io
+import os
 import re
-from collections.abc import Callable
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +36,12 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # The default limit. By default, Pillow refuses an image above it as a decompression bomb.
 MAX_PIXELS = 178_956_970
 
+# Most memory that decoding takes, with the result: that of an animated WebP. Tests measure it.
+BYTES_PER_PIXEL = 26
+
+# No image file of a supported format needs more: 16-bit RGBA, and room for metadata.
+_FILE_BYTES_PER_PIXEL, _FILE_BYTES = 8, 2**26
+
 # Pillow's own limit would refuse images below a higher limit of a run.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -38,6 +50,27 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 class BrokenExample(RunError):
     """An unreadable example; the message is one line with the location and the reason."""
+
+
+def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+      ValueError: the path is not a file, or the file is larger than an image of `max_pixels`.
+      OSError: the file cannot be read.
+    """
+    # A pipe without a writer would block.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        most = _FILE_BYTES_PER_PIXEL * max_pixels + _FILE_BYTES
+        if status.st_size > most:
+            raise ValueError(
+                f"{status.st_size:,} bytes, more than an image of {max_pixels:,} pixels needs "
+                "(config.data.max_pixels; --max-pixels of prepare and predict)"
+            )
+        return file.read(most)
 
 
 def open_image(
@@ -123,8 +156,10 @@ class Jpeg:
             data = bytearray(data)
             data[self._frame.position : self._frame.position + 2] = rows.to_bytes(2, "big")
         try:
-            # Not strict: like Pillow, tolerate extraneous bytes.
-            return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", strict=False)
+            with _budget(height * width, self._max_pixels):
+                # Not strict: like Pillow, tolerate extraneous bytes.
+                colours = "GRAY" if channels == 1 else "RGB"
+                return simplejpeg.decode_jpeg(data, colours, strict=False)
         except ValueError:
             return _decode_with_pillow(self._data, channels, self._place, self._max_pixels)
 
@@ -181,14 +216,50 @@ def _decode_with_pillow(
 ) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = image.height * image.width
+            pixels = max(image.height * image.width, _tile(image))
             if pixels > max_pixels:
                 raise ValueError(_too_large(pixels, max_pixels))
-            return _convert(image, channels)
+            with _budget(pixels, max_pixels):
+                return _convert(image, channels)
     except Exception as error:  # Pillow's readers raise many types
         if isinstance(error, Image.UnidentifiedImageError):
             error = f"unknown image format; allowed: {', '.join(FORMATS)}" if data else "empty"
         raise BrokenExample(f"{place()}: {' '.join(str(error).split())}") from None
+
+
+def _tile(image: Image.Image) -> int:
+    """Pixels of one tile of a TIFF, which is decoded as a whole; 0 for other images."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags
+
+_decoding, _changed = [], threading.Condition()
+
+
+@contextlib.contextmanager
+def _budget(pixels: int, most: int) -> Iterator[None]:
+    """Wait until this process decodes less than `most` pixels, with these `pixels`."""
+    with _changed:
+        _changed.wait_for(lambda: not _decoding or sum(_decoding) + pixels <= most)
+        _decoding.append(pixels)
+    try:
+        yield
+    finally:
+        with _changed:
+            _decoding.remove(pixels)
+            _changed.notify_all()
+
+
+def _forget() -> None:
+    """A forked process has none of the threads that decode."""
+    global _changed
+    _changed = threading.Condition()
+    _decoding.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _convert(image: Image.Image, channels: int) -> np.ndarray:
@@ -199,6 +270,11 @@ def _convert(image: Image.Image, channels: int) -> np.ndarray:
         pixels = np.asarray(image) >> 8
         image = Image.fromarray(pixels.astype(np.uint8))
     if image.mode not in ("1", "L", "LA"):
-        image = image.convert("RGBA" if channels == 4 else "RGB")
-    pixels = np.asarray(image.convert(_MODES[channels]))
+        image = _in_mode(image, "RGBA" if channels == 4 else "RGB")
+    pixels = np.asarray(_in_mode(image, _MODES[channels]))
     return pixels[..., None] if channels == 1 else pixels
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image to a mode; Pillow would copy an image that has it."""
+    return image if image.mode == mode else image.convert(mode)

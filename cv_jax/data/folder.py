@@ -28,8 +28,8 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[bytes, int]:
-        return (self.root / self.files[index]).read_bytes(), int(self._labels[index])
+    def __getitem__(self, index: int) -> tuple[Path, int]:
+        return self.root / self.files[index], int(self._labels[index])
 
     def place(self, index: int) -> str:
         return str(self.root / self.files[index])

@@ -8,8 +8,10 @@ A record is an encoded image, or raw pixels: `RAW`, height, width and channels a
 uint32, then the bytes of uint8 [H, W, C].
 """
 
+import contextlib
 import hashlib
 import json
+import shlex
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from cv_jax.data import subsets
 from cv_jax.data.source import Source
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, shell_line
 
 RAW = b"\x00raw"
 _HEAD = struct.Struct("<4sIII")
@@ -90,8 +92,19 @@ def read_index(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}/index.json: {error}") from None
     if not index.get("finished"):
-        raise InputError(f"{path} is incomplete; resume with: {index['command']}")
+        raise InputError(f"{path} is incomplete; resume with: {_resume(index, path)}")
     return index
+
+
+def _resume(index: dict[str, Any], path: Path) -> str:
+    """Return the command that the index records, quoted for a shell: others may have written it."""
+    command = str(index.get("command", ""))
+    words = command.split()
+    with contextlib.suppress(ValueError):
+        words = shlex.split(command)
+    if words[:4] != ["python", "-m", "cv_jax", "prepare"]:
+        words = ["python", "-m", "cv_jax", "prepare", "SOURCE", "--to", str(path)]
+    return shell_line(words)
 
 
 def open_records(name: str, path: Path, split: str) -> Source:

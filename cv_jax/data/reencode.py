@@ -16,6 +16,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def reencode(
     Raises:
       InputError: invalid arguments, `out` was created with different arguments or is in use, or no
         example of a class can be read.
-      RunError: an image cannot be read.
+      RunError: an image cannot be read, a file cannot be written, or a worker was killed.
     """
     opened = _open(name, splits, folder, options)
     first = opened[splits[0]]
@@ -143,6 +144,8 @@ def _write_splits(
     try:
         for future in progress(_Completed(futures)):
             future.result()
+    except BrokenProcessPool:
+        raise RunError(f"a worker process was killed; resume with: {plan['command']}") from None
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
@@ -260,8 +263,12 @@ def _write_json(file: Path, value: Any) -> None:
 def _write(file: Path, data: bytes) -> None:
     """Write a file atomically."""
     part = _scratch(file)
-    part.write_bytes(data)
-    _publish(part, file)
+    try:
+        part.write_bytes(data)
+        _publish(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(f"{file}: {error.strerror}") from None
 
 
 def _scratch(file: Path) -> Path:
@@ -303,6 +310,19 @@ def _write_shard(job: _Job) -> None:
     source, out, options = _worker["sources"][job.split], _worker["out"], _worker["options"]
     file = out / job.file
     part = _scratch(file)
+    try:
+        labels = _write_records(part, source, job, options)
+        digest = records.checksum(part)
+        _publish(part, file)
+    except (RuntimeError, OSError) as error:  # the writer of records raises RuntimeError
+        part.unlink(missing_ok=True)
+        raise RunError(f"{file} cannot be written: {one_line(error, 300)}") from None
+    note = {"file": job.file, "count": len(labels), "sha256": digest, "labels": labels}
+    _write_json(_note(out, job), note)
+
+
+def _write_records(part: Path, source: Source, job: _Job, options: Options) -> list[int]:
+    """Write the records of a shard; return the labels."""
     labels = []
     # No compression: images are compressed already, or raw for speed.
     writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")
@@ -316,10 +336,7 @@ def _write_shard(job: _Job) -> None:
         writer.write(_encode(image, options))
         labels.append(label)
     writer.close()
-    digest = records.checksum(part)
-    _publish(part, file)
-    note = {"file": job.file, "count": len(labels), "sha256": digest, "labels": labels}
-    _write_json(_note(out, job), note)
+    return labels
 
 
 def _encode(image: np.ndarray, options: Options) -> bytes:

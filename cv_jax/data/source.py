@@ -5,6 +5,7 @@ An example is decoded when its pixels are read.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +23,9 @@ class Records(Protocol):
 
     def __getitem__(
         self, index: int
-    ) -> tuple[bytes | np.ndarray | Sequence[int], int | Sequence[int]]:
-        """An encoded image, its pixels, uint8 [H, W, C], or a sequence of classes; and its label, a
-        class or a sequence of classes."""
+    ) -> tuple[bytes | Path | np.ndarray | Sequence[int], int | Sequence[int]]:
+        """An encoded image, its file, its pixels, uint8 [H, W, C], or a sequence of classes; and
+        its label, a class or a sequence of classes."""
 
     def place(self, index: int) -> str:
         """Description of the location of an example, for messages."""
@@ -94,6 +95,8 @@ class Source:
 
         try:
             data, label = self.records[index]
+            if isinstance(data, Path):
+                data = decode.read_file(data, self.max_pixels)
         except Exception as error:  # readers of record files raise many types
             reason = getattr(error, "strerror", None) or one_line(error)
             raise decode.BrokenExample(f"{place()}: {reason}") from None

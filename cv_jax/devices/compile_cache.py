@@ -5,8 +5,12 @@ name covers the rest: a program compiled for one processor may crash on another,
 differently. A loaded program is the compiled one, so a run computes the same bits with both.
 
 A kill can truncate the files of JAX's own cache, which are then never replaced. Here an entry is
-written atomically with its SHA-256; an entry with a wrong digest counts as missing and is compiled
-and written again. A run never fails because of the cache.
+written atomically with a SHA-256 of machine, key and program; an entry with a wrong digest, such as
+one under the name of another, counts as missing and is compiled and written again. A run never
+fails because of the cache.
+
+A loaded program runs as this user. Entries are read only if nobody else can have written them: the
+folder and its entries belong to this user, and others cannot write to it.
 """
 
 import contextlib
@@ -15,6 +19,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import tempfile
 from pathlib import Path
 
@@ -24,6 +29,7 @@ from jax._src import compilation_cache
 from jax._src.compilation_cache_interface import CacheInterface
 
 from cv_jax.devices import processor
+from cv_jax.errors import printable
 from cv_jax.paths import require_utf8
 
 logger = logging.getLogger(__name__)
@@ -80,15 +86,20 @@ class Programs(CacheInterface):
         self._path, self.full = folder, False
 
     def get(self, key: str) -> bytes | None:
-        """Return the entry; `None` if it is missing or damaged."""
-        file = self._path / f"{key}{SUFFIX}"
+        """Return the entry; `None` if it is missing, damaged, or of another user."""
+        # No links, and no pipe, which would block.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            content = file.read_bytes()
-            os.utime(file)  # the time of the last use
+            with open(os.open(self._path / f"{key}{SUFFIX}", flags), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode) or _reason(status):
+                    return None
+                content = file.read()
+                os.utime(file.fileno())  # the time of the last use
         except OSError:
             return None
         digest, value = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        return value if hashlib.sha256(value).digest() == digest else None
+        return value if self._seal(key, value) == digest else None
 
     def put(self, key: str, value: bytes) -> None:
         """Write an entry, and replace a damaged one."""
@@ -96,11 +107,17 @@ class Programs(CacheInterface):
             return
         try:
             with tempfile.NamedTemporaryFile(dir=self._path, delete=False) as file:
-                file.write(hashlib.sha256(value).digest() + value)
+                file.write(self._seal(key, value) + value)
             os.replace(file.name, self._path / f"{key}{SUFFIX}")
         except OSError as error:
             self.full = True
-            logger.warning("compile cache is off: %s: %s", self._path, error.strerror)
+            logger.warning(
+                "compile cache is off: %s: %s", printable(str(self._path)), error.strerror
+            )
+
+    def _seal(self, key: str, value: bytes) -> bytes:
+        """SHA-256 of machine, key and program."""
+        return hashlib.sha256(f"{self._path.name}\0{key}\0".encode() + value).digest()
 
 
 def _default() -> str:
@@ -115,15 +132,38 @@ def _prepared(where: str) -> Path | None:
     try:
         if "://" in where:
             raise OSError(errno.ENOTSUP, "object stores are not supported")
-        # Write access to the cache allows code execution as this user.
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for place in (*reversed(folder.parents), folder):  # `parents=True` would ignore the mode
+            if not place.is_dir():
+                place.mkdir(exist_ok=True, mode=0o700)
+        _require_own(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
         _make_room(folder.parent)
     except OSError as error:
-        logger.warning("compile cache is off: %s: %s", where, error.strerror)
+        logger.warning("compile cache is off: %s: %s", printable(where), printable(error.strerror))
         return None
     return folder
+
+
+def _require_own(folder: Path) -> None:
+    """Raise a `PermissionError` if others can write programs, which run as this user."""
+    own = folder.resolve()
+    for place in (own, own.parent):
+        if reason := _reason(place.stat()):
+            raise PermissionError(errno.EPERM, f"{place} {reason}")
+    for place in own.parents:
+        mode = place.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # they could replace the folder
+            raise PermissionError(errno.EPERM, f"others can write to {place}")
+
+
+def _reason(status: os.stat_result) -> str:
+    """Why a file or folder is not of this user alone; "" if it is."""
+    if status.st_uid != os.geteuid():
+        return "belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others (chmod go-w allows it)"
+    return ""
 
 
 def _make_room(root: Path) -> None:

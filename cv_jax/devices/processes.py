@@ -26,7 +26,7 @@ from jax._src.distributed import global_state
 
 from cv_jax import signals
 from cv_jax.devices.clusters import START_SECONDS, Cluster
-from cv_jax.errors import InputError, one_line
+from cv_jax.errors import InputError, one_line, printable
 from cv_jax.signals import end_at_once
 
 FAREWELL_SECONDS = 5  # process 0 stays alive for so long after an error, to send the message
@@ -58,7 +58,7 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
     def give_up():
         print(
             f"error: process {cluster.index} of {cluster.count} could not connect to all others at "
-            f"{cluster.coordinator} within {START_SECONDS} s",
+            f"{printable(cluster.coordinator)} within {START_SECONDS} s",
             file=sys.stderr,
         )
         end_at_once(1)
@@ -242,7 +242,7 @@ def fail(code: int, message: str) -> int:
       The code, in a single process.
     """
     with _leaving:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable(message)}", file=sys.stderr, flush=True)
         if not several():
             return code
         # Another process may have set the key before, or process 0 has ended.
@@ -279,7 +279,8 @@ def _watch() -> None:
     if end is not None and end[0] != global_state.process_id:
         index, code, message = end
         with _leaving:
-            print(f"error: process {index}: {message}", file=sys.stderr, flush=True)
+            text = printable(f"process {index}: {message}")
+            print(f"error: {text}", file=sys.stderr, flush=True)
             _farewell()
             end_at_once(code)
 

@@ -32,7 +32,7 @@ def load_jax() -> None:
         except Exception as error:
             raise InputError(f"JAX cannot be imported{_given()}: {one_line(error)}") from None
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(ExitCode.MISTAKE)
     fused_reductions.guard()
     ignored = jax_settings.fix()

@@ -101,7 +101,7 @@ def _class_table(classes: list[dict[str, Any]], names: tuple[str, ...] | None) -
     rows = [list(classes[0]), *([_cell(value) for value in row.values()] for row in classes)]
     if names is None:
         return _aligned(rows)
-    rows = [[printable(name), *row] for name, row in zip(("name", *names), rows, strict=True)]
+    rows = [[name, *row] for name, row in zip(("name", *names), rows, strict=True)]
     natural, order = class_order.natural(names), ""
     if names == tuple(sorted(names)) != natural:
         order = (
@@ -118,6 +118,7 @@ def _cell(value: Any) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> str:
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     first = [row[0].ljust(widths[0]) for row in rows]
     rest = [[cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)] for row in rows]

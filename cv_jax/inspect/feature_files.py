@@ -129,5 +129,7 @@ def _write_parquet(parts: Parts, file: pathlib.Path, rows: int) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         for part in parts.read():
             feature = part["feature"].reshape(len(part["label"]), -1).astype(np.float32)
-            columns = [list(map(str, part["name"])), list(part["label"]), list(feature)]
+            # Names of files may not be valid UTF-8.
+            names = [str(n).encode(errors="backslashreplace").decode() for n in part["name"]]
+            columns = [names, list(part["label"]), list(feature)]
             writer.write_table(arrow.table(columns, schema=schema))

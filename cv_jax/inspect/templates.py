@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from cv_jax.errors import printable
+
 
 class Templates(NamedTuple):
     """Templates and averages, float64 [classes, H, W, C].
@@ -75,7 +77,8 @@ def figure(found: Templates, names: tuple[str, ...], columns: int = 10) -> Figur
         for row, (kind, images) in enumerate(kinds):
             axis = axes[3 * block + row, column]
             if row == 0:
-                axis.set_title(name, fontsize=8, parse_math=False)  # "$" may be in a name
+                # "$" may be in a name.
+                axis.set_title(printable(name), fontsize=8, parse_math=False)
                 axis.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             else:
                 _show_signed(axis, images[i], np.abs(images).max())

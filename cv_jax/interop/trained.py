@@ -1,5 +1,6 @@
 """A trained network with all that its evaluation needs: of a run, a file or the Hub."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -139,9 +140,11 @@ def files_source(trained: Trained, files: list[pathlib.Path], report: Callable) 
     """
     names = [str(file) for file in files]
     records = FolderRecords(pathlib.Path(), names, np.zeros(len(names), np.int64))
+    data = trained.config.data
     source = Source("images", records, 1, trained.weights.channels, {}, ("image",))
+    source = dataclasses.replace(source, max_pixels=data.max_pixels)
     kept, reasons = subsets.without_broken(
-        source, trained.config.data.threads, lambda loop: counted(loop, "reading images")
+        source, data.threads, lambda loop: counted(loop, "reading images")
     )
     for reason in reasons:
         report(f"left out: {reason}")

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cv_jax.errors import printable
 from cv_jax.progress import clock
 from cv_jax.report import lineage
 from cv_jax.report.results import Result
@@ -17,7 +18,7 @@ from cv_jax.sweep.points import Sweep
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table with aligned columns; the first `left` are left-justified."""
     # An unescaped bar, as in augmentation strings, would end the cell.
-    head, *rows = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
+    head, *rows = [[printable(cell).replace("|", r"\|") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells):

@@ -108,9 +108,10 @@ def aligned(rows: Sequence[Sequence[str]], left: int | None = None) -> list[str]
     """Format rows of equal length as lines of aligned columns.
 
     Args:
-      rows: texts.
+      rows: texts; control characters are escaped.
       left: number of left-aligned columns; all by default. The other columns are right-aligned.
     """
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     left = len(widths) if left is None else left
     adjust = [str.ljust] * left + [str.rjust] * (len(widths) - left)

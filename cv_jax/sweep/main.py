@@ -57,7 +57,7 @@ def main(
     folder = flags.sweep_dir or folders.default_folder(sweep, flags.sweep or "")
     executor, place = flags.sweep_executor or "slots", "one program"
     if executor == "slurm":
-        options, place = slurm.options(flags), "Slurm"
+        options, place = slurm.options(flags, folder), "Slurm"
         _simulate_devices(slurm.devices(options))
     elif executor == "slots":
         plan = slots.plan(flags.slots)
@@ -163,7 +163,7 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
     runs = [folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE]
     mixed = identity.mixed_conditions(runs)
     if mixed:
-        print(f"WARNING: trials ran in other conditions: {mixed}", file=sys.stderr)
+        print(printable(f"WARNING: trials ran in other conditions: {mixed}"), file=sys.stderr)
     if left:
         return ExitCode.STOPPED
     return ExitCode.FAILED if failed else ExitCode.DONE

@@ -24,7 +24,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import InputError, RunError, one_line, printable
+from cv_jax.errors import InputError, RunError, one_line, printable, shell_line
 from cv_jax.run import json_files
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.display import aligned
@@ -73,17 +73,26 @@ OPTIONS = (
 )
 
 
-def options(flags: Namespace) -> dict[str, Any]:
+def options(flags: Namespace, folder: Path) -> dict[str, Any]:
     """Return submitit's parameters from the flags that are set.
 
+    Args:
+      flags: `slurm.…` for each of `OPTIONS`.
+      folder: the sweep directory.
+
     Raises:
-      InputError: a value is invalid, or `sbatch` or submitit is not installed.
+      InputError: a value or the folder is invalid, or `sbatch` or submitit is not installed.
     """
+    # The batch script would have a further line, which the shell runs.
+    _require_printable("--sweep_dir", str(folder.absolute()))
+    _require_printable("--sweep_dir", str(folder.resolve()))
     found = {}
     for option in OPTIONS:
         value = getattr(flags, f"slurm.{option.name}")
         if option.kind is int and value is not None and value < 1:
             raise InputError(f"--slurm.{option.name}={value} must be at least 1")
+        for text in value if option.kind is list and value else (value,):
+            _require_printable(f"--slurm.{option.name}", str(text))
         if value is not None:
             found[option.parameter] = value
     if shutil.which("sbatch") is None:
@@ -91,6 +100,11 @@ def options(flags: Namespace) -> dict[str, Any]:
     if importlib.util.find_spec("submitit") is None:
         raise InputError("--sweep_executor=slurm: submitit is not installed; pip install submitit")
     return found
+
+
+def _require_printable(flag: str, text: str) -> None:
+    if not text.isprintable():
+        raise InputError(f"{flag}={text}: the batch script of Slurm allows printable text only")
 
 
 def devices(options: dict[str, Any]) -> int:
@@ -134,10 +148,11 @@ def run(trials: list[Trial], options: dict[str, Any], folder: Path) -> None:
     shown = ", ".join(f"{count} {state}" for count, state in counts if count)
     print(printable(f"{shown}; {len(trials)} trials in {folder}"))
     if len(done) < len(trials):
+        shown = printable(str(folder))
+        command = shell_line(["python", "-m", "cv_jax", "report", str(folder)])
         print(
-            f"logs: {folder}/<trial>.log, and of the jobs {folder / 'slurm'}; results so far: "
-            f"python -m cv_jax report {folder}; the same command again prints the progress and "
-            "submits trials that ended too early"
+            f"logs: {shown}/<trial>.log, and of the jobs {shown}/slurm; results so far: {command}; "
+            "the same command again prints the progress and submits trials that ended too early"
         )
 
 
@@ -147,18 +162,33 @@ def queue(folder: Path) -> dict[str, tuple[str, str]]:
     Raises:
       RunError: Slurm does not answer.
     """
-    arrays = {file.stem: json.loads(file.read_text()) for file in (folder / "slurm").glob("*.json")}
+    arrays = {file.stem: _names(file) for file in (folder / "slurm").glob("*.json")}
     if not arrays:
         return {}
     found = {}
     for line in _squeue().splitlines():
         job, index, state, name = line.split("|", 3)
         trials = arrays.get(name.rpartition("-")[2])
-        if trials is not None:
+        if trials:
             single = not index.isdecimal()
             trial = trials[0 if single else int(index)]
             found[trial] = (job if single else f"{job}_{index}", state)
     return found
+
+
+def _names(file: Path) -> list[str]:
+    """Return the names of the trials of an array.
+
+    Raises:
+      RunError: the file is damaged; without it, trials would be submitted twice.
+    """
+    try:
+        names = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        names = error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError(f"{file} is damaged; when no job of this sweep is in the queue, remove it")
+    return names
 
 
 def _squeue() -> str:

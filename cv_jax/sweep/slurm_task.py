@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cv_jax.errors import one_line
 from cv_jax.run import checkpoint_files, json_files
 from cv_jax.sweep import process_entry
 from cv_jax.sweep.folder import Trial, progress
@@ -120,7 +121,8 @@ def _requeue() -> None:
     ask = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
     state = subprocess.run(ask, capture_output=True, text=True)
     if state.returncode or state.stdout.strip() != "RUNNING":
-        print(f"not requeued: {state.stdout.strip() or state.stderr.strip()}", file=sys.stderr)
+        reason = one_line(state.stdout.strip() or state.stderr)
+        print(f"not requeued: {reason}", file=sys.stderr)
         return
     answer = subprocess.run(["scontrol", "requeue", job])
     text = "requeued" if answer.returncode == 0 else f"scontrol: {exit_text(answer.returncode)}"

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
 from cv_jax import __main__ as program  # noqa: E402
-from cv_jax.data import sources, splits  # noqa: E402
+from cv_jax.data import decode, sources, splits  # noqa: E402
 from cv_jax.errors import InputError  # noqa: E402
 
 FLAGS = ["--config.total_steps=20", "--config.model.widths=8", "--config.image_size=8"]
@@ -110,14 +110,14 @@ def test_an_empty_split(data_dir, tmp_path, capsys):
 @pytest.fixture
 def forbidden(monkeypatch):
     """A function that takes the read permission of a file, also for root."""
-    files, read_bytes = set(), Path.read_bytes
+    files, read_file = set(), decode.read_file
 
-    def read(path):
+    def read(path, *limit):
         if path in files:
             raise PermissionError(13, "Permission denied", str(path))
-        return read_bytes(path)
+        return read_file(path, *limit)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(decode, "read_file", read)
     return files.add
 
 

