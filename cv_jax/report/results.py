@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cv_jax.errors import RunError
+from cv_jax.errors import RunError, one_line
 from cv_jax.run import json_files, workdir
 from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
 
 DONE = "done"
+DAMAGED = "damaged: "  # start of the state of a trial whose records cannot be read
 
 
 class Result(NamedTuple):
@@ -41,11 +42,10 @@ class Result(NamedTuple):
 
 
 def read(folder: Path) -> tuple[Sweep, list[Result]]:
-    """Read all trials of a sweep, in the order of its points.
+    """Read all trials of a sweep, in the order of its points; a damaged one has no metrics.
 
     Raises:
       InputError: the folder holds no sweep, or the sweep's file is damaged.
-      RunError: files of a trial are damaged.
     """
     sweep = folders.read(folder)
     files = [folder / "trials.jsonl", *sorted((folder / "slurm").glob("*.jsonl"))]
@@ -54,19 +54,21 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
     results = []
     for point in sweep.points:
         path, own = folder / point.name, {**point.arguments, **point.overrides}
+        damage = ""
         try:
             config = _recorded(json_files.read_record, path / "config.json", {})
             starts = _recorded(workdir.read_starts, path, [])
             summary = _recorded(json_files.read_record, path / "summary.json", None)
             metrics = _metrics(path, config, summary) if summary else {}
-        except (json_files.Damaged, OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+        except (RunError, OSError, ValueError, KeyError, TypeError) as error:
+            config, starts, summary, metrics = {}, [], None, {}
+            damage = f"{DAMAGED}{one_line(error, 200)}"
         results.append(
             Result(
                 name=point.name,
                 values={key: own.get(key) for key in keys},
                 seed=config.get("seed", own.get("seed")),
-                state=DONE if summary else _state(path, ended.get(point.name)),
+                state=damage or (DONE if summary else _state(path, ended.get(point.name))),
                 metrics=metrics,
                 config=config,
                 starts=starts,
