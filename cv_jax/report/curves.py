@@ -51,8 +51,8 @@ def metrics_of(runs: Iterable[RunFiles]) -> list[str]:
     for run in runs:
         for line in run.lines:
             if line["split"] != "norms":  # one for each layer
-                known.update({name: True for name, x in line.items() if _is_number(x)})
-    left_out = ("step", *LEFT_OUT)
+                known.update(dict.fromkeys(line, True))
+    left_out = ("step", "split", *LEFT_OUT)
     return [name for name, found in known.items() if found and name not in left_out]
 
 
@@ -148,7 +148,7 @@ def _lines(runs: Sequence[RunFiles], metric: str) -> list[Line]:
             found = [
                 (line["step"], factor * line[metric])
                 for line in run.lines
-                if line["split"] == split and _is_number(line.get(metric))
+                if line["split"] == split and metric in line
             ]
             if found:
                 steps, values = np.array(found, np.float64).T
@@ -188,10 +188,6 @@ def _draw(axis, lines: Sequence[Line], places: Callable, legend: bool) -> None:
         )
     if legend:
         axis.legend(fontsize=9)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
 
 
 def _names(runs: Sequence[RunFiles]) -> str:

@@ -48,7 +48,7 @@ def of_recipe(run: RunFiles) -> Recipe:
     words = [str(word) for word in run.starts[0].get("command", [])] if run.starts else []
     flags = [word for word in words if word.startswith("--config.")]
     reference = ""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "--config":
             reference = following
         elif word.startswith("--config="):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ class RunFiles(NamedTuple):
       config: flat values of config.json; empty without a sound one.
       starts: entries of run.json; empty without a sound one.
       classes: names of the classes; () if unknown.
-      lines: metric lines: step, split, name → number.
+      lines: metric lines: step, split, name → finite number.
       times: timing lines.
       summary: summary.json; empty for an unfinished run.
       state: progress in words.
@@ -127,7 +128,7 @@ def _sound_lines(needed: tuple[str, ...], damage: list[str]) -> Callable:
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)
             if isinstance(line, dict) and all(_is_sound(key, line.get(key)) for key in needed):
-                found.append(line)
+                found.append({k: x for k, x in line.items() if k == "split" or _is_number(x)})
             elif text.endswith("\n"):  # an incomplete last line is being written
                 wrong += 1
         if wrong:
@@ -140,8 +141,14 @@ def _sound_lines(needed: tuple[str, ...], damage: list[str]) -> Callable:
 def _is_sound(key: str, value: Any) -> bool:
     if key == "split":
         return isinstance(value, str)
-    kinds = int if key == "step" else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 2**53
+    whole = key != "step" or isinstance(value, int)
+    return _is_number(value) and whole and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number; a line may hold others after a damage."""
+    kinds = (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _durations(config: dict, starts: list[dict], classes: tuple) -> tuple[float | None, int | None]:

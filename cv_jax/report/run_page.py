@@ -1,12 +1,14 @@
 """The page of one run."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
-from cv_jax.errors import one_line
+from cv_jax.errors import one_line, printable
 from cv_jax.progress import clock
 from cv_jax.report import curves, differences, page, svg, timing
 from cv_jax.report.run_files import RunFiles, read
@@ -48,6 +50,19 @@ def write(
     return run
 
 
+def write_at_end(path: Path, pictures: bool) -> None:
+    """Write the page of a run that has just ended; a failure is printed and changes nothing."""
+    try:
+        write(path, pictures=pictures)
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
+        print(
+            f"no report was written; python -m cv_jax report tries again; {reason}", file=sys.stderr
+        )
+    else:
+        print(printable(f"report: {path / page.FILE}"))
+
+
 def _records(run: RunFiles) -> dict[str, Any]:
     """Return the variables of the template that come from the records."""
     spent = timing.parts(run)
@@ -82,15 +97,16 @@ def _tiles(run: RunFiles, seconds: float) -> list[tuple[str, str, str]]:
     tiles = []
     if tests:
         last = tests[-1]
-        if isinstance(last.get("accuracy"), float):
-            counts = f"{last['correct']} of {last['count']}" if "correct" in last else ""
+        if "accuracy" in last:
+            counted = {"correct", "count"} <= last.keys()
+            counts = f"{last['correct']} of {last['count']}" if counted else ""
             tiles.append(("test accuracy", f"{last['accuracy']:.2%}", counts))
             best = max(tests, key=lambda line: line.get("accuracy", 0))
             if best is not last:
                 tiles.append(
                     ("best test accuracy", f"{best['accuracy']:.2%}", f"step {best['step']}")
                 )
-        if isinstance(last.get("loss"), float):
+        if "loss" in last:
             tiles.append(("test loss", f"{last['loss']:.4f}", ""))
     of = f"of {run.total_steps:,}" if run.total_steps else ""
     epochs = f"{run.step / run.epoch:.1f} epochs" if run.epoch else ""
@@ -182,17 +198,18 @@ def _pictures(run: RunFiles, wanted: bool, examples: int) -> dict[str, Any]:
         except Exception as error:
             return {"reason": one_line(error, 300), "findings": [], "failed": []}
 
-    opened = attempt(net_sections.open_net, run)
-    batch = attempt(net_sections.training_batch, run)
-    evaluation = network = opened
-    if not opened["reason"]:
-        evaluation = attempt(net_sections.evaluation, opened, examples)
-        network = attempt(net_sections.inside, opened)
+    with ThreadPoolExecutor(1) as pool:  # compiles meanwhile
+        batch = pool.submit(attempt, net_sections.training_batch, run)
+        opened = attempt(net_sections.open_net, run)
+        evaluation = network = opened
+        if not opened["reason"]:
+            evaluation = attempt(net_sections.evaluation, opened, examples)
+            network = attempt(net_sections.inside, opened)
     return {
         "pictures": True,
         "sections": _SECTIONS,
         "augment_text": run.config.get("augment", ""),
-        "batch": batch,
+        "batch": batch.result(),
         "evaluation": evaluation,
         "network": network,
     }

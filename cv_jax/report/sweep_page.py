@@ -72,7 +72,8 @@ def write_trials(folder: Path, found: list[Result], pictures: bool) -> None:
     """Write the page of every trial that has begun, unless a newer page is there."""
     for result in found:
         path = folder / result.name
-        if path.is_dir() and (pictures or not _is_current(path)):
+        begun = any(path.glob("*.json*"))
+        if begun and (pictures or not _is_current(path)):
             run_page.write(path, pictures=pictures)
 
 

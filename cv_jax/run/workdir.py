@@ -382,8 +382,9 @@ def _is_sound(file: Path) -> bool:
 
 
 def _may_precede_a_run(path: Path) -> bool:
-    """Whether a process that was killed before it wrote `config.json` may have left this file."""
-    return path.name == "lock" or path.name.startswith(".writing-")
+    """Whether a process that was killed before it wrote `config.json` may have left this file, or
+    a report of the directory."""
+    return path.name in ("lock", "report.html") or path.name.startswith(".writing-")
 
 
 def check_writable(path: Path, flag: str = "--workdir") -> None:
