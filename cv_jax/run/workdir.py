@@ -382,8 +382,7 @@ def _is_sound(file: Path) -> bool:
 
 
 def _may_precede_a_run(path: Path) -> bool:
-    """Whether a process that was killed before it wrote `config.json` may have left this file, or
-    a report of the directory."""
+    """Whether a file may be older than `config.json`: of a killed start, or a report."""
     return path.name in ("lock", "report.html") or path.name.startswith(".writing-")
 
 
