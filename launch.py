@@ -265,6 +265,11 @@ def main(arguments: list[str]) -> int:
         return evaluate.evaluate(parts, path)
     command = shell_line(["python", "launch.py", *arguments])
     code = loop.train(parts, path, command)
+    if config.report and code == ExitCode.DONE and processes.is_main():
+        from cv_jax.report import run_page
+
+        # Only one process writes, and the network of several processes needs all of them.
+        run_page.write_at_end(path, pictures=not processes.several())
     for split, data in parts.fingerprint.items():
         if "broken" in data and processes.is_main():
             print(f"{len(data['broken'])} broken {split} examples were left out", file=sys.stderr)

@@ -21,7 +21,10 @@ from cv_jax.errors import ExitCode, InputError, did_you_mean, exit_code, one_lin
 # Name → module with the function `main(arguments) -> exit code`, and a summary.
 COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("cv_jax.commands.models", "list models with parameters and multiply-adds"),
-    "report": ("cv_jax.commands.report", "print and write tables and figures of a sweep"),
+    "report": (
+        "cv_jax.commands.report",
+        "write the page of a run, of several runs or of a sweep, with its tables",
+    ),
     "predict": ("cv_jax.commands.predict", "predict the classes of image files"),
     "look": ("cv_jax.commands.look", "show what a trained network has learnt"),
     "features": ("cv_jax.commands.features", "write features of images or of a split to a file"),

@@ -9,9 +9,13 @@ pattern such as "photos/**/*.png".
 Images are preprocessed as in the evaluation of MODEL, with its test-time views. Names of classes,
 normalisation and preprocessing are those that MODEL records. A file that cannot be read is skipped
 with a line on standard error; after the predictions for all other files the exit code is 2.
+
+With --explain gradcam every image gets a picture in --out: the image, and where the evidence for
+its most probable class is.
 """
 
 import argparse
+import csv
 import itertools
 import json
 import pathlib
@@ -22,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from cv_jax import tasks
+from cv_jax import paths, tasks
 from cv_jax.commands import option_types
 from cv_jax.config.values import LARGEST
 from cv_jax.data.decode import MAX_PIXELS
@@ -53,21 +57,25 @@ def main(arguments: list[str]) -> int:
     given = {flag: getattr(options, flag) for flag in FLAGS}
     net = open_trained(options.model, given, options.dir, _note)
     predict = _predictor(net, options.top)
+    draw = None
+    if options.explain:
+        predict, draw = _explained(net, predict, options.out, options.force)
     results = _results(_loader(net, options.max_pixels), predict, files, net.config)
+    write = _line_writer(options)
     # On a terminal, the lines themselves show the progress.
     shown = files if sys.stdout.isatty() else counted(files, "classifying images")
     skipped = 0
-    for file, found in zip(shown, results, strict=True):
+    for number, (file, found) in enumerate(zip(shown, results, strict=True)):
         if isinstance(found, str):
             skipped += 1
             print(f"skipped: {printable(found)}", file=sys.stderr)
             continue
-        if options.json:
-            line = json.dumps({"image": str(file), "predictions": found}).replace("\x7f", r"\u007f")
-        else:
-            parts = [f"{row['name']} {row['probability']:.2%}" for row in found]
-            line = printable(f"{file}: " + ", ".join(parts))
-        print(line, flush=True)
+        more = {}
+        if draw is not None:
+            found, seen = found
+            more["explanation"] = str(draw(number, file, found[0], seen))
+        write(file, found, more)
+        sys.stdout.flush()
     if skipped:
         print(f"{skipped} of {len(files)} images were skipped", file=sys.stderr)
     return ExitCode.MISTAKE if skipped else ExitCode.DONE
@@ -84,7 +92,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--top", type=int, default=5, help="classes, or sequences, per image (default: 5)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per image")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per image")
+    form.add_argument("--csv", action="store_true", help="print CSV: one row per predicted class")
+    parser.add_argument(
+        "--explain", choices=("gradcam",), help="draw where the evidence for the class is"
+    )
+    parser.add_argument(
+        "--out",
+        type=option_types.path,
+        metavar="DIR",
+        help="folder of the pictures of --explain (default: explained)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite pictures in --out")
     parser.add_argument(
         "--preprocess",
         metavar="OPERATIONS",
@@ -110,7 +130,83 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     option_types.require_ranges(options, top=(1, LARGEST), max_pixels=(1, LARGEST))
+    if options.explain is None and (options.out is not None or options.force):
+        raise InputError(f"{'--out' if options.out else '--force'} needs --explain")
+    options.out = options.out or pathlib.Path("explained")
     return options
+
+
+def _line_writer(options: argparse.Namespace) -> Callable[[pathlib.Path, list, dict], None]:
+    """Return the function that prints the predictions of one image in the chosen form."""
+    table = csv.writer(sys.stdout, lineterminator="\n")
+
+    def as_text(file, found, more):
+        parts = [f"{row['name']} {row['probability']:.2%}" for row in found]
+        print(printable(f"{file}: " + ", ".join(parts)))
+
+    def as_json(file, found, more):
+        line = json.dumps({"image": str(file), "predictions": found, **more})
+        print(line.replace("\x7f", r"\u007f"))
+
+    def as_csv(file, found, more):
+        for rank, row in enumerate(found, 1):
+            what = row["class"] if "class" in row else " ".join(map(str, row["sequence"]))
+            cells = [file, rank, what, row["name"], row["probability"], *more.values()]
+            table.writerow([printable(str(cell)) for cell in cells])
+
+    if options.csv:
+        columns = ["image", "rank", "class", "name", "probability"]
+        table.writerow([*columns, *(["explanation"] if options.explain else [])])
+    return as_json if options.json else as_csv if options.csv else as_text
+
+
+def _explained(
+    net: Any, predict: Callable, folder: pathlib.Path, force: bool
+) -> tuple[Callable, Callable]:
+    """Return `images → (predictions, what was seen) of each`, and the function that draws it.
+
+    Raises:
+      InputError: Grad-CAM does not apply to the model, or the folder holds files.
+    """
+    import jax
+
+    from cv_jax.evaluation import plan
+    from cv_jax.inspect.look import explanation
+    from cv_jax.interop import trained
+
+    paths.require_folder(folder, "--out")
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds files; choose another --out, or add --force")
+    config, variables = net.config, net.weights.variables
+    if tasks.make_task(config, net.model).written is not None:
+        raise InputError(f"--explain: {net.weights.model} writes sequences; only for classifiers")
+    text = config.eval_preprocess
+    if plan.preprocessing(text, config.image_size, "preprocessing").test:
+        raise InputError("--explain needs one view of each image; give --preprocess without views")
+
+    def inputs(images):
+        zeros = np.zeros(len(images), np.int32)
+        return trained.inputs(net, {"image": images, "label": zeros, "position": zeros})[0]
+
+    size = config.image_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    blank = inputs(np.zeros((1, *size, net.weights.channels), np.uint8))
+    feature = explanation.explained_feature(net.model, variables, blank)
+
+    def both(images):
+        found = predict(images)
+        classes = np.array([rows[0]["class"] for rows in found], np.int32)
+        maps = explanation.maps(net.model, variables, inputs(images), classes, feature)
+        return list(zip(found, zip(images, jax.device_get(maps), strict=True), strict=True))
+
+    def draw(number, file, best, seen):
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{number:05d}-{file.stem[:40]}.png"
+        title = f"{file.name}: {best['name']} {best['probability']:.1%}"
+        explanation.draw(target, *seen, title, feature)
+        return target
+
+    return both, draw
 
 
 def _results(

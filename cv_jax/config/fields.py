@@ -295,6 +295,9 @@ _GROUPS = [
     _run("log.writers", tuple[str, ...], (),
          "metric writers besides metrics.jsonl", allowed=("tensorboard", "wandb")),
     _run("log.wandb_project", str, "cv_jax", "Weights & Biases project"),
+    _run("report", bool, False,
+         "write report.html into the run directory at the end of the run; see python -m cv_jax "
+         "report"),
     _duration(_run, "checkpoint.every",
               "interval between checkpoints; the last step is always saved", epochs=1.0),
     _run("checkpoint.every_seconds", float | None, None,

@@ -1,1 +1,1 @@
-"""Sweep reports: tables, figures and comparisons from the files of the trials."""
+"""Reports of runs and sweeps: pages, tables and figures from the files of the run directories."""

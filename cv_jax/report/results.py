@@ -12,6 +12,7 @@ from cv_jax.sweep import folder as folders
 from cv_jax.sweep.points import Sweep, distinct
 
 DONE = "done"
+NOT_COUNTED = "not counted: "  # start of the state of a trial that cannot be believed
 
 
 class Result(NamedTuple):
@@ -42,7 +43,7 @@ class Result(NamedTuple):
 
 
 def read(folder: Path) -> tuple[Sweep, list[Result]]:
-    """Read all trials of a sweep, in the order of its points.
+    """Read all trials of a sweep, in the order of its points; a damaged one has no metrics.
 
     Raises:
       InputError: the folder holds no sweep, or the sweep's file is damaged.
@@ -64,12 +65,12 @@ def read(folder: Path) -> tuple[Sweep, list[Result]]:
                 lines = json_files.read_lines(path / "metrics.jsonl")
                 files = config, starts, summary, lines
                 reason = checks.objection(sweep, point, path, *files)
-                state = DONE if reason is None else f"not counted: {reason}"
+                state = DONE if reason is None else NOT_COUNTED + reason
                 metrics = {} if reason else _metrics(path, config, summary, lines)
             else:
                 state = _state(path, ended.get(point.name))
         except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            state, metrics = f"not counted: a file is damaged: {one_line(error)}", {}
+            state, metrics = f"{NOT_COUNTED}a file is damaged: {one_line(error)}", {}
         results.append(
             Result(
                 name=point.name,

@@ -5,6 +5,7 @@ import io
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cv_jax.errors import printable
 from cv_jax.progress import clock
@@ -13,6 +14,18 @@ from cv_jax.report.results import Result
 from cv_jax.report.settings import Setting, comparisons, metrics_of, show
 from cv_jax.report.statistics import Spread
 from cv_jax.sweep.points import Sweep
+
+
+class Table(NamedTuple):
+    """Cells of a table as text; the first `left` columns are left-justified."""
+
+    head: list[str]
+    rows: list[list[str]]
+    left: int
+
+    def markdown(self) -> str:
+        """Return an aligned Markdown table."""
+        return aligned(self.head, self.rows, self.left)
 
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -32,7 +45,7 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
-def of_settings(settings: list[Setting]) -> str:
+def of_settings(settings: list[Setting]) -> Table:
     """One row per setting: means and standard deviations over its seeds."""
     keys = list(settings[0].values)
     historical = keys == ["model"]
@@ -65,10 +78,10 @@ def of_settings(settings: list[Setting]) -> str:
                 f"{speed.mean:,.0f}" if speed else "",
             ]
         )
-    return aligned(head, rows, len(keys))
+    return Table(head, rows, len(keys))
 
 
-def of_comparisons(settings: list[Setting], metric: str) -> str | None:
+def of_comparisons(settings: list[Setting], metric: str) -> Table | None:
     """Differences along each swept key, paired by seed; `None` without a comparison."""
     rows, percent = [], metric.endswith("_accuracy")
     factor, unit = (100, " %") if percent else (1, "")
@@ -90,7 +103,7 @@ def of_comparisons(settings: list[Setting], metric: str) -> str | None:
             ]
         )
     head = ["difference", "at", "seeds", metric.replace("_", " "), "95 % interval", "p"]
-    return aligned(head, rows, 2) if rows else None
+    return Table(head, rows, 2) if rows else None
 
 
 def _probability(p: float) -> str:
@@ -163,10 +176,12 @@ def _best(setting: Setting, measured: list[str], percent: bool) -> str:
 
 
 def _size(found: Spread | None) -> str:
+    return "" if found is None else size_in_words(found.mean)
+
+
+def size_in_words(number: float) -> str:
     """Format with four digits and a unit: `4.089 G`."""
-    if found is None:
-        return ""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if found.mean >= size:
-            return f"{found.mean / size:#.4g} {unit}"
-    return f"{found.mean:.0f}"
+        if number >= size:
+            return f"{number / size:#.4g} {unit}"
+    return f"{number:.0f}"

@@ -339,13 +339,13 @@ def _is_sound(file: Path) -> bool:
 
 
 def _may_precede_a_run(path: Path) -> bool:
-    """Whether a process that was killed before it wrote `config.json` may have left this file.
+    """Whether a file may be older than `config.json`: of a killed start, or a report.
 
     A run whose files are removed while it saves leaves an unfinished checkpoint.
     """
     if path.name == "checkpoints" and path.is_dir():
         return checkpoint_folder.only_unfinished(path)
-    return path.name == "lock" or path.name.startswith(".writing-")
+    return path.name in ("lock", "report.html") or path.name.startswith(".writing-")
 
 
 def _check_kinds(path: Path) -> None:

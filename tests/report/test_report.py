@@ -260,7 +260,7 @@ def test_beam_search_is_shown_beside_greedy_search(tmp_path):
 
 def test_mistakes(folder, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no sweep" in capsys.readouterr().err
+    assert "holds no sweep and no run" in capsys.readouterr().err
     assert main(["report", str(folder), "--metric", "top5"]) == 2
     assert "--metric=top5 was not measured; allowed: " in capsys.readouterr().err
 
