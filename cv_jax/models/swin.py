@@ -82,19 +82,15 @@ class Block(nn.Module):
             **types,
             name="mlp",
         )
-        drop_path = DropPath(self.drop_path_rate)
-
-        def apply(y):
-            return apply_mlp(mlp, y, train, self.remat_policy)
-
+        drop_path, policy = DropPath(self.drop_path_rate), self.remat_policy
         if self.version == 1:
             y, weights = self._attend(norm1(x), train)
             x = x + drop_path(y, train=train)
-            x = x + drop_path(apply(norm2(x)), train=train)
+            x = x + drop_path(apply_mlp(mlp, norm2(x), train, policy), train=train)
         else:
             y, weights = self._attend(x, train)
             x = x + drop_path(norm1(y), train=train)
-            x = x + drop_path(norm2(apply(x)), train=train)
+            x = x + drop_path(norm2(apply_mlp(mlp, x, train, policy)), train=train)
         return x, weights if self.attention_weights else None
 
     def _attend(self, x: jax.Array, train: bool):
