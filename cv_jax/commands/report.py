@@ -169,7 +169,8 @@ def _sweep(options: argparse.Namespace) -> int:
     title = _title(sweep, found)
     sweep_page.write_sweep(folder, out / page.FILE, title, facts, found, groups, metric)
     print(f"\nwritten to {printable(str(out))}")
-    return _code([f"{r.name} is {r.state}" for r in found if r.state.startswith(results.DAMAGED)])
+    left_out = [r for r in found if r.state.startswith(results.NOT_COUNTED)]
+    return _code([f"{r.name} is {r.state}" for r in left_out])
 
 
 def _metric(asked: str | None, found) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cv_jax.config.fields import UNITS
 from cv_jax.errors import InputError, one_line, shell_line
-from cv_jax.run import class_names, json_files, workdir
+from cv_jax.run import class_names, json_files, lock, workdir
 
 FILES = ("config.json", "run.json", "metrics.jsonl", "timing.jsonl", "summary.json", "lock")
 
@@ -182,7 +182,7 @@ def _training_examples(config: dict, starts: list[dict], classes: tuple) -> int 
 
 def _state(run: RunFiles) -> str:
     of = f" of {run.total_steps:,}" if run.total_steps else ""
-    if workdir.in_use(run.path):
+    if lock.in_use(run.path):
         return f"running, step {run.step:,}{of}"
     if run.summary:
         return f"finished, {run.step:,} steps"
