@@ -90,8 +90,7 @@ def _train(
     stop: signals.Stop,
     trace: profiling.Trace,
 ) -> int:
-    total_steps, started = experiment.total_steps, time.monotonic()
-    workdir = record.workdir
+    total_steps, workdir, started = experiment.total_steps, record.workdir, time.monotonic()
 
     # ---- State: restored or initialised
     restored = record.restore(experiment.abstract_state)
@@ -108,7 +107,7 @@ def _train(
     # ---- Steps
     train_step = experiment.train_step()
     evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
-    draw = pictures.make_draw(experiment, workdir)
+    draw = pictures.make_draw(experiment, workdir, record.guard)
     batches = experiment.train_batches(start_step)
     agreement = processes.Agreement(start_step, lambda: stop.signal)
     step, pending = start_step, None
@@ -141,7 +140,6 @@ def _train(
             record.evaluated(step, evaluation.name, scores)
             progress.line(f"step {step}: {evaluation.name} {_in_words(scores)}")
         if due:
-            record.guard()
             draw(step, state.eval_variables)
         # Only process 0 knows the best evaluation before a restart.
         if processes.agreed(saves or record.improved) and not record.save(step, state):

@@ -28,11 +28,14 @@ def make_reconstruct(config, model) -> Callable:
     return step
 
 
-def make_draw(experiment: Experiment, workdir: Path) -> Callable[[int, Any], None]:
+def make_draw(
+    experiment: Experiment, workdir: Path, guard: Callable[[], None] = lambda: None
+) -> Callable[[int, Any], None]:
     """Return the function `(step, variables)` that writes `WORKDIR/pictures/STEP.png`.
 
     The images are the first `config.eval.pictures` test images; their masks are those of the
-    evaluation, the same each time. Without the field the function does nothing.
+    evaluation, the same each time. Without the field the function does nothing. `guard` is called
+    before a file is written; see `run.lock.Claim.check`.
     """
     count = experiment.config.eval.pictures
     if not count:
@@ -52,6 +55,7 @@ def make_draw(experiment: Experiment, workdir: Path) -> Callable[[int, Any], Non
         pixels = [to_pixels(experiment.config, x) for x in (originals, found.image)]
         figure = draw(*pixels, found, [f"test {i}" for i in range(len(originals))])
         figure.suptitle(f"Step {step}: {in_words(found)}")
+        guard()
         (workdir / FOLDER).mkdir(exist_ok=True)
         figure.savefig(workdir / FOLDER / f"{step:08d}.png")
 
