@@ -37,6 +37,7 @@ from cv_jax import config as configs
 from cv_jax import output
 from cv_jax.commands import option_types
 from cv_jax.config.fields import FIELDS
+from cv_jax.data import fingerprint
 from cv_jax.devices import clusters, processes, start
 from cv_jax.errors import ExitCode, InputError, Parser, RunError, exit_code, one_line, shell_line
 from cv_jax.sweep import slurm
@@ -252,7 +253,8 @@ def main(arguments: list[str]) -> int:
         parts = experiment.build(config, flags.evaluate, path)
     except RunError as error:  # before training every error is a mistake in the input
         raise InputError(str(error)) from None
-    processes.require_same("data", parts.fingerprint)
+    shared = {k: fingerprint.of_every_host(v) for k, v in parts.fingerprint.items()}
+    processes.require_same("data", shared)
     if flags.dry_run:
         dry_run.describe(parts)
         return ExitCode.DONE

@@ -50,7 +50,7 @@ def exit_code(error: Exception) -> ExitCode | None:
         return ExitCode.MISTAKE
     if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS:
         return ExitCode.MISTAKE
-    if isinstance(error, (RunError, OSError)) or getattr(error, "errno", None):
+    if isinstance(error, (RunError, OSError, MemoryError)) or getattr(error, "errno", None):
         return ExitCode.FAILED
     return None
 
@@ -69,6 +69,8 @@ def one_line(error: object, longest: int = 1000) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, MemoryError):
+        text = f"out of memory; {text}".removesuffix("; ")
     elif not isinstance(error, (InputError, RunError)):
         text = " ".join(text.split())
     text = printable(text) or type(error).__name__

@@ -1,10 +1,14 @@
-"""Paths that the user gives: one line for what is not a file, or cannot be a folder."""
+"""Paths that the user gives: one line for what is not a file, or cannot be a folder; and JSON."""
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from cv_jax.errors import InputError
+
+JSON_BYTES = 2**24  # a parsed text may take thirty times its size
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -91,3 +95,31 @@ def require_utf8(path: Path, flag: str) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise InputError(f"{flag}={path} is not valid UTF-8; rename it") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file that others may have written.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      OSError: it cannot be read.
+      ValueError: it is not a file, larger than `JSON_BYTES`, or not JSON.
+    """
+    if not path.is_file() and path.exists():
+        raise ValueError(f"{described(path)}, not a file")
+    with path.open("rb") as file:
+        return parse_json(file.read(JSON_BYTES + 1))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text that others may have written.
+
+    Raises:
+      ValueError: the text is longer than `JSON_BYTES`, or not JSON, or nested too deeply.
+    """
+    if len(text) > JSON_BYTES:
+        raise ValueError(f"JSON of more than {JSON_BYTES:,} bytes")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None

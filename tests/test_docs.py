@@ -36,7 +36,8 @@ PAGES = {
     str(file.relative_to(ROOT)): file.read_text()
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
-ALL_PAGES = {**PAGES, "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text()}
+MORE = {name: (ROOT / name).read_text() for name in ("CHANGELOG.md", "SECURITY.md")}
+ALL_PAGES = {**PAGES, **MORE}
 NOT_HERE = (":cifar10", ":imagenet2012")  # datasets that the tests do not have
 
 

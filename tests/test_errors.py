@@ -77,9 +77,17 @@ def test_a_printed_command_has_the_same_words():
         (PermissionError(errno.EACCES, "x", "file"), 2),
         (OSError(errno.ENAMETOOLONG, "x", "file"), 2),
         (OSError(errno.ENOSPC, "x", "file"), 1),
+        (MemoryError(), 1),
         (ConnectionRefusedError(errno.ECONNREFUSED, "x"), 1),
         (ValueError("x"), None),
     ],
 )
 def test_exit_codes_of_errors(error, code):
     assert exit_code(error) == code
+
+
+def test_the_line_of_a_lack_of_memory():
+    assert one_line(MemoryError()) == "out of memory"
+    assert one_line(MemoryError("Unable to allocate 9 TiB")) == (
+        "out of memory; Unable to allocate 9 TiB"
+    )

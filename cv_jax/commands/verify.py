@@ -1,14 +1,18 @@
-"""`python -m cv_jax verify DIR…`: checks the files of runs or prepared records by their digests."""
+"""`python -m cv_jax verify DIR…`: checks the files of runs or prepared records by their digests.
+
+The data of a run are read as a whole and compared with its record.
+"""
 
 import contextlib
 from pathlib import Path
 
 from cv_jax.commands import option_types
-from cv_jax.errors import InputError, Parser, printable
+from cv_jax.errors import InputError, Parser, RunError, one_line, printable
 
 
 def main(arguments: list[str]) -> int:
-    """Print a line per checkpoint and per damaged file; return 0 if all are sound, or else 1.
+    """Print a line per checkpoint, per damaged file and per split; return 0 if all are sound, or
+    else 1.
 
     Raises:
       InputError: a directory holds neither checkpoints nor records.
@@ -48,7 +52,42 @@ def _verify_run(workdir: Path) -> int:
     wrong += records.damage(workdir, kept)
     for line in wrong:
         print(printable(line))
-    return len(wrong) + sum(reason is not None for reason in reasons.values())
+    damaged = sum(reason is not None for reason in reasons.values())
+    return damaged + len(wrong) + _verify_data(workdir)
+
+
+def _verify_data(workdir: Path) -> int:
+    """Print a line per split of a run's data; return the number of those that have changed."""
+    from cv_jax import config as configs
+    from cv_jax.data import fingerprint, splits
+    from cv_jax.run import json_files
+    from cv_jax.run import workdir as records
+
+    try:
+        recorded = records.read_starts(workdir)[-1]["data"]
+        config = configs.restore(json_files.read_record(workdir / "config.json"))
+    except (FileNotFoundError, IndexError, KeyError, json_files.Damaged):
+        return 0  # named by `records.damage`
+    config.data.hash, changed = "full", 0
+    for part, field in (("train", "train_split"), ("eval", "eval_split")):
+        before = recorded.get(part, {})
+        try:
+            source = splits.open_split(
+                config, config.data.name, config.data[field], f"data.{field}"
+            )
+        except (InputError, RunError, OSError) as error:
+            line = f"not checked: {one_line(error)}"
+        else:
+            differing = fingerprint.differing(before, source.fingerprint)
+            changed += bool(differing)
+            if differing:
+                line = f"changed since the training ({', '.join(differing)})"
+            elif before.get("contents"):
+                line = "the data of the training"
+            else:
+                line = "names and sizes of the training; without a recorded hash (data.hash=full)"
+        print(printable(f"{workdir}, data.{field}: {line}"))
+    return changed
 
 
 def _verify_records(folder: Path) -> int:

@@ -159,6 +159,10 @@ _GROUPS = [
     _run("data.cache", str, "auto",
          "where decoded training images are held; auto decides by size",
          allowed=("auto", "device", "memory", "none")),
+    _run("data.hash", str, "auto",
+         "which files of the data are read and hashed at a start, to notice changes; auto: all of "
+         "a dataset up to 1 GiB, else names, sizes and times; full: all",
+         allowed=("auto", "full")),
     _run("data.workers", int, 0,
          "loader processes for images that are not cached; 0: threads of the main process",
          minimum=0, maximum=1024),

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from cv_jax.data import fingerprint
 from cv_jax.data.embedded import EMBEDDED, ensure
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError, did_you_mean, one_line
@@ -124,6 +125,7 @@ def open_dataset(name: str, split: str, folder: Path, target: str | None = None)
         channels=channels,
         fingerprint=_fingerprint(builder) | ({} if target is None else {"target": target}),
         classes=tuple(classes.names),
+        files=tuple(fingerprint.named(_files(builder))),
         length=lengths.get(label),
         input_length=lengths.get(image),
     )
@@ -136,7 +138,9 @@ def load_builder(name: str, folder: Path, **options) -> tfds.core.DatasetBuilder
       InputError: the name or version of the dataset is unknown, or the dataset cannot be loaded.
     """
     plain = name.partition(":")[0].partition("/")[0]
-    if not re.fullmatch(r"\w+", plain):
+    # A name with a namespace, such as huggingface:mnist, would ask the host of the namespace.
+    version = name.partition(":")[2]
+    if not re.fullmatch(r"\w+", plain) or not re.fullmatch(r"(\d+|\*)(\.(\d+|\*))*|", version):
         raise InputError(
             f"config.data.name: {name!r} is not the name of a dataset; allowed are TFDS "
             "names, folder:PATH and records:PATH"
@@ -206,6 +210,12 @@ def _keys(name: str, builder: tfds.core.DatasetBuilder, target: str | None) -> t
 def _is_sequence(feature: Any) -> bool:
     is_sequence = isinstance(feature, tfds.features.Sequence)
     return is_sequence and isinstance(feature.feature, tfds.features.ClassLabel)
+
+
+def _files(builder: tfds.core.DatasetBuilder) -> list[Path]:
+    """Return the record files of all splits, in order."""
+    splits = sorted(builder.info.splits.items())
+    return [Path(file) for _, split in splits for file in split.filepaths]
 
 
 def _fingerprint(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def read_file(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
                 f"{status.st_size:,} bytes, more than an image of {max_pixels:,} pixels needs "
                 "(config.data.max_pixels; --max-pixels of prepare and predict)"
             )
-        return file.read(most)
+        return file.read(status.st_size)  # a larger number would be allocated
 
 
 def open_image(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cv_jax.data import layout, subsets
+from cv_jax.data import decode, layout, subsets
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError
 from cv_jax.progress import counted
@@ -85,6 +85,7 @@ def open_folder(name: str, root: Path, split: str, seed: int) -> Source:
         fingerprint={"name": "folder", "splits": sizes, "checksum": checksum.hexdigest()},
         classes=tuple(classes),
         notes=tuple(note for note in notes if note),
+        files=tuple((file, root / file) for file in files),
     )
 
 
@@ -134,6 +135,6 @@ def _list_split(name: str, root: Path, part: str, folder: str) -> _Split:
 def _bytes(file: Path) -> bytes:
     """The bytes of a file; a constant for an unreadable file, which is reported when it is used."""
     try:
-        return file.read_bytes()
-    except OSError:
+        return decode.read_file(file)
+    except (OSError, ValueError):
         return b"unreadable"

@@ -8,6 +8,7 @@ workers, on the cache, or on the start step.
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from cv_jax.data import children
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
 from cv_jax.devices.memory import free_memory
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, RunError
 
 
 class Images(NamedTuple):
@@ -269,11 +270,28 @@ def iterate(
 
 
 def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
-    with contextlib.closing(iter(stream)) as batches:
+    with contextlib.closing(iter(stream)) as batches, _workers_named():
         with children.starting():  # Grain starts all workers for the first batch
             first = list(itertools.islice(batches, 1))
         yield from first
         yield from batches
+
+
+@contextlib.contextmanager
+def _workers_named() -> Iterator[None]:
+    """Replace Grain's error about a killed worker by one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = re.search(
+            r"Worker process was terminated unexpectedly with exit code (\S+\d)", str(error)
+        )
+        if code is None:
+            raise
+        raise RunError(
+            f"a loader process was killed (exit code {code[1]}), perhaps because the memory is "
+            "full; start again to continue, perhaps with fewer config.data.workers"
+        ) from None
 
 
 def _start_worker(worker: int, workers: int) -> None:

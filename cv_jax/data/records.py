@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from cv_jax.data import subsets
+from cv_jax.data import fingerprint, subsets
 from cv_jax.data.source import Source
-from cv_jax.errors import InputError, shell_line
+from cv_jax.errors import InputError, one_line, shell_line
+from cv_jax.paths import read_json, require_file
 
 RAW = b"\x00raw"
 _HEAD = struct.Struct("<4sIII")
@@ -84,16 +85,37 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         if not (path / "index.json").is_file():
             raise FileNotFoundError
-        index = json.loads((path / "index.json").read_text())
+        index = read_json(path / "index.json")
+        _check_index(index)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{path} has no index.json; create it with: python -m cv_jax prepare SOURCE --to {path}"
         ) from None
-    except ValueError as error:
-        raise InputError(f"{path}/index.json: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"{path}/index.json is damaged ({reason}); prepare the data again"
+        ) from None
     if not index.get("finished"):
         raise InputError(f"{path} is incomplete; resume with: {_resume(index, path)}")
     return index
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    """Raise an error if an index lacks a value, or one is not of its type."""
+    if not index.get("finished"):
+        return
+    sizes = [shard["count"] for shards in index["splits"].values() for shard in shards]
+    names = [*_digests(index), *(index["classes"] or ())]
+    numbers = [*sizes, index["num_classes"], index["channels"]]
+    if not all(isinstance(n, int) and 0 <= n < 2**40 for n in numbers):
+        raise ValueError("a count is not a number")
+    if not index["splits"].keys() <= index["labels"].keys():
+        raise ValueError("a split has no labels")
+    if not isinstance(index["classes"], list | None) or not all(isinstance(n, str) for n in names):
+        raise ValueError("a name is not a text")
+    if any(Path(name).name != name for name in _digests(index)):
+        raise ValueError("a shard is in another folder")
 
 
 def _resume(index: dict[str, Any], path: Path) -> str:
@@ -129,7 +151,7 @@ def open_records(name: str, path: Path, split: str) -> Source:
         before = sum(counts)
         files += [str(path / shard["file"]) for shard in shards]
         counts += [shard["count"] for shard in shards]
-        labels.append(_labels(path, part, sizes[part], index["num_classes"]))
+        labels.append(_labels(path, part, sizes[part], index))
         chosen.append(np.arange(before + start, before + stop))
     records = FileRecords(files, counts, np.concatenate(labels)) if sum(counts) else ()
     order = np.concatenate([*chosen, np.arange(0)])
@@ -144,7 +166,11 @@ def open_records(name: str, path: Path, split: str) -> Source:
             "name": "records",
             "splits": sizes,
             "checksum": hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest(),
+            "labels": hashlib.sha256(
+                json.dumps(index["labels"], sort_keys=True).encode()
+            ).hexdigest(),
         },
+        files=tuple(fingerprint.named(path / name for name in _digests(index))),
         classes=tuple(index["classes"]) if index["classes"] else None,
     )
 
@@ -154,11 +180,8 @@ def damage(path: Path) -> list[str]:
 
     Every byte is read.
     """
-    index, lines = read_index(path), []
-    digests = {f"{part}.labels.npy": digest for part, digest in index["labels"].items()}
-    for shards in index["splits"].values():
-        digests |= {shard["file"]: shard["sha256"] for shard in shards}
-    for name, digest in digests.items():
+    lines = []
+    for name, digest in _digests(read_index(path)).items():
         file = path / name
         if not file.is_file():
             lines.append(f"{file}: missing")
@@ -167,15 +190,24 @@ def damage(path: Path) -> list[str]:
     return lines
 
 
+def _digests(index: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of every file: name → digest."""
+    digests = {f"{part}.labels.npy": digest for part, digest in index["labels"].items()}
+    for shards in index["splits"].values():
+        digests |= {shard["file"]: shard["sha256"] for shard in shards}
+    return digests
+
+
 def checksum(file: Path) -> str:
     """SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _labels(path: Path, part: str, count: int, num_classes: int) -> np.ndarray:
-    file = path / f"{part}.labels.npy"
+def _labels(path: Path, part: str, count: int, index: dict[str, Any]) -> np.ndarray:
+    file, num_classes = path / f"{part}.labels.npy", index["num_classes"]
     try:
+        require_file(file)
         labels = np.load(file)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file}: {' '.join(str(error).split())}") from None
@@ -184,4 +216,6 @@ def _labels(path: Path, part: str, count: int, num_classes: int) -> np.ndarray:
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))[0]
         raise InputError(f"{file}: label {labels[wrong]} at {wrong} is not in 0…{num_classes - 1}")
+    if checksum(file) != index["labels"].get(part):
+        raise InputError(f"{file}: SHA-256 differs from the index")
     return labels

@@ -27,6 +27,7 @@ from PIL import Image
 from cv_jax.data import children, decode, records, sources, subsets
 from cv_jax.data.source import Source, require_images
 from cv_jax.errors import InputError, RunError, one_line
+from cv_jax.paths import read_json
 
 
 class Options(NamedTuple):
@@ -152,7 +153,7 @@ def _write_splits(
     written = {split: [] for split in opened}
     labels = {split: [] for split in opened}
     for job in jobs:
-        note = json.loads(_note(out, job).read_text())
+        note = read_json(_note(out, job))
         labels[job.split] += note.pop("labels")
         written[job.split].append(note)
     for split, source in opened.items():
@@ -226,7 +227,7 @@ def _begun(out: Path, plan: dict[str, Any]) -> bool:
         _write_json(file, plan)
         return False
     try:
-        old = json.loads(file.read_text())
+        old = read_json(file)
         data, finished = old["data"], old["finished"]
         # An option of a later version had its default.
         then = {**Options()._asdict(), **old["options"]}

@@ -52,6 +52,7 @@ class Source:
       classes: names of the classes; `None` if unknown.
       notes: lines for the user on what was left out when the split was opened.
       max_pixels: `config.data.max_pixels`; see `decode.open_image`.
+      files: name and path of every file of the dataset that the split may read; see `fingerprint`.
       length: longest sequence if the label is a sequence of classes; `None` if it is one class.
       input_length: longest sequence if an example is a sequence of classes; `None` if it is an
         image.
@@ -65,6 +66,7 @@ class Source:
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     max_pixels: int = decode.MAX_PIXELS
+    files: tuple[tuple[str, Path], ...] = ()
     length: int | None = None
     input_length: int | None = None
 

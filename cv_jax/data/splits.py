@@ -6,7 +6,7 @@ import sys
 
 import ml_collections
 
-from cv_jax.data import sources, subsets
+from cv_jax.data import fingerprint, sources, subsets
 from cv_jax.data.source import Source
 from cv_jax.devices.processes import is_main
 from cv_jax.errors import InputError, printable
@@ -28,7 +28,11 @@ def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, fiel
     data = config.data
     folder = sources.data_folder(data.dir)
     source = sources.open_source(dataset, split, folder, data.subset_seed, data.target)
-    source = dataclasses.replace(source, max_pixels=data.max_pixels)
+    source = dataclasses.replace(
+        source,
+        max_pixels=data.max_pixels,
+        fingerprint={**source.fingerprint, **contents(source, data.hash == "full")},
+    )
     announce(source)
     if data.skip_broken:
         source, reasons = subsets.without_broken(
@@ -55,6 +59,14 @@ def open_train(config: ml_collections.ConfigDict) -> Source:
     if not len(source):
         raise InputError(f"config.data.fraction={data.fraction} selects no example")
     return source
+
+
+def contents(source: Source, full: bool) -> dict[str, str | None]:
+    """Return the identity of all files of a dataset; see `fingerprint`."""
+    if not source.files:
+        return {}
+    say = f"reading the files of {source.name}"
+    return fingerprint.of_files(source.files, full, lambda loop: counted(loop, say))
 
 
 def announce(source: Source) -> None:

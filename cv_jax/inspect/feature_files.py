@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cv_jax.errors import InputError
+from cv_jax.paths import read_json
 from cv_jax.run.json_files import write_json
 
 SUFFIXES = (".npz", ".parquet")
@@ -48,7 +49,7 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = self.folder / IDENTITY
         if record.exists():
-            found = json.loads(record.read_text())
+            found = read_json(record)
             if found != identity:
                 changed = [key for key in identity if found.get(key) != identity[key]]
                 raise InputError(

@@ -5,7 +5,6 @@ A folder in the Hub's layout contains the weights, in one file or in several wit
 has a further file for the preprocessing.
 """
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from cv_jax.errors import InputError, one_line
 from cv_jax.interop import tensors
 from cv_jax.interop.disk import INSTALL
-from cv_jax.paths import require_file
+from cv_jax.paths import read_json
 
 HUB = "hf-hub:"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -90,9 +89,7 @@ def _read_folder(path: pathlib.Path) -> Foreign:
 def _facts(path: pathlib.Path) -> dict[str, Any]:
     """Return the content of a JSON file; {} if it does not exist."""
     try:
-        if path.exists():
-            require_file(path)
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         if not isinstance(facts, dict):
             raise ValueError("it holds no JSON object")
     except FileNotFoundError:

@@ -16,11 +16,12 @@ import numpy as np
 
 import cv_jax
 from cv_jax.config.values import tuples
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 from cv_jax.interop import preprocessing
 from cv_jax.interop.disk import read_safetensors, write_safetensors
 from cv_jax.interop.resize import Trained
 from cv_jax.interop.target import Target, adapt, flatten, unflatten
+from cv_jax.paths import parse_json
 
 FORMAT = 2
 METADATA = "cv_jax"  # metadata key of the description
@@ -96,17 +97,40 @@ def parse(
         raise InputError(
             f"{path} was not written by cv_jax; convert it with `python -m cv_jax convert {path} …`"
         )
-    facts = json.loads(metadata[METADATA])
-    written = facts.pop("format")
-    if written > FORMAT:
+    try:
+        facts = parse_json(metadata[METADATA])
+        written = facts.pop("format")
+        if written > FORMAT:
+            raise InputError(
+                f"{path} was written by a newer cv_jax ({facts['version']}); update cv_jax"
+            )
+        facts["image_size"], facts["fields"] = tuple(facts["image_size"]), tuples(facts["fields"])
+        facts["class_names"] = tuple(facts.get("class_names", ()))
+        if written == 1 and facts["source"]:
+            published = preprocessing.published(facts["preprocessing"], facts["image_size"])
+            facts["evaluation"] = published
+        found = Saved(unflatten(arrays), **facts)
+        _check_types(found)
+        # A file decides its preprocessing, and no other field of a config.
+        known = {key: x for key, x in found.evaluation.items() if key in EVALUATION}
+        return found._replace(evaluation=known)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path} was written by a newer cv_jax ({facts['version']}); update cv_jax"
-        )
-    facts["image_size"], facts["fields"] = tuple(facts["image_size"]), tuples(facts["fields"])
-    facts["class_names"] = tuple(facts.get("class_names", ()))
-    if written == 1 and facts["source"]:
-        facts["evaluation"] = preprocessing.published(facts["preprocessing"], facts["image_size"])
-    return Saved(unflatten(arrays), **facts)
+            f"{path}: its record of cv_jax is damaged ({type(error).__name__}: {one_line(error)})"
+        ) from None
+
+
+def _check_types(saved: Saved) -> None:
+    """Raise a `TypeError` for a value of another type than `Saved` states."""
+    types = {name: type(x) for name, x in Saved._field_defaults.items()}
+    types |= {"model": str, "fields": dict, "channels": int, "image_size": tuple}
+    for name, type_ in types.items():
+        if not isinstance(getattr(saved, name), type_):
+            raise TypeError(f"{name}={getattr(saved, name)!r} is no {type_.__name__}")
+    if len(saved.image_size) != 2 or not all(isinstance(n, int) for n in saved.image_size):
+        raise TypeError(f"image_size={saved.image_size!r} is not height and width")
+    if not all(isinstance(name, str) for name in saved.class_names):
+        raise TypeError("a class name is no text")
 
 
 def fit(

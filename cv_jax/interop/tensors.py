@@ -7,7 +7,6 @@ array. Nested dictionaries of a pickled checkpoint become paths: the array "conv
 
 import contextlib
 import io
-import json
 import pathlib
 import pickletools
 import re
@@ -19,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, one_line
 from cv_jax.interop.disk import read_safetensors
-from cv_jax.paths import require_file
+from cv_jax.paths import read_json, require_file
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 INDEX = ".index.json"
 SUFFIXES = (".safetensors", *PICKLED, ".npz")
 ALLOWED = ", ".join((*SUFFIXES, f"*{INDEX}"))
+
+# A .zip file may be this large when it is unpacked, or this many times its size.
+_ARCHIVE_BYTES, _ARCHIVE_RATIO = 2**27, 20
 
 # Names of classes of which the pickle sets items, as of a dictionary.
 _DICTIONARIES = re.compile(r".*(?i:dict|cfgnode)")
@@ -48,10 +50,11 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return _read_pickled(path), {}
     if name.endswith(".npz"):
         try:
+            _check_archive(path)
             with np.load(path) as file:
-                return dict(file), {}
+                return {name: _plain(name, file[name]) for name in file}, {}
         except Exception as error:  # zipfile, pickle and NumPy raise different types
-            raise InputError(f"cannot read {path}: {error}") from None
+            raise InputError(f"cannot read {path}: {one_line(error)}") from None
     raise InputError(f"cannot read {path}: allowed are {ALLOWED} and folders")
 
 
@@ -62,14 +65,14 @@ def shards(index: pathlib.Path) -> dict[str, list[str]]:
       InputError: the index cannot be read, or names a file of another folder.
     """
     try:
-        files = json.loads(index.read_text())["weight_map"]
+        files = read_json(index)["weight_map"]
         names = {}
         for array, file in files.items():
             names.setdefault(str(file), []).append(array)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"cannot read {index}: {type(error).__name__}: {error}") from None
     for file in names:
-        if pathlib.PurePath(file).name != file or "\\" in file:
+        if pathlib.PurePath(file).name != file or "\\" in file or file.endswith(INDEX):
             raise InputError(f"cannot read {index}: {file!r} is not the name of a file beside it")
     return names
 
@@ -87,6 +90,24 @@ def torch_for(path: pathlib.Path):
             f"{path.suffix} files need PyTorch (pip install torch); .safetensors files do not"
         ) from None
     return torch
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Raise a `ValueError` for a .zip file that is many times larger when it is unpacked.
+
+    Weights can hardly be compressed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > max(_ARCHIVE_BYTES, _ARCHIVE_RATIO * path.stat().st_size):
+        raise ValueError(f"the arrays of {path.stat().st_size:,} bytes would take {size:,}")
+
+
+def _plain(name: str, found: Any) -> np.ndarray:
+    """Return an array of numbers; an archive may hold other things under the name of one."""
+    if not isinstance(found, np.ndarray) or found.dtype.names or found.dtype.kind in "OSUmM":
+        raise ValueError(f"{name} is no array of numbers")
+    return found
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
@@ -108,6 +129,8 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
     if any("/code/" in name for name in _members(path)):
         raise InputError(f"{path} is a TorchScript program; save the state_dict of its network")
     try:
+        if _members(path):
+            _check_archive(path)
         # weights_only rejects everything but tensors and containers: a pickle can run any code.
         with _placeholders(torch, path):
             content = torch.load(path, map_location="cpu", weights_only=True)

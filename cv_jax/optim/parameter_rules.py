@@ -23,8 +23,11 @@ decay use the names of unrolled blocks (`blocks_3/…`), and the factors become 
 """
 
 import bisect
+import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -36,6 +39,8 @@ import numpy as np
 from cv_jax import models
 from cv_jax.errors import InputError
 from cv_jax.models.entry import Entry
+
+MATCH_SECONDS = 1.0  # of a rule with all names; a pattern can backtrack for ever
 
 STACK = re.compile(r"(^|.*/)(\w*blocks)(/.*)")  # unrolled blocks have a number
 
@@ -102,8 +107,36 @@ def parse_rule(text: str) -> Rule:
         stated[name] = number
     try:
         return Rule(text, re.compile(pattern.strip()), **stated)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from None
+
+
+@contextlib.contextmanager
+def _limited(text: str) -> Iterator[None]:
+    """Raise an `InputError` if matching needs more than `MATCH_SECONDS` of processor time."""
+
+    def end(number, frame):
+        raise InputError(
+            f"config.optim.rules: {text!r} takes too long to match; repetitions inside "
+            "repetitions, as in (a+)+, take exponential time"
+        )
+
+    if threading.current_thread() is not threading.main_thread():  # no signals there
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MATCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _matching(rule: Rule, names: Iterable[str]) -> set[str]:
+    """Return the names that a rule matches."""
+    with _limited(rule.text):
+        return {name for name in names if rule.pattern.fullmatch(name)}
 
 
 def treatments(
@@ -126,12 +159,13 @@ def treatments(
     fused = entry.fused(model) if callable(entry.fused) else entry.fused
     shapes = {k: x.shape for k, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
     unrolled = {name: _unrolled(name, shape) for name, shape in shapes.items()}
+    matching = [_matching(rule, sum(unrolled.values(), [])) for rule in rules]
     layer_rate = _layer_rates(config, entry, sum(unrolled.values(), []))
 
     def of_layer(name):
         found = Treatment()._asdict()
         for i, rule in reversed(list(enumerate(rules))):
-            if rule.pattern.fullmatch(name):
+            if name in matching[i]:
                 used[i] = True
                 for key in ("lr", "decay", "frozen"):
                     if getattr(rule, key) is not None:

@@ -14,6 +14,7 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
+from cv_jax.data import fingerprint as data_fingerprint
 from cv_jax.run import provenance
 
 # Part of the fingerprint → the field that names its place.
@@ -72,11 +73,10 @@ def other_data(starts: list[dict[str, Any]], fingerprint: dict[str, Any]) -> lis
     """
     before = starts[-1]["data"] if starts else {}
     return [
-        f"{part}.{key}: was {before[part].get(key)!r}, is now {value!r}"
+        f"{part}.{key}: was {before[part].get(key)!r}, is now {values[key]!r}"
         for part, values in fingerprint.items()
         if part in before
-        for key, value in values.items()
-        if before[part].get(key) != value
+        for key in data_fingerprint.differing(before[part], values)
     ]
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from cv_jax import config as configs
+from cv_jax import paths
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.values import tuples
-from cv_jax.errors import InputError, shell_line
+from cv_jax.errors import InputError, one_line, shell_line
 from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep.points import Point, Sweep
 
@@ -81,11 +82,13 @@ def read(folder: Path) -> Sweep:
     if not (folder / "sweep.json").is_file():
         raise InputError(f"{folder} holds no sweep: sweep.json is missing")
     try:
-        stored = json.loads((folder / "sweep.json").read_text())
+        stored = paths.read_json(folder / "sweep.json")
         points = [Point(**tuples(point)) for point in stored.pop("points")]
+        if any("/" in point.name or point.name in ("", ".", "..") for point in points):
+            raise ValueError("the name of a point is no name of a folder")
         return Sweep(**tuples(stored), points=tuple(points))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'sweep.json'}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'sweep.json'}: {one_line(error)}") from None
 
 
 def check(folder: Path, sweep: Sweep) -> None:
@@ -183,8 +186,9 @@ def newest(path: Path, split: str | None = None) -> dict[str, Any] | None:
     except OSError:
         return None
     for line in reversed(lines[:-1]):
-        with contextlib.suppress(ValueError):  # the first line may be incomplete
-            value = json.loads(line)
+        # The first line may be incomplete.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            value = paths.parse_json(line)
             if split is None or value["split"] == split:
                 return value
     return None

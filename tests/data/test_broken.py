@@ -1,5 +1,6 @@
 """Damaged data: one-line errors of the command line."""
 
+import os
 import re
 import shutil
 import sys
@@ -208,3 +209,21 @@ def test_images_above_the_limit_are_broken(tmp_path, capsys):
     assert program.main([*arguments, "--splits=train", "--max-pixels=63"]) == 1
     error = f"error: {reason[:-1]} (--skip-broken skips it)"
     assert capsys.readouterr().err.splitlines()[-1] == error
+
+
+def test_pipes_sockets_and_sparse_files_among_the_images(tmp_path, capsys):
+    """A pipe would wait for its writer; a sparse file of a terabyte takes no room on the disk."""
+    flags = images(tmp_path, a=3, b=2)
+    folder = tmp_path / "train" / "a"
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    sparse = folder / "sparse.jpg"
+    sparse.touch()
+    os.truncate(sparse, 2**40)
+    code, message = run(capsys, tmp_path, *flags)
+    assert code == 2
+    assert "not read: special files: 2 (first: train/a/pipe.png)" in message
+    reason = f"{sparse}: 1,099,511,627,776 bytes, more than an image of 178,956,970 pixels needs"
+    assert f"\nerror: folder:{tmp_path}, {reason}" in message
+    code, message = run(capsys, tmp_path, *flags, "--config.data.skip_broken=true")
+    assert f"skipping 1 unreadable examples of train; the first: folder:{tmp_path}, " in message

@@ -186,6 +186,23 @@ def test_a_killed_run_leaves_no_process(data_dir, tmp_path, early):
 
 
 @pytest.mark.slow
+def test_a_killed_loader_process_is_one_line(data_dir, tmp_path):
+    run = start(data_dir, tmp_path / "run", "--config.total_steps=100000")
+    while not run.stderr.readline().startswith("first step"):
+        pass
+    loaders = [
+        child
+        for child in psutil.Process(run.pid).children()
+        if any("spawn_main" in word for word in child.cmdline())
+    ]
+    loaders[-1].kill()
+    _, message = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "\nerror: a loader process was killed (exit code -9), perhaps because" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("early", "count", "code"), [(1, 1, 130), (0, 1, 75), (0, 2, 130)])
 def test_ctrl_c_in_a_terminal(data_dir, tmp_path, early, count, code):
     """It reaches the workers, too: while they start, and while they load."""

@@ -122,7 +122,7 @@ CASES = {
 def test_a_trial_that_cannot_be_believed_is_named_and_left_out(case, folder, capsys):
     change, reason = CASES[case]
     change(trial(folder))
-    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 1
     out = capsys.readouterr().out
     (line,) = [x for x in out.splitlines() if x.startswith("- optim.learning_rate=0.2,seed=1: ")]
     assert "not counted: " in line
@@ -135,7 +135,7 @@ def test_a_trial_that_cannot_be_believed_is_named_and_left_out(case, folder, cap
 
 def test_exchanged_trials_are_named(folder, capsys):
     exchange(trial(folder, 0.1, 0), trial(folder, 0.2, 0))
-    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 1
     out = capsys.readouterr().out
     for own, other in ((0.1, 0.2), (0.2, 0.1)):
         text = f"it is the run of another point: optim.learning_rate is {other}, not {own}"
