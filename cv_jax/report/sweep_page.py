@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cv_jax.progress import clock
+from cv_jax.progress import clock, counted
 from cv_jax.report import curves, differences, figures, page, run_page, svg, tables, timing
 from cv_jax.report.results import NOT_COUNTED, Result
 from cv_jax.report.run_files import RunFiles, read
@@ -70,7 +70,7 @@ def write_sweep(
 
 def write_trials(folder: Path, found: list[Result], pictures: bool) -> None:
     """Write the page of every trial that has begun, unless a newer page is there."""
-    for result in found:
+    for result in counted(found, "writing the pages of trials"):
         path = folder / result.name
         begun = any(path.glob("*.json*"))
         if begun and (pictures or not _is_current(path)):

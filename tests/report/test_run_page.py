@@ -182,6 +182,23 @@ def test_an_unfinished_run(copy):
     assert "The same command continues it." in page.words
 
 
+def test_a_running_run(copy):
+    (copy / "summary.json").unlink()
+    with workdir.claimed(copy):
+        page = report(copy)
+    assert "This run is running, step 4 of 4." in page.words
+    assert "The same command continues it." not in page.words
+
+
+def test_a_damaged_checkpoint(copy):
+    for file in (copy / "checkpoints").rglob("*"):
+        if file.is_file() and "state" in file.parts:
+            file.write_bytes(b"damaged")
+    words = report(copy, "--pictures").words
+    assert words.count("is sound.") == 2
+    assert "Training batch" in words
+
+
 def test_without_a_checkpoint(copy):
     shutil.rmtree(copy / "checkpoints")
     page = report(copy, "--pictures")
