@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> int:
     run = run_page.write(folder, file, pictures=pictures, examples=options.examples)
     print(printable(f"{run.path}: {run.state}"))
     _written(file)
-    return _code([f"{run.path}: {line}" for line in run.damage])
+    return _code([f"damaged: {run.path}: {line}" for line in run.damage])
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -124,18 +124,18 @@ def _runs(options: argparse.Namespace) -> int:
     for run in runs:
         print(printable(f"{run.path}: {run.state}"))
     _written(out / page.FILE)
-    return _code([f"{run.path}: {line}" for run in runs for line in run.damage])
+    return _code([f"damaged: {run.path}: {line}" for run in runs for line in run.damage])
 
 
 def _code(damage: list[str]) -> int:
     """Return the exit code of a written report.
 
     Raises:
-      RunError: records are damaged.
+      RunError: something is damaged or not counted.
     """
     if damage:
         more = f" (and {len(damage) - 1} more)" if damage[1:] else ""
-        raise RunError(f"damaged: {damage[0]}{more}; the report names what could not be read")
+        raise RunError(f"{damage[0]}{more}; the report names all")
     return 0
 
 
@@ -170,7 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
     sweep_page.write_sweep(folder, out / page.FILE, title, facts, found, groups, metric)
     print(f"\nwritten to {printable(str(out))}")
     left_out = [r for r in found if r.state.startswith(results.NOT_COUNTED)]
-    return _code([f"{r.name} is {r.state}" for r in left_out])
+    return _code([f"{r.name}: {r.state}" for r in left_out])
 
 
 def _metric(asked: str | None, found) -> str | None:

@@ -19,7 +19,7 @@ from slow import slow_except
 from cv_jax import config as configs
 from cv_jax.__main__ import main
 from cv_jax.augment.batch import augment_batch
-from cv_jax.run import json_files, workdir
+from cv_jax.run import class_names, json_files, lock, workdir
 from cv_jax.training import experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,10 @@ def run(tmp_path_factory):
         assert launch.main(words) == 0
     assert (path / "report.html").is_file()
     # A dataset may name a class as no folder can be named.
-    json_files.write_record(path / "classes.json", {"classes": [CLASS, "plain"]})
+    names = (CLASS, "plain")
+    json_files.write_record(path / "classes.json", {"classes": names})
+    starts = [{**s, "classes": class_names.digest(names)} for s in workdir.read_starts(path)]
+    json_files.write_json(path / "run.json", [json_files.sealed(start) for start in starts])
     return path
 
 
@@ -184,7 +187,7 @@ def test_an_unfinished_run(copy):
 
 def test_a_running_run(copy):
     (copy / "summary.json").unlink()
-    with workdir.claimed(copy):
+    with lock.claimed(copy):
         page = report(copy)
     assert "This run is running, step 4 of 4." in page.words
     assert "The same command continues it." not in page.words

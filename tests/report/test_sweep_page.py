@@ -80,9 +80,9 @@ def test_a_damaged_trial_is_named_and_left_out(folder, capsys):
     assert main(["report", str(folder)]) == 1
     said = capsys.readouterr()
     assert "4 of 6 trials done" in said.out
-    assert f"{trial.name} is damaged: " in said.err
+    assert f"{trial.name}: not counted: a file is damaged: " in said.err
     page = page_reader.read(folder / "report" / "report.html")
-    assert "Some trials are damaged and are left out of all means." in page.words
+    assert "Some trials are not counted: they are left out of all means." in page.words
     assert "This run is damaged" in page_reader.read(trial / "report.html").words
 
 
