@@ -29,6 +29,7 @@ from cv_jax.run.writers import open_writers
 
 logger = logging.getLogger(__name__)
 
+PICTURES = "pictures"  # folder of the pictures of evaluations, in the run directory
 RECORDS = ("config.json", "run.json", class_names.FILE)
 DECISIVE = "test"  # the evaluation that determines the best checkpoint
 
@@ -153,11 +154,14 @@ class Record:
         return False
 
     def open_writers(self, say: Callable[[str], None]) -> None:
-        """Open `log.writers` with the metric lines before this start; `say` prints messages."""
+        """Open `log.writers` with lines and pictures before this start; `say` prints messages."""
         kept = self._lines.values() if self._main else []
         tests = (quality(line) for line in kept if line["split"] == DECISIVE)
         self._best = max(tests, default=-math.inf)
-        self._writers = open_writers(self.config, self.workdir, kept, say)
+        drawn = [_pictured(file) for file in sorted((self.workdir / PICTURES).glob("*[0-9].png"))]
+        drawn = [line for line in drawn if line["step"] <= self.saved_step]
+        lines = sorted([*kept, *drawn], key=lambda line: line["step"])
+        self._writers = open_writers(self.config, self.workdir, lines, say)
 
     # ---- Lines
 
@@ -206,6 +210,11 @@ class Record:
             better = quality(metrics) > self._best
             self._best, self._scores = max(self._best, quality(metrics)), (step, metrics)
             self.improved = better and self.config.checkpoint.keep_best > 0
+
+    def pictured(self, file: Path | None) -> None:
+        """Send a picture of this step, `PICTURES/STEP.png`, to the writers; `None`: no picture."""
+        if self._main and file is not None:
+            self._writers.write(_pictured(file))
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if self._main:
@@ -374,3 +383,8 @@ def _result(summary: dict[str, Any]) -> str:
         return f"test loss {summary['test_loss']:.4f}"
     counts = f"({summary['test_correct']} of {summary['test_count']})"
     return f"test accuracy {summary['test_accuracy']:.2%} {counts}"
+
+
+def _pictured(file: Path) -> dict[str, Any]:
+    """Return a picture of an evaluation in the form of a line; see `writers`."""
+    return {"step": int(file.stem), "split": DECISIVE, "reconstruction": file}

@@ -1,12 +1,14 @@
-"""Copies of the metric lines in TensorBoard and Weights & Biases; `metrics.jsonl` is the original.
+"""Copies of the metric lines and pictures in TensorBoard and Weights & Biases.
 
-At every start a writer receives all lines of the run, so a restart neither repeats nor skips a
-line, and a writer can be added to a run at any time. A writer that fails causes one message and is
-off until the next start; it never stops the run.
+The originals are `metrics.jsonl` and the PNG files in `pictures`. At every start a writer receives
+all lines of the run, so a restart neither repeats nor skips a line, and a writer can be added to a
+run at any time. A value of a line is a number, or the path of a picture. A writer that fails causes
+one message and is off until the next start; it never stops the run.
 """
 
 import importlib.util
 import secrets
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,7 @@ class Writer(NamedTuple):
     """A destination of metric lines.
 
     Attributes:
-      write: writes one line.
+      write: writes one line; its values are numbers and paths of PNG files.
       close: ends the writer, given the exit code of the run.
     """
 
@@ -43,6 +45,7 @@ def _tensorboard(config, workdir: Path, lines: list[Line]) -> Writer:
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.summary import scalar
 
     folder = workdir / "tensorboard"
@@ -53,10 +56,16 @@ def _tensorboard(config, workdir: Path, lines: list[Line]) -> Writer:
     # A running TensorBoard drops the points of the old file at this event.
     file.write_event(Event(step=0, session_log=SessionLog(status=SessionLog.START)))
 
+    def picture(name, path):
+        png = path.read_bytes()
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        return Summary(value=[Summary.Value(tag=name, image=image)])
+
     def write(*lines):
         for line in lines:
-            for name, value in _numbers(line).items():
-                summary = scalar(name, value)
+            for name, value in _values(line).items():
+                summary = (picture if isinstance(value, Path) else scalar)(name, value)
                 file.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
         file.flush()
 
@@ -95,7 +104,9 @@ def _wandb(config, workdir: Path, lines: list[Line]) -> Writer:
     def write(line):
         if row and row["step"] != line["step"]:
             send()
-        row.update(_numbers(line), step=line["step"])
+        for name, value in _values(line).items():
+            row[name] = wandb.Image(str(value)) if isinstance(value, Path) else value
+        row["step"] = line["step"]
 
     def close(code):
         send()
@@ -162,7 +173,7 @@ def open_writers(
     return Writer(write, close)
 
 
-def _numbers(line: Line) -> dict[str, float]:
-    """Return `split/name` → number of a line."""
+def _values(line: Line) -> dict[str, float | Path]:
+    """Return `split/name` → value of a line."""
     split = line["split"]
     return {f"{split}/{k}": v for k, v in line.items() if k not in ("step", "split")}

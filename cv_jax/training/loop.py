@@ -140,7 +140,7 @@ def _train(
             record.evaluated(step, evaluation.name, scores)
             progress.line(f"step {step}: {evaluation.name} {_in_words(scores)}")
         if due:
-            draw(step, state.eval_variables)
+            record.pictured(draw(step, state.eval_variables))
         # Only process 0 knows the best evaluation before a restart.
         if processes.agreed(saves or record.improved) and not record.save(step, state):
             return _not_finite(record, progress, step)

@@ -11,9 +11,9 @@ from cv_jax.augment.batch import to_pixels
 from cv_jax.devices import processes
 from cv_jax.evaluation.step import make_forward
 from cv_jax.inspect import reconstruction
+from cv_jax.interop.disk import replacing
+from cv_jax.run.record import PICTURES
 from cv_jax.training.experiment import Experiment
-
-FOLDER = "pictures"
 
 
 def make_reconstruct(config, model) -> Callable:
@@ -30,12 +30,13 @@ def make_reconstruct(config, model) -> Callable:
 
 def make_draw(
     experiment: Experiment, workdir: Path, guard: Callable[[], None] = lambda: None
-) -> Callable[[int, Any], None]:
-    """Return the function `(step, variables)` that writes `WORKDIR/pictures/STEP.png`.
+) -> Callable[[int, Any], Path | None]:
+    """Return `(step, variables) → path`, which writes the picture `WORKDIR/pictures/STEP.png`.
 
     The images are the first `config.eval.pictures` test images; their masks are those of the
-    evaluation, the same each time. Without the field the function does nothing. `guard` is called
-    before a file is written; see `run.lock.Claim.check`.
+    evaluation, the same each time. Without the field, and in all processes but the first, there is
+    no picture, and the path is `None`. `guard` is called before a file is written; see
+    `run.lock.Claim.check`.
     """
     count = experiment.config.eval.pictures
     if not count:
@@ -49,14 +50,16 @@ def make_draw(
             lambda x: np.asarray(x)[: min(count, len(images.source))], reconstruct(variables, batch)
         )
         if not processes.is_main():
-            return
+            return None
         from cv_jax.inspect.look.reconstruction import draw, in_words
 
         pixels = [to_pixels(experiment.config, x) for x in (originals, found.image)]
         figure = draw(*pixels, found, [f"test {i}" for i in range(len(originals))])
         figure.suptitle(f"Step {step}: {in_words(found)}")
-        guard()
-        (workdir / FOLDER).mkdir(exist_ok=True)
-        figure.savefig(workdir / FOLDER / f"{step:08d}.png")
+        file = workdir / PICTURES / f"{step:08d}.png"
+        with replacing(file) as scratch:
+            figure.savefig(scratch, format="png")
+            guard()
+        return file
 
     return draw

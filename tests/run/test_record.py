@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import pytest
+from event_files import read_points
+from PIL import Image
 
 from cv_jax import config as configs
 from cv_jax.run.checkpoint import read_metrics
@@ -142,6 +144,29 @@ def test_a_restart_drops_later_lines_and_knows_the_best(make, tmp_path):
     again.evaluated(6, "test", {"loss": 1.0, "accuracy": 0.7})
     assert not again.improved
     again.close(75)
+
+
+def test_a_restart_sends_the_pictures_before_it(make, tmp_path):
+    record = started(make())
+    for step in (2, 4, 6):
+        record.evaluated(step, "test", {"loss": 1.0})
+        file = tmp_path / "pictures" / f"{step:08d}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", (step, 1)).save(file)
+        record.pictured(file)
+        if step == 4:
+            assert record.save(step, state())
+    record.pictured(None)
+    record.close(75)
+
+    again = make()
+    again.config.log.writers = ("tensorboard",)
+    started(again, step=4).close(75)
+    points = read_points(tmp_path / "tensorboard")
+    assert [(name, step) for name, step, _ in points] == [
+        (f"test/{name}", step) for step in (2, 4) for name in ("loss", "reconstruction")
+    ]
+    assert [value[0] for name, _, value in points if name == "test/reconstruction"] == [2, 4]
 
 
 def test_the_summary_is_written_once_and_repaired(make, tmp_path):

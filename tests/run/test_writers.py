@@ -9,6 +9,7 @@ import types
 
 import pytest
 from event_files import read_points
+from PIL import Image
 
 from cv_jax import config as configs
 from cv_jax.errors import InputError
@@ -63,6 +64,19 @@ def test_tensorboard_holds_exactly_the_lines_of_the_run(tmp_path):
     )
 
 
+def test_tensorboard_has_pictures(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (30, 20), "red").save(file)
+    line = {"step": 10, "split": "test", "reconstruction": file}
+    config = config_with("tensorboard")
+    first = writers.open_writers(config, tmp_path, LINES[:1], print)
+    first.write(line)
+    picture = "test/reconstruction", 10, (30, 20, file.read_bytes())
+    assert read_points(tmp_path / "tensorboard") == [*points_of(LINES[:1]), picture]
+    writers.open_writers(config, tmp_path, [LINES[0], line], print).close(0)
+    assert read_points(tmp_path / "tensorboard") == [*points_of(LINES[:1]), picture]
+
+
 class Service:
     """A fake of the Weights & Biases service: run id → rows of increasing steps."""
 
@@ -91,7 +105,7 @@ class Service:
 def service(monkeypatch):
     service = Service()
     module = types.ModuleType("wandb")
-    module.init, module.Settings = service.init, dict
+    module.init, module.Settings, module.Image = service.init, dict, lambda path: ["image", path]
     monkeypatch.setitem(sys.modules, "wandb", module)
     return service
 
@@ -126,6 +140,16 @@ def test_wandb_gets_every_step_once(tmp_path, service):
     assert {given["id"] for given in service.given} == {name}
     assert service.given[0]["config"]["optim.name"] == "adamw"
     assert all(given["resume"] == "allow" for given in service.given)
+
+
+def test_wandb_gets_pictures_with_the_lines_of_their_step(tmp_path, service):
+    file = tmp_path / "picture.png"
+    writer = writers.open_writers(config_with("wandb"), tmp_path, [], print)
+    for line in (*LINES[:3], {"step": 10, "split": "test", "reconstruction": file}):
+        writer.write(line)
+    writer.close(0)
+    (rows,) = service.runs.values()
+    assert rows[-1] == (10, {**ROWS[1][1], "test/reconstruction": ["image", str(file)]})
 
 
 def test_a_writer_added_later_gets_all_earlier_lines(tmp_path, service):

@@ -21,10 +21,10 @@ def test_to_pixels_is_the_inverse_of_normalise(load_config):
 def test_the_same_images_at_each_evaluation(load_config, tmp_path):
     parts = experiment.build(load_config("mae", {**MAE, "eval.pictures": 2}))
     draw, variables = pictures.make_draw(parts, tmp_path), parts.init()().eval_variables
-    draw(5, variables)
-    draw(10, variables)
+    named = [draw(5, variables), draw(10, variables)]
     files = sorted((tmp_path / "pictures").iterdir())
     assert [file.name for file in files] == ["00000005.png", "00000010.png"]
+    assert named == files
     first, second = (np.asarray(Image.open(file)) for file in files)
     title = 70  # pixels; the title names the step
     np.testing.assert_array_equal(first[title:], second[title:])
@@ -32,7 +32,7 @@ def test_the_same_images_at_each_evaluation(load_config, tmp_path):
 
 def test_no_pictures_by_default(load_config, tmp_path):
     parts = experiment.build(load_config("mae", MAE))
-    pictures.make_draw(parts, tmp_path)(1, None)
+    assert pictures.make_draw(parts, tmp_path)(1, None) is None
     assert not list(tmp_path.iterdir())
 
 
