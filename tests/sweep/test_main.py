@@ -181,7 +181,7 @@ def test_real_trials_train_once_and_are_equal_to_the_plain_command(
         call("--sweep=size")
     values = json_files.read_record(folder / names[0] / "config.json")
     json_files.write_record(folder / names[0] / "config.json", {**values, "seed": 5})
-    with pytest.raises(InputError, match="point optim.learning_rate=0.001: .*another config"):
+    with pytest.raises(InputError, match="point optim.learning_rate=0.001: .*are of two runs"):
         call("--sweep=rate")
     json_files.write_record(folder / names[0] / "config.json", values)
     with lock.claimed(folder), pytest.raises(InputError, match="--sweep_dir=.* is in use by"):
