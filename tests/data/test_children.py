@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cv_jax.data import children
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 MEMORY = Path("/dev/shm")
 
@@ -147,7 +149,11 @@ def start(data_dir, folder, *more):
 
 
 def memory():
-    return set(os.listdir(MEMORY))
+    """Names of shared memory, without that of processes that run beside this test."""
+    owners = {name: children._NAME.match(name) for name in os.listdir(MEMORY)}
+    return {
+        name for name, found in owners.items() if not (found and psutil.pid_exists(int(found[2])))
+    }
 
 
 @pytest.mark.slow
