@@ -15,6 +15,7 @@ from PIL import Image
 
 from cv_jax import config as configs
 from cv_jax.__main__ import main
+from cv_jax.run import json_files
 from cv_jax.training import experiment
 from cv_jax.training.evaluate import evaluate
 from cv_jax.training.loop import train
@@ -74,13 +75,18 @@ def test_an_old_run_continues_and_every_command_reads_it(name, tmp_path, data_di
     if name != "mlp" and jaxlib.__version__ == recorded and lines(fresh) == old:
         assert lines(run) == old
         assert summary_of(run) == summary_of(expected)
-    # A summary of the older version is not taken for a damaged one.
-    shutil.copy(expected / "summary.json", run)
+    # A summary of the older version is not taken for a damaged one: its fields, its digest of the
+    # config, and the results of these lines, which are rounded as on this CPU.
+    theirs = json.loads((expected / "summary.json").read_text())
+    ours = {**theirs, **summary_of(run), "digest": theirs["digest"]}
+    ours = {name: ours[name] for name in theirs if name != "sha256"}
+    json_files.write_record(run / "summary.json", ours)
+    written = (run / "summary.json").read_bytes()
     capsys.readouterr()
     assert train(parts_of(name, data_dir), run, "") == 0
     assert "finished already" in capsys.readouterr().out
     assert "damaged" not in caplog.text
-    assert (run / "summary.json").read_text() == (expected / "summary.json").read_text()
+    assert (run / "summary.json").read_bytes() == written
 
     assert evaluate(parts_of(name, data_dir), run) == 0
     child = parts_of(name, data_dir, init_from=str(run), total_steps="3")
