@@ -119,7 +119,7 @@ class Record:
           weights: digest of the initial weights from `config.init_from`.
 
         Returns:
-          Whether the run has already finished. Then nothing is recorded.
+          Whether the run has already finished. Then nothing is recorded, unless `run.json` is lost.
         """
         self.saved_step = step
         if self._main:
@@ -127,7 +127,8 @@ class Record:
             file = self.workdir / "metrics.jsonl"
             self._lines = json_files.Lines(file, text, self.guard)
         done = step == self._total_steps
-        if processes.decided(lambda: done and (self.workdir / "summary.json").exists()):
+        done = processes.decided(lambda: done and (self.workdir / "summary.json").exists())
+        if done and processes.decided(lambda: bool(records.known_starts(self.workdir))):
             return True
 
         def record():
@@ -151,7 +152,7 @@ class Record:
         for name in RECORDS if self._main else ():
             with contextlib.suppress(FileNotFoundError):  # classes without names
                 self._records[name] = (self.workdir / name).read_text()
-        return False
+        return done
 
     def open_writers(self, say: Callable[[str], None]) -> None:
         """Open `log.writers` with lines and pictures before this start; `say` prints messages."""

@@ -282,13 +282,13 @@ def damage(path: Path, kept: str) -> list[str]:
     names = ("config.json", class_names.FILE, "run.json", "summary.json")
     files = [path / name for name in names]
     for file in [*files, *sorted(path.glob("evaluation*.json"))]:
-        # The summary is written at the end of the run; older runs have no names of classes.
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                reason = _examined(file, kept)
-            except (json_files.Damaged, InputError) as error:
-                reason = str(error)
-            found += [f"{file}: {reason}"] if reason else []
+        try:
+            reason = _examined(file, kept)
+        except FileNotFoundError:
+            reason = "is missing" if _is_needed(file) else None
+        except (json_files.Damaged, InputError) as error:
+            reason = str(error)
+        found += [f"{file}: {reason}"] if reason else []
     file = path / "metrics.jsonl"
     text = file.read_bytes() if file.is_file() else b""
     # A run that continues from an older checkpoint writes the lines after it again.
@@ -298,6 +298,14 @@ def damage(path: Path, kept: str) -> list[str]:
     return found
 
 
+def _is_needed(file: Path) -> bool:
+    """Whether a missing record was lost: another one tells that the run had it."""
+    if file.name == class_names.FILE:  # older runs have no names of classes
+        return any("classes" in start for start in known_starts(file.parent))
+    others = {"config.json": "run.json", "run.json": "config.json"}
+    return file.name in others and (file.parent / others[file.name]).exists()
+
+
 def _examined(file: Path, kept: str) -> str | None:
     """Return why a sound record does not belong to the run in its directory; `None` if it does."""
     path = file.parent
@@ -305,7 +313,8 @@ def _examined(file: Path, kept: str) -> str | None:
         read_starts(path)
         return None
     if file.name == class_names.FILE:
-        class_names.read(path)
+        if not class_names.read(path):
+            raise FileNotFoundError
         return None
     record = json_files.read_record(file)
     if file.name == "config.json":
@@ -318,11 +327,22 @@ def _examined(file: Path, kept: str) -> str | None:
                 return f"it is of another run: {name}: {record[name]!r}, not {config.get(field)!r}"
     if record.get("run") not in (None, *owner.of(path).names):
         return "it is of another run"
-    lines = [json.loads(line) for line in kept.splitlines()]
-    tests = [x for x in lines if x["split"] == "test" and x["step"] == record.get("step")]
-    for name in ("accuracy", "loss") if tests else ():
-        if f"test_{name}" in record and record[f"test_{name}"] != tests[-1].get(name):
-            return f"it is of another run: test_{name} differs from that in the metric lines"
+    return _contradiction(record, [json.loads(line) for line in kept.splitlines()])
+
+
+def _contradiction(record: dict[str, Any], lines: list[dict[str, Any]]) -> str | None:
+    """Compare a summary or an evaluation with the metric lines of its step."""
+    step = record.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        return f"its step is {step!r}"
+    if "test_loss" in record and lines and step < lines[-1]["step"]:
+        return f"its step is {step}, that of the metric lines {lines[-1]['step']}"
+    last = {line["split"]: line for line in lines if line["step"] == step}
+    for key, value in record.items():
+        split, _, name = key.partition("_")
+        known = last.get(split, {}) if split in ("train", "test") else {}
+        if name in known and repr(value) != repr(known[name]):  # also if it is NaN
+            return f"it is of another run: {key} differs from that in the metric lines"
     return None
 
 

@@ -13,7 +13,7 @@ import launch
 from cv_jax.__main__ import main
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained
-from cv_jax.run import checkpoint, checkpoint_files, class_names, owner, workdir
+from cv_jax.run import checkpoint, checkpoint_files, class_names, json_files, owner, workdir
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD_RUN = Path(__file__).parent / "old_runs" / "mlp" / "run"
@@ -285,3 +285,45 @@ def test_classes_of_another_run_are_written_again(runs, data_dir, capsys):
     assert pretrained.read_run(path).weights.class_names != tuple(names)
     assert command(path, data_dir) == 0
     assert (path / class_names.FILE).read_text() == text
+
+
+# ---- Lost and edited records
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", class_names.FILE])
+def test_verify_names_a_missing_record_and_a_start_writes_it_again(
+    name, runs, trained, data_dir, capsys
+):
+    """A finished run without starts would no longer know its data and its name."""
+    path = runs / "twin"
+    (path / name).unlink()
+    assert main(["verify", str(path)]) == 1
+    assert f"{path / name}: is missing" in capsys.readouterr().out
+    assert command(path, data_dir) == 0
+    assert main(["verify", str(path)]) == 0
+    assert_like(path, trained / "own")
+    assert owner.of(path).name == owner.of(trained / "twin").name
+    assert command(path, data_dir) == 0
+    assert len(workdir.read_starts(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("test_correct", 9999, "test_correct differs from that in the metric lines"),
+        ("train_loss", float("nan"), "train_loss differs from that in the metric lines"),
+        ("test_loss", None, "test_loss differs from that in the metric lines"),
+        ("step", "4", "its step is '4'"),
+        ("step", 3, "its step is 3, that of the metric lines 4"),
+    ],
+)
+def test_a_summary_is_compared_with_the_metric_lines(
+    name, value, reason, runs, trained, data_dir, capsys
+):
+    path = runs / "twin"
+    summary = json_files.read_record(path / "summary.json")
+    json_files.write_record(path / "summary.json", {**summary, name: value})
+    assert main(["verify", str(path)]) == 1
+    assert reason in capsys.readouterr().out
+    assert command(path, data_dir) == 0
+    assert_like(path, trained / "own")
