@@ -8,6 +8,7 @@ place: the kernel then fails a write with EFBIG instead of ENOSPC.
 """
 
 import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,18 +201,18 @@ def flip_bit(file: Path, draw: random.Random) -> str:
     return f"byte {place}, bit {bit}"
 
 
-def _truncate(file: Path, draw: random.Random) -> str:
+def truncate(file: Path, draw: random.Random) -> str:
     size = draw.randrange(file.stat().st_size)
     os.truncate(file, size)
     return f"to {size} bytes"
 
 
-def _remove(file: Path, draw: random.Random) -> str:
+def remove(file: Path, draw: random.Random) -> str:
     file.unlink()
     return ""
 
 
-def _make_unreadable(file: Path, draw: random.Random) -> str:
+def make_unreadable(file: Path, draw: random.Random) -> str:
     """Replace the file by a directory or a circular link: root ignores file permissions."""
     file.unlink()
     if draw.random() < 0.5:
@@ -277,13 +278,13 @@ def _fill_disk(case: Case) -> Strike | None:
     if disk.exists() or not can_mount(case.folder):
         return None
     disk.mkdir()
-    _mount(disk, f"size={size}k")
+    mount(disk, f"size={size}k")
     code, stderr = end(case.start())
-    _mount(disk, "remount,size=100m")
+    mount(disk, "remount,size=100m")
     return Strike(f"a disk of {size} KiB", code, stderr) if code else None
 
 
-def _mount(disk: Path, options: str) -> None:
+def mount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=True)
 
 
@@ -301,6 +302,33 @@ def can_mount(folder: Path) -> bool:
     return False
 
 
+# ---- Permissions
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+@contextlib.contextmanager
+def permissions_hold() -> Iterator[None]:
+    """Let permissions of files hold in this thread and its new threads, also if it is root's.
+
+    See capabilities(7): the effective set loses CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    head = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread
+    before, now = (_Capabilities * 2)(), (_Capabilities * 2)()
+    for found in (before, now):
+        if system.capget(head, found):
+            raise OSError(ctypes.get_errno(), "capget")
+    now[0].effective &= ~(1 << 1 | 1 << 2)
+    system.capset(head, now)
+    try:
+        yield
+    finally:
+        system.capset(head, before)
+
+
 FAULTS: dict[str, Callable[[Case], Strike | None]] = {
     "kill": lambda case: _signal_any_time(case, signal.SIGKILL),
     "kill while saving": lambda case: _signal_while_saving(case, signal.SIGKILL),
@@ -309,10 +337,10 @@ FAULTS: dict[str, Callable[[Case], Strike | None]] = {
     "flipped bit": lambda case: _damage_between_starts(case, flip_bit),
     "flipped bit under a running process": lambda case: _damage_while_running(case, flip_bit),
     "flipped bit in every checkpoint": _damage_every_checkpoint,
-    "truncated file": lambda case: _damage_between_starts(case, _truncate),
-    "truncated file under a running process": lambda case: _damage_while_running(case, _truncate),
-    "removed file": lambda case: _damage_between_starts(case, _remove),
-    "unreadable file": lambda case: _damage_between_starts(case, _make_unreadable),
+    "truncated file": lambda case: _damage_between_starts(case, truncate),
+    "truncated file under a running process": lambda case: _damage_while_running(case, truncate),
+    "removed file": lambda case: _damage_between_starts(case, remove),
+    "unreadable file": lambda case: _damage_between_starts(case, make_unreadable),
     "limit on the size of files": _limit_file_size,
     "full disk": _fill_disk,
 }

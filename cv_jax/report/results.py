@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cv_jax.errors import RunError, one_line
+from cv_jax.evaluation.metrics import implausible
 from cv_jax.report import checks
 from cv_jax.run import json_files, lock, workdir
 from cv_jax.sweep import folder as folders
@@ -103,6 +104,10 @@ def _metrics(path: Path, config: dict, summary: dict, lines: list[dict]) -> dict
         if name in summary:
             metrics[name] = summary[name]
     times = json_files.read_lines(path / "timing.jsonl")
+    for line in times:
+        reason = implausible(line)
+        if reason:
+            raise RunError(f"{path / 'timing.jsonl'}: {reason}")
     metrics["seconds"] = _seconds(times)
     metrics["images_per_second"] = _speed(times, config["batch_size"])
     return metrics

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from cv_jax.errors import printable
 from cv_jax.progress import clock, counted
 from cv_jax.report import curves, differences, figures, page, run_page, svg, tables, timing
 from cv_jax.report.results import NOT_COUNTED, Result
@@ -69,7 +70,13 @@ def write_sweep(
 
 
 def write_trials(folder: Path, found: list[Result], pictures: bool) -> None:
-    """Write the page of every trial that has begun, unless a newer page is there."""
+    """Write the page of every trial that has begun, unless a newer page is there.
+
+    A sweep that cannot be written, such as one on a read-only disk, keeps the pages that it has.
+    """
+    if not os.access(folder, os.W_OK):
+        print(printable(f"{folder} cannot be written: its trials get no new pages"))
+        return
     for result in counted(found, "writing the pages of trials"):
         path = folder / result.name
         begun = any(path.glob("*.json*"))

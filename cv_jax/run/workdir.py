@@ -116,7 +116,7 @@ def check(
       path: the run directory.
       config: the resolved config.
       fingerprint: identity of the data.
-      evaluating: accept other values of evaluation fields.
+      evaluating: accept other values of evaluation fields, and a directory that cannot be written.
       classes: names of the classes; () if unknown.
 
     Raises:
@@ -157,7 +157,8 @@ def check(
                 f"away what is in it: {shown}"
             )
     _check_kinds(path)
-    check_writable(path)
+    if not evaluating:  # the metrics of a run on a read-only disk are printed
+        check_writable(path)
 
 
 def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:

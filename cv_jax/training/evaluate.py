@@ -18,7 +18,8 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     """Evaluate the newest sound checkpoint; write and print the metrics.
 
     The file is `evaluation.json`. If evaluation fields or `eval.extra` differ from those of the
-    training, the file is `evaluation-<digest of these fields>.json`.
+    training, the file is `evaluation-<digest of these fields>.json`. If the directory cannot be
+    written, the metrics are only printed.
 
     Returns:
       The `ExitCode`.
@@ -58,11 +59,17 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     file = records.evaluation_file(workdir, experiment.config)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
     said = {**about(experiment.config, step), **({} if run is None else {"run": run})}
-    json_files.write_record(file, {**said, **provenance.environment(), "evaluations": made})
+    note = str(file)
+    try:
+        records.check_writable(workdir)
+    except InputError as error:
+        note = f"only printed: {error}"
+    else:
+        json_files.write_record(file, {**said, **provenance.environment(), "evaluations": made})
 
     print(table(found, experiment.evaluations[0].classes))
     scores, accuracy = found["test"].metrics, ""
     if "accuracy" in scores:
         accuracy = f"accuracy {scores['accuracy']:.2%} ({scores['correct']} of {scores['count']}), "
-    print(printable(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {file}"))
+    print(printable(f"step {step}: test {accuracy}loss {scores['loss']:.6f}, {note}"))
     return ExitCode.DONE

@@ -99,6 +99,10 @@ CASES = {
         lambda path: (path / "metrics.jsonl").write_text("3\n"),
         "a file is damaged",
     ),
+    "NaN among the times": (
+        lambda path: (path / "timing.jsonl").write_text('{"step": 20, "seconds": NaN}\n'),
+        "timing.jsonl: seconds is nan",
+    ),
     "a summary of another run": (
         lambda path: change_summary(path, seed=7),
         "summary.json is of another run: seed: 7",
