@@ -238,6 +238,25 @@ BENCHMARKS: dict[str, list[Recorded]] = {
             ),
         )
     ],
+    "reliability": [
+        Recorded(
+            "reliability.json",
+            "",
+            lambda r: (
+                f"{r['faults']:,} faults: {r['wrong']} wrong, {r['lost']} lost, {r['stuck']} stuck"
+            ),
+        )
+    ],
+    "soak": [
+        Recorded(
+            "soak.json",
+            "",
+            lambda r: (
+                f"{r['steps']:,} steps, {sum(r['readings']):,} readings: "
+                + ("memory flat" if not r["objections"] else "memory grows")
+            ),
+        )
+    ],
     "accuracy": [
         Recorded("digits.json", "python benchmarks/accuracy.py CONFIG… --seeds 3", accuracies)
     ],
@@ -266,7 +285,8 @@ BENCHMARKS: dict[str, list[Recorded]] = {
 }
 # Modules that the benchmarks share.
 PARTS = ("turns", "timing", "kernels", "environment", "step_cases", "step_product", "peers")
-PARTS += ("fault_injection", "results_table")
+PARTS += ("fault_injection", "results_table", "trained_runs", "stored_faults", "moment_faults")
+PARTS += ("data_faults", "trial_faults")
 
 
 def read(file: str) -> Any:
