@@ -33,7 +33,7 @@ import moment_faults
 import stored_faults
 import trial_faults
 from fault_injection import CaseFailed
-from trained_runs import Case, Struck, Trained, recover, train_all
+from trained_runs import Case, Struck, Trained, allow, recover, train_all
 
 from cv_jax.run import json_files, provenance
 
@@ -103,20 +103,13 @@ def strike(
         shutil.rmtree(folder)
         return None
     if failure is None:
-        _clear(folder)
+        allow(folder)
+        shutil.rmtree(folder)
     return Report(name, number, struck.details if struck else "", told, failure)
 
 
 def _stuck(number: int, frame: Any) -> None:
     raise CaseFailed(f"stuck: longer than {SECONDS} s")
-
-
-def _clear(folder: Path) -> None:
-    """Delete a folder; some faults have taken permissions from its files."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 def campaign(

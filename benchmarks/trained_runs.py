@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import logging
+import os
 import random
 import re
 import shutil
@@ -244,6 +245,17 @@ def digests(folder: Path) -> dict[Path, str]:
     return found
 
 
+def allow(path: Path) -> None:
+    """Give all permissions to a folder, or file, and what is below it."""
+    if path.is_symlink() or not path.exists():
+        return
+    path.chmod(0o755)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if not os.path.islink(os.path.join(folder, name)):
+                os.chmod(os.path.join(folder, name), 0o755)
+
+
 def readable(case: Case, path: Path, name: str | None = None) -> None:
     """Read the newest checkpoint of a directory, and compare it with the truth.
 
@@ -353,9 +365,7 @@ def _follow(case: Case, path: Path, line: str) -> Path:
         away.mkdir(exist_ok=True)
         named[-1].rename(away / f"{len(list(away.iterdir()))}")
     elif "Permission denied" in line:
-        for one in (path, *path.rglob("*")):
-            if not one.is_symlink():
-                one.chmod(0o755)
+        allow(path)
     elif "another --workdir" in line:
         return case.folder / "another"
     elif "continue with the place to which it was moved" in line:
@@ -371,6 +381,7 @@ def _require_sound(path: Path) -> None:
         evaluated = place.name.startswith("evaluation") and "another run" not in line
         if not (re.search("can be deleted|can be moved away|another way$", line) or evaluated):
             raise CaseFailed(f"lost: verify still finds damage: {line}")
+        allow(place)
         shutil.move(place, path.parent / f"aside-{place.name}")
     left = verified(path) if lines else []
     if left:

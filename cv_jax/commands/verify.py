@@ -29,8 +29,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify_run(workdir: Path) -> int:
-    from cv_jax.run import checkpoint_files
-    from cv_jax.run import workdir as records
+    from cv_jax.run import checkpoint_files, record_damage
 
     folder = workdir / "checkpoints"
     steps = checkpoint_files.finished(folder)
@@ -49,7 +48,7 @@ def _verify_run(workdir: Path) -> int:
     with contextlib.suppress(OSError):  # deleted since then
         kept = checkpoint_files.read_lines(folder / str(newest)) if newest else ""
     wrong = [f"{path}: {reason}" for path, reason in wrong.items()]
-    wrong += records.damage(workdir, kept)
+    wrong += record_damage.damage(workdir, kept)
     for line in wrong:
         print(printable(line))
     damaged = sum(reason is not None for reason in reasons.values())
@@ -67,7 +66,7 @@ def _verify_data(workdir: Path) -> int:
         recorded = records.read_starts(workdir)[-1]["data"]
         config = configs.restore(json_files.read_record(workdir / "config.json"))
     except (FileNotFoundError, IndexError, KeyError, json_files.Damaged):
-        return 0  # named by `records.damage`
+        return 0  # named by `record_damage.damage`
     config.data.hash, changed = "full", 0
     for part, field in (("train", "train_split"), ("eval", "eval_split")):
         before = recorded.get(part, {})

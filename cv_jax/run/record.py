@@ -22,7 +22,7 @@ from cv_jax import config as configs
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode
 from cv_jax.evaluation.metrics import quality
-from cv_jax.run import class_names, json_files, owner
+from cv_jax.run import class_names, json_files, owner, starts
 from cv_jax.run import workdir as records
 from cv_jax.run.checkpoint import CheckpointError, Checkpoints
 from cv_jax.run.writers import open_writers
@@ -128,7 +128,7 @@ class Record:
             self._lines = json_files.Lines(file, text, self.guard)
         done = step == self._total_steps
         done = processes.decided(lambda: done and (self.workdir / "summary.json").exists())
-        if done and processes.decided(lambda: bool(records.known_starts(self.workdir))):
+        if done and processes.decided(lambda: bool(starts.known_starts(self.workdir))):
             return True
 
         def record():

@@ -13,7 +13,6 @@ JSON records have checksums (see `json_files`). A checkpoint holds the metric li
 a restart restores metrics.jsonl from them.
 """
 
-import contextlib
 import glob
 import hashlib
 import itertools
@@ -39,11 +38,11 @@ from cv_jax.run import (
     class_names,
     identity,
     json_files,
-    lock,
     owner,
     provenance,
 )
-from cv_jax.run.starts import known_starts, read_starts, require_one_run, started_with
+from cv_jax.run.starts import read_starts as read_starts
+from cv_jax.run.starts import started_with
 
 FOLDERS = ("checkpoints", "checkpoints/damaged", "pictures", "profile")
 FILES = ("config.json", class_names.FILE, "metrics.jsonl", "timing.jsonl", "summary.json")
@@ -270,81 +269,6 @@ def evaluation_file(path: Path, config: ml_collections.ConfigDict) -> Path:
         return path / "evaluation.json"
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return path / f"evaluation-{digest}.json"
-
-
-def damage(path: Path, kept: str) -> list[str]:
-    """Return one line for each record of a run that is damaged or of another run.
-
-    Args:
-      path: the run directory.
-      kept: the metric lines in its newest sound checkpoint.
-    """
-    found = []
-    names = ("config.json", class_names.FILE, "run.json", "summary.json")
-    files = [path / name for name in names]
-    for file in [*files, *sorted(path.glob("evaluation*.json"))]:
-        try:
-            reason = _examined(file, kept)
-        except FileNotFoundError:
-            reason = "is missing" if _is_needed(file) else None
-        except (json_files.Damaged, InputError) as error:
-            reason = str(error)
-        found += [f"{file}: {reason}"] if reason else []
-    file = path / "metrics.jsonl"
-    text = file.read_bytes() if file.is_file() else b""
-    # A run that continues from an older checkpoint writes the lines after it again.
-    again = kept.encode().startswith(text) and lock.in_use(path)
-    if not (text.startswith(kept.encode()) or again):
-        found.append(f"{file}: it does not start with the metric lines of the newest checkpoint")
-    return found
-
-
-def _is_needed(file: Path) -> bool:
-    """Whether a missing record was lost: another one tells that the run had it."""
-    if file.name == class_names.FILE:  # older runs have no names of classes
-        return any("classes" in start for start in known_starts(file.parent))
-    others = {"config.json": "run.json", "run.json": "config.json"}
-    return file.name in others and (file.parent / others[file.name]).exists()
-
-
-def _examined(file: Path, kept: str) -> str | None:
-    """Return why a sound record does not belong to the run in its directory; `None` if it does."""
-    path = file.parent
-    if file.name == "run.json":
-        read_starts(path)
-        return None
-    if file.name == class_names.FILE:
-        if not class_names.read(path):
-            raise FileNotFoundError
-        return None
-    record = json_files.read_record(file)
-    if file.name == "config.json":
-        require_one_run(path, record, known_starts(path))
-        return None
-    with contextlib.suppress(json_files.Damaged, FileNotFoundError):
-        config = json_files.read_record(path / "config.json")
-        for name, field in (("seed", "seed"), ("model", "model.name")):
-            if name in record and record[name] != config.get(field):
-                return f"it is of another run: {name}: {record[name]!r}, not {config.get(field)!r}"
-    if record.get("run") not in (None, *owner.of(path).names):
-        return "it is of another run"
-    return _contradiction(record, [json.loads(line) for line in kept.splitlines()])
-
-
-def _contradiction(record: dict[str, Any], lines: list[dict[str, Any]]) -> str | None:
-    """Compare a summary or an evaluation with the metric lines of its step."""
-    step = record.get("step")
-    if not isinstance(step, int) or isinstance(step, bool):
-        return f"its step is {step!r}"
-    if "test_loss" in record and lines and step < lines[-1]["step"]:
-        return f"its step is {step}, that of the metric lines {lines[-1]['step']}"
-    last = {line["split"]: line for line in lines if line["step"] == step}
-    for key, value in record.items():
-        split, _, name = key.partition("_")
-        known = last.get(split, {}) if split in ("train", "test") else {}
-        if name in known and repr(value) != repr(known[name]):  # also if it is NaN
-            return f"it is of another run: {key} differs from that in the metric lines"
-    return None
 
 
 def _newest_step(path: Path) -> int:

@@ -327,3 +327,16 @@ def test_a_summary_is_compared_with_the_metric_lines(
     assert reason in capsys.readouterr().out
     assert command(path, data_dir) == 0
     assert_like(path, trained / "own")
+
+
+def test_verify_names_lines_after_the_end_of_a_finished_run(runs, data_dir, capsys):
+    path, more = runs / "twin", '{"step": 9, "split": "test", "accuracy": 1.0}\n'
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write(more)
+    assert main(["verify", str(path)]) == 1
+    assert "metrics.jsonl: it goes on after the metric lines" in capsys.readouterr().out
+    assert command(path, data_dir) == 0
+    assert main(["verify", str(path)]) == 0
+    with (runs / "own/metrics.jsonl").open("a") as file:  # it was killed after these lines
+        file.write(more)
+    assert main(["verify", str(runs / "own")]) == 0

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from cv_jax.errors import InputError
-from cv_jax.run import json_files, lock, workdir
+from cv_jax.run import json_files, lock, record_damage, workdir
 
 
 @pytest.fixture
@@ -85,20 +85,20 @@ def test_lines_that_a_run_writes_again_are_no_damage(started):
     path, _ = started
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
     kept = '{"step": 1}\n{"step": 2}\n'
-    assert len(workdir.damage(path, kept)) == 1
+    assert len(record_damage.damage(path, kept)) == 1
     with lock.claimed(path):
-        assert workdir.damage(path, kept) == []
+        assert record_damage.damage(path, kept) == []
 
 
 def test_damage_lists_every_damaged_file(started):
     path, _ = started
-    assert workdir.damage(path, "") == []
+    assert record_damage.damage(path, "") == []
     (path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-    assert workdir.damage(path, '{"step": 1}\n') == []
+    assert record_damage.damage(path, '{"step": 1}\n') == []
     (path / "metrics.jsonl").write_text('{"step": 3}\n')
     (path / "summary.json").write_text(json.dumps({"step": 3}))
     json_files.write_record(path / "evaluation-1.json", {"a": 1})
     flip_bit(path / "evaluation-1.json", 10)
-    found = [line.partition(":")[0] for line in workdir.damage(path, '{"step": 1}\n')]
+    found = [line.partition(":")[0] for line in record_damage.damage(path, '{"step": 1}\n')]
     names = ["summary.json", "evaluation-1.json", "metrics.jsonl"]
     assert found == [str(path / name) for name in names]
