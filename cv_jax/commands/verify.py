@@ -48,7 +48,7 @@ def _verify_run(workdir: Path) -> int:
     with contextlib.suppress(OSError):  # deleted since then
         kept = checkpoint_files.read_lines(folder / str(newest)) if newest else ""
     wrong = [f"{path}: {reason}" for path, reason in wrong.items()]
-    wrong += record_damage.damage(workdir, kept)
+    wrong += record_damage.damage(workdir, kept, newest or None)
     for line in wrong:
         print(printable(line))
     damaged = sum(reason is not None for reason in reasons.values())

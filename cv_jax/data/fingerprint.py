@@ -66,27 +66,41 @@ def of_every_host(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "times"}
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    """Size, modification time and inode of a file; zeros if there is none to read."""
+def _state(path: Path) -> tuple[int, int, int, int]:
+    """Size, modification time, inode and time of the last change; zeros if there is no file.
+
+    The last one tells that a file has other content, whatever its modification time says.
+    """
     try:
         status = path.stat()
     except OSError:
-        return 0, 0, 0
+        return 0, 0, 0, 0
     if not stat.S_ISREG(status.st_mode):
-        return 0, 0, 0
-    return status.st_size, status.st_mtime_ns, status.st_ino
+        return 0, 0, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=2**20)
-def _sha256(path: str, size: int, time: int, inode: int) -> str:
+def _sha256(path: str, size: int, time: int, inode: int, changed: int) -> str:
     """SHA-256 of a file that is in this state; a file is read once in a process."""
-    if (size, time, inode) == (0, 0, 0):
+    if (size, time, inode, changed) == (0, 0, 0, 0):
         return "unreadable"
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(Path(path))
     except OSError:
         return "unreadable"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; another text if it has holes of more than `MAX_BYTES`.
+
+    Reading terabytes of zeros, which take no place on the disk, would not end.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_size - 512 * status.st_blocks > MAX_BYTES:
+            return f"{status.st_size} bytes, most of them holes"
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(name: str, *values: int | str) -> bytes:

@@ -199,9 +199,8 @@ def _digests(index: dict[str, Any]) -> dict[str, str]:
 
 
 def checksum(file: Path) -> str:
-    """SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file; see `fingerprint.sha256`."""
+    return fingerprint.sha256(file)
 
 
 def _labels(path: Path, part: str, count: int, index: dict[str, Any]) -> np.ndarray:

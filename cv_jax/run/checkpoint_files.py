@@ -5,12 +5,12 @@ renamed, then deleted. Who reads a checkpoint takes its `inode` before and after
 that nothing in it was deleted meanwhile.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cv_jax.data import fingerprint
 from cv_jax.errors import one_line
 from cv_jax.run import json_files
 from cv_jax.run import owner as owners
@@ -73,10 +73,7 @@ def digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / "digests.json":
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
+            found[path.relative_to(folder).as_posix()] = fingerprint.sha256(path)
     return found
 
 

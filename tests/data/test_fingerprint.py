@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,27 @@ def test_exchanged_shards_of_a_tfds_dataset_are_noticed(data_dir, tmp_path):
     assert len(files) == 2
     exchange(*files)
     assert "contents" in changed(before, now())
+
+
+def test_other_content_with_the_old_time_is_seen_in_the_same_process(tmp_path):
+    file = tmp_path / "image"
+    file.write_bytes(b"before")
+    state, first = file.stat(), fingerprint.of_files([("image", file)])
+    time.sleep(0.02)  # the clock of the file system
+    file.write_bytes(b"after!")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file.stat().st_mtime_ns == state.st_mtime_ns
+    second = fingerprint.of_files([("image", file)])
+    assert second["times"] == first["times"]
+    assert second["contents"] != first["contents"]
+
+
+def test_a_file_of_terabytes_without_content_is_not_read(tmp_path):
+    file = tmp_path / "image"
+    file.write_bytes(b"")
+    os.truncate(file, 2**42)
+    started = time.monotonic()
+    found = fingerprint.of_files([("image", file)], full=True)
+    assert time.monotonic() - started < 1
+    os.truncate(file, 2**41)
+    assert fingerprint.of_files([("image", file)], full=True)["contents"] != found["contents"]

@@ -1,6 +1,7 @@
 """A trial whose files cannot be believed is named, and left out of means and of the best."""
 
 import json
+import os
 
 import pytest
 import sweeps
@@ -184,3 +185,11 @@ def test_a_search_does_not_learn_from_impossible_values(folder):
     assert search.curve_of(trial(folder)) == {10: 0.1}
     change_last(trial(folder), accuracy=float("nan"))
     assert search.curve_of(trial(folder)) == {10: 0.1}
+
+
+def test_a_pipe_in_a_checkpoint_does_not_stop_a_report(folder):
+    copy = trial(folder) / "checkpoints/20/metrics.jsonl"
+    copy.parent.mkdir(parents=True)
+    os.mkfifo(copy)
+    _, found = results.read(folder)
+    assert [result.state for result in found] == ["done"] * 4

@@ -307,6 +307,18 @@ def test_verify_names_a_missing_record_and_a_start_writes_it_again(
     assert len(workdir.read_starts(path)) == 1
 
 
+def test_a_summary_without_its_last_checkpoint_is_named(runs, trained, data_dir, capsys):
+    """It may be that of another run."""
+    path = runs / "own"
+    shutil.copy(trained / "other/summary.json", path)
+    summary = json_files.read_record(path / "summary.json")
+    json_files.write_record(path / "summary.json", {**summary, "seed": 0})
+    assert main(["verify", str(path)]) == 1
+    assert "its step is 4, that of the newest sound checkpoint 3" in capsys.readouterr().out
+    assert command(path, data_dir) == 0
+    assert_like(path, trained / "own")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -314,7 +326,7 @@ def test_verify_names_a_missing_record_and_a_start_writes_it_again(
         ("train_loss", float("nan"), "train_loss differs from that in the metric lines"),
         ("test_loss", None, "test_loss differs from that in the metric lines"),
         ("step", "4", "its step is '4'"),
-        ("step", 3, "its step is 3, that of the metric lines 4"),
+        ("step", 3, "its step is 3, that of the newest sound checkpoint 4"),
     ],
 )
 def test_a_summary_is_compared_with_the_metric_lines(
