@@ -171,7 +171,7 @@ def _axes(label: str):
     # Fixed margins: a layout from the sizes of all texts takes as long as the drawing.
     figure = Figure(figsize=SIZE)
     axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.97, bottom=0.16, top=0.96))
-    axis.set_ylabel(label)
+    axis.set_ylabel(text(label))
     axis.grid(alpha=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis

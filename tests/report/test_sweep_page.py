@@ -93,6 +93,38 @@ def test_a_sweep_that_has_not_begun(tmp_path):
     assert "0 of 2 trials done" in page.words
 
 
+NO_FORMULAS = (r"$\foo$", "_a_b", "x^{2", "$a$ $b$")
+
+
+def labels_of(file):
+    source = page_reader.read(file).source
+    return {html.unescape(x).strip() for x in re.findall(r"<text[^>]*>([^<]*)<", source)}
+
+
+@pytest.mark.parametrize("others", [(), NO_FORMULAS], ids=["bars", "groups of bars"])
+def test_values_are_no_formulas(tmp_path, monkeypatch, others):
+    monkeypatch.setattr("cv_jax.report.sweep_page.write_trials", lambda *arguments: None)
+    points = [{"kind": x, **({"other": y} if others else {})}
+              for x in NO_FORMULAS for y in others or ("",)]  # fmt: skip
+    finish(tmp_path, sweeps.write(tmp_path, points))
+    assert main(["report", str(tmp_path)]) == 0
+    labels = labels_of(tmp_path / "report" / "report.html")
+    assert {*NO_FORMULAS, *(f"other={x}" for x in others)} <= labels
+
+
+def test_names_of_metrics_are_no_formulas(tmp_path):
+    (point,) = sweeps.write(tmp_path, [{"kind": "a"}])
+    finish(tmp_path, [point])
+    run = tmp_path / point.name
+    with (run / "metrics.jsonl").open("a") as file:
+        line = {"step": 20, "split": NO_FORMULAS[1], NO_FORMULAS[0]: 1.0}
+        file.write(json.dumps(line) + "\n")
+    for words in ([], [str(run)]):
+        out = ["--no-pictures"] * (not words) + ["--out", str(tmp_path / "out")]
+        assert main(["report", str(run), *words, *out]) == 0
+        assert {*NO_FORMULAS[: 2 - len(words)]} <= labels_of(tmp_path / "out" / "report.html")
+
+
 @pytest.mark.slow
 def test_the_size_of_thirty_trials(tmp_path):
     points = [{"optim.learning_rate": r, "seed": s} for r in (1.0, 2.0, 3.0) for s in range(10)]

@@ -121,7 +121,8 @@ def _growth_figure(fields, theory, size):
 
 def _name_layers(axis, places: np.ndarray, names: list[str]) -> None:
     shown = figures.chosen(len(names), 10)
-    axis.set_xticks(places[shown], [names[i] for i in shown], rotation=45, ha="right", fontsize=9)
+    labels = [figures.text(names[i]) for i in shown]
+    axis.set_xticks(places[shown], labels, rotation=45, ha="right", fontsize=9)
 
 
 def look_at_layers(subject: Subject) -> list[Finding]:
