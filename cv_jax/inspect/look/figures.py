@@ -140,6 +140,11 @@ def text(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
+def shortened(name: str, most: int) -> str:
+    """Return a name cut to `most` characters, the last of which is then "…"."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _wrapped(name: str, width: int) -> list[str]:
     """Return plain text in lines of at most `width` characters."""
     return [text(line) for line in textwrap.wrap(printable(name), width)]
