@@ -106,6 +106,10 @@ def _run(options: argparse.Namespace) -> int:
     from cv_jax.report import page, run_page
 
     pictures = options.pictures is not False
+    if pictures:
+        from cv_jax.devices import compile_cache
+
+        compile_cache.use("auto")  # not the folder of the config: a run may come from elsewhere
     file = out / page.FILE
     run = run_page.write(folder, file, pictures=pictures, examples=options.examples)
     print(printable(f"{run.path}: {run.state}"))

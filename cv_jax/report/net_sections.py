@@ -1,5 +1,6 @@
 """The parts of the page of a run that need its network or its data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from cv_jax.interop import trained
 from cv_jax.report import svg, trained_net
 from cv_jax.report.curves import Chart
 from cv_jax.report.run_files import RunFiles
+from cv_jax.report.trained_net import Predictions
 from cv_jax.run.checkpoint import finished
 
 MOST_PAIRS = 15
@@ -54,10 +56,9 @@ def inside(opened: dict[str, Any]) -> dict[str, Any]:
     return {"findings": found, "failed": failed}
 
 
-def evaluation(opened: dict[str, Any], examples: int) -> dict[str, Any]:
+def evaluation(opened: dict[str, Any], predict: Callable[[], Predictions]) -> dict[str, Any]:
     """Return confusion matrix, accuracy by class, reliability, errors and hardest images."""
-    net, source = opened["net"], opened["source"]
-    predicted = trained_net.predict(net, source, examples)
+    net, source, predicted = opened["net"], opened["source"], predict()
     names = net.class_names() or source.classes or ()
     classes = max(source.num_classes, int(predicted.labels.max()) + 1)
     found = trained_net.scores(predicted, classes)

@@ -15,6 +15,7 @@ from cv_jax import augment, tasks
 from cv_jax.augment.batch import to_pixels
 from cv_jax.data import pipeline, splits
 from cv_jax.data.source import Source, name_of
+from cv_jax.devices import compile_options
 from cv_jax.errors import InputError
 from cv_jax.evaluation import metrics, plan
 from cv_jax.evaluation.step import make_classifier
@@ -69,7 +70,10 @@ def predict(net: Trained, source: Source, most: int) -> Predictions:
     index = np.arange(len(source))
     if len(source) > most:
         index = np.linspace(0, len(source) - 1, most).round().astype(int)
-    classify = jax.jit(make_classifier(net.config, net.model, net.config.eval.average))
+    classify = jax.jit(
+        make_classifier(net.config, net.model, net.config.eval.average),
+        compiler_options=compile_options.once(),
+    )
     parts, labels = [], []
     for batch in _batches(net, source, index):
         parts.append(np.asarray(classify(net.weights.variables, batch)))
@@ -168,7 +172,7 @@ def augmented(config: Any, classes: tuple[str, ...]) -> tuple[list[Picture], str
 def subject(net: Trained, source: Source, count: int = LOOKED_AT) -> Subject:
     """Return the network with a few images of a split, for the analyses of `look`."""
     index = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    batch = trained.with_written(net, trained.one_batch(net, source, index))
+    batch = trained.with_written(net, next(_batches(net, source, index)))
     images, *others = trained.inputs(net, batch)
     split = net.config.data.eval_split
     return Subject(

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from cv_jax.inspect import effective_field, receptive_field
+from cv_jax.inspect import effective_field, network, receptive_field
 from cv_jax.inspect import layers as signals
 from cv_jax.inspect.look import figures
 from cv_jax.inspect.look.subject import DoesNotApply, Finding, Subject
@@ -24,7 +24,8 @@ def look_at_receptive_field(subject: Subject) -> list[Finding]:
     if not last:
         raise DoesNotApply("it has no feature with places in the image")
     inputs = tuple(x[:1] for x in (subject.images, *subject.others))
-    theory = {x.name: x for x in receptive_field.layers(subject.model, inputs, size)}
+    model, _ = network.readable(subject.model, subject.variables)
+    theory = {x.name: x for x in receptive_field.layers(model, inputs, size)}
     rows = []
     for when, found in fields.items():
         for field in found:
