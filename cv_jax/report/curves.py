@@ -64,7 +64,7 @@ def over_steps(runs: Sequence[RunFiles]) -> list[Chart]:
     def decorate(axis):
         axis.set_xlabel("steps")
         if epoch:
-            axis.figure.subplots_adjust(top=0.83)
+            axis.get_gridspec().update(top=0.83)
             upper = axis.secondary_xaxis(
                 "top", functions=(lambda x: x / epoch, lambda x: x * epoch)
             )

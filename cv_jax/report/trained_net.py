@@ -108,10 +108,13 @@ def _images(net: Trained, source: Source) -> pipeline.Images:
 
 def scores(found: Predictions, classes: int) -> dict[str, Any]:
     """Return the metrics of `evaluation.metrics`, with confusion matrix and reliability bins."""
-    at_label = np.take_along_axis(found.probabilities, found.labels[:, None], axis=1)
+    labels, index = found.labels[:, None], np.arange(found.probabilities.shape[1])
+    own = np.take_along_axis(found.probabilities, labels, axis=1)
+    # As in the evaluation: the first of equal classes is predicted, and nothing is right with NaN.
+    beaten = (found.probabilities < own) | ((found.probabilities == own) & (index >= labels))
     predictions = {
         "label": found.labels,
-        "rank": (found.probabilities > at_label).sum(axis=1),
+        "rank": (~beaten).sum(axis=1),
         "prediction": found.probabilities.argmax(axis=1),
         "confidence": found.probabilities.max(axis=1),
     }

@@ -53,6 +53,16 @@ CONTRAST = """
 """
 
 
+# Texts of figures that reach out of their picture, where they are cut off.
+CUT_OFF = """
+() => [...document.querySelectorAll("svg text")].filter((text) => {
+  const [own, all] = [text, text.closest("svg")].map((x) => x.getBoundingClientRect());
+  return own.left < all.left - 3 || own.right > all.right + 3
+    || own.top < all.top - 3 || own.bottom > all.bottom + 3;
+}).map((text) => text.textContent)
+"""
+
+
 @pytest.fixture(scope="module")
 def pages(load_config, tmp_path_factory):
     """The pages of a trained run, a damaged one, a sweep, and several runs: name → file."""
@@ -120,6 +130,7 @@ def test_a_page_is_readable(opened, name, width, scheme):
     found = page.evaluate(CONTRAST)
     assert len(found) > 20
     assert [row for row in found if row[0] < 4.5] == []
+    assert page.evaluate(CUT_OFF) == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(15, 20, 25)")
 

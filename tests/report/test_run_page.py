@@ -311,3 +311,16 @@ def test_a_failure_at_the_end_changes_nothing(run, monkeypatch, capsys):
     monkeypatch.setattr(run_page.page, "render", None)
     run_page.write_at_end(run, pictures=False)
     assert "no report was written; python -m cv_jax report tries again" in capsys.readouterr().err
+
+
+def test_equal_probabilities_and_nan_are_counted_as_in_the_evaluation():
+    """The first of equal classes is predicted; nothing is right with NaN."""
+    from cv_jax.report import trained_net
+    from cv_jax.tasks.classification import class_predictions
+
+    scores = np.array([[0, 0, 0], [1, 0, 1], [0, 2, 2], [np.nan, 0, 0]], np.float32)
+    labels = np.array([1, 0, 2, 1])
+    expected = class_predictions(configs.load(f"{ROOT}/configs/linear.py"), scores, labels)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    found = trained_net.scores(trained_net.Predictions(np.arange(4), labels, shares, 4), 3)
+    assert found["correct"] == int((np.asarray(expected["rank"]) < 1).sum()) == 1
