@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
       RunError: records are damaged; the report is written and names them.
     """
     options = _parse(arguments)
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; give a run directory or a sweep directory")
     first = options.folders[0]
     if len(options.folders) > 1:
         sweeps = [folder for folder in options.folders if _is_sweep(folder)]

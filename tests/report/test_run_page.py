@@ -195,6 +195,32 @@ def test_a_running_run(copy):
     assert "The same command continues it." not in page.words
 
 
+@pytest.mark.slow
+def test_a_running_run_has_pictures(copy):
+    (copy / "summary.json").unlink()
+    with lock.claimed(copy):
+        page = report(copy, "--pictures")
+    assert "This run is running, step 4 of 4." in page.words
+    assert "Most confident errors" in page.words
+
+
+def test_a_run_of_one_step(copy):
+    (copy / "summary.json").unlink()
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        (copy / name).write_text((copy / name).read_text().splitlines(True)[0])
+    page = report(copy)
+    assert "This run is not finished, step 1 of 4." in page.words
+    assert "training steps, evaluations, checkpoints" in page.words
+
+
+def test_metrics_that_are_not_numbers(copy):
+    lines = (copy / "metrics.jsonl").read_text()
+    (copy / "metrics.jsonl").write_text(re.sub(r"(?<=: )[\d.e+-]+\.[\d.e+-]+", "NaN", lines))
+    page = report(copy)
+    assert "<dt>test accuracy</dt>" not in page.source
+    assert "There are no metric lines with finite numbers yet." in page.words
+
+
 def test_a_damaged_checkpoint(copy):
     for file in (copy / "checkpoints").rglob("*"):
         if file.is_file() and "state" in file.parts:
@@ -294,6 +320,7 @@ def test_only_config_files_of_the_checkout_are_executed(copy, tmp_path):
 def test_mistakes(run, tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     cases = {
+        (str(tmp_path / "notes.txt"),): "notes.txt is not a folder; give a run directory",
         (str(tmp_path / "none"),): "is not a folder; give a run directory or a sweep directory",
         (str(tmp_path),): "holds no sweep and no run",
         (str(run), "--metric", "x"): "--metric is for a sweep",

@@ -86,6 +86,22 @@ def test_a_damaged_trial_is_named_and_left_out(folder, capsys):
     assert "This run is damaged" in page_reader.read(trial / "report.html").words
 
 
+def test_trials_that_failed(tmp_path):
+    """Each has a page, and its reason in the table."""
+    points = sweeps.write(tmp_path, [{"kind": kind} for kind in "abc"])
+    finish(tmp_path, points[:1])
+    for point, code in zip(points[1:], (3, -9), strict=True):
+        sweeps.end(tmp_path, point, code, 7)
+    assert main(["report", str(tmp_path)]) == 0
+    page = page_reader.read(tmp_path / "report" / "report.html")
+    assert "1 of 3 trials done" in page.words
+    assert "the loss became infinite or not a number, step 7" in page.words
+    assert "killed by signal 9 at step 7" in page.words
+    for point in points[1:]:
+        own = page_reader.read(tmp_path / point.name / "report.html")
+        assert "This run is not finished, step 7" in own.words
+
+
 def test_a_sweep_that_has_not_begun(tmp_path):
     sweeps.write(tmp_path, [{"kind": "a"}, {"kind": "b"}])
     assert main(["report", str(tmp_path)]) == 0
