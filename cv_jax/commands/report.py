@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
       RunError: records are damaged; the report is written and names them.
     """
     options = _parse(arguments)
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; give a run directory or a sweep directory")
     first = options.folders[0]
     if len(options.folders) > 1:
         sweeps = [folder for folder in options.folders if _is_sweep(folder)]
@@ -106,6 +109,10 @@ def _run(options: argparse.Namespace) -> int:
     from cv_jax.report import page, run_page
 
     pictures = options.pictures is not False
+    if pictures:
+        from cv_jax.devices import compile_cache
+
+        compile_cache.use("auto")  # not the folder of the config: a run may come from elsewhere
     file = out / page.FILE
     run = run_page.write(folder, file, pictures=pictures, examples=options.examples)
     print(printable(f"{run.path}: {run.state}"))

@@ -297,7 +297,8 @@ _GROUPS = [
     _duration(_run, "log.every", "interval between training metrics", steps=20),
     _run("log.norms", bool, False, "write the norms of gradient and parameters of each layer"),
     _run("log.writers", tuple[str, ...], (),
-         "metric writers besides metrics.jsonl", allowed=("tensorboard", "wandb")),
+         "metric writers besides metrics.jsonl; at the end of a run they also get pictures, in "
+         "WORKDIR/pictures", allowed=("tensorboard", "wandb")),
     _run("log.wandb_project", str, "cv_jax", "Weights & Biases project"),
     _run("report", bool, False,
          "write report.html into the run directory at the end of the run; see python -m cv_jax "

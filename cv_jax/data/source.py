@@ -129,6 +129,16 @@ def _padded(sequence: Sequence[int], length: int) -> np.ndarray:
     return padded
 
 
+def name_of(source: Source, split: str, index: int) -> str:
+    """Return the name of an example: its file below the folder, or its number in the split."""
+    records = source.records
+    while hasattr(records, "records"):  # a part of a split
+        records = records.records
+    if not hasattr(records, "root"):
+        return f"{split} {index}"
+    return source.records.place(index).removeprefix(f"{records.root}/")
+
+
 def require_images(source: Source, what: str) -> None:
     """Check that the examples are images; `what` begins the message.
 

@@ -49,7 +49,8 @@ def _make(experiment: Experiment, evaluation: Evaluation) -> Callable[[Any], Sco
 
     def score(variables):
         found = predict(experiment, step, variables, evaluation.images, evaluation.views)
-        return Scores(metrics.summary(found, num_classes), metrics.details(found, num_classes))
+        details = metrics.details(found, num_classes)
+        return Scores(metrics.summary(found, num_classes), details, found)
 
     return score
 

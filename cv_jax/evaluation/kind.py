@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 
 from cv_jax.augment import Augmentation
 from cv_jax.config.fields import FIELDS, UNITS
@@ -70,10 +71,13 @@ class Scores(NamedTuple):
     Attributes:
       metrics: name → number; one metric line.
       details: JSON-serialisable results that do not fit into a line, such as a confusion matrix.
+      predictions: arrays [N] in the order of the split that the metrics were computed from; empty
+        if the kind predicts no class for an example.
     """
 
     metrics: dict[str, float]
     details: dict[str, Any]
+    predictions: dict[str, np.ndarray] = {}
 
 
 class FieldName(NamedTuple):

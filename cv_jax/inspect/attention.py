@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from cv_jax.inspect import network, places
 
@@ -25,7 +26,7 @@ class Layer(NamedTuple):
 
     Attributes:
       name: of the feature.
-      weights: float32 [B, windows, heads, Tq, Tk]; rows sum to one.
+      weights: float32 [B, windows, heads, Tq, Tk] on the host; rows sum to one.
       queries: int [B, windows, Tq], place of every query, row by row; else `NO_PLACE` or `PADDING`.
       keys: the same of the keys [B, windows, Tk].
       shape: (rows, columns) of the places.
@@ -33,7 +34,7 @@ class Layer(NamedTuple):
     """
 
     name: str
-    weights: jax.Array
+    weights: np.ndarray
     queries: np.ndarray
     keys: np.ndarray
     shape: tuple[int, int]
@@ -57,15 +58,13 @@ def layers(
       The layers; an empty list for a model without attention over image tokens.
     """
     model, variables = network.readable(model, variables)
+    known = network.shapes(model, variables, images, *others)
+    names = [n for n in known if places.is_attention(n) and not n.endswith(SEQUENCE)]
+    if not names:
+        return []
     _, features = network.features(model, variables, images, *others)
     size = images.shape[1:3]
-    weights = {
-        name: x.astype(jnp.float32)
-        for name, x in features.items()
-        if places.is_attention(name) and not name.endswith(SEQUENCE)
-    }
-    if not weights:
-        return []
+    weights = {name: np.asarray(features[name], np.float32) for name in names}
     if hasattr(model, "window_tokens"):
         tokens = model.window_tokens(size)
         shapes = {name: features[name.removesuffix("/attention")].shape[1:3] for name in weights}
@@ -149,17 +148,15 @@ def mean_distance(layer: Layer) -> np.ndarray:
     if not queries:
         return np.full(layer.weights.shape[2], np.nan)
     centres = np.stack(np.indices(layer.shape), axis=-1).reshape(-1, 2) * np.array(layer.patch)
-    sums = _total_distance(layer.weights, layer.queries, layer.keys, centres)
-    return np.asarray(sums, np.float64) / queries
-
-
-@jax.jit
-def _total_distance(weights, queries, keys, centres):
-    apart = centres[queries][..., :, None, :] - centres[keys][..., None, :, :]
-    distance = jnp.sqrt((apart**2).sum(axis=-1))[:, :, None]
-    weights = weights * (keys >= 0)[:, :, None, None, :]
-    mean = (weights * distance).sum(axis=-1) / jnp.maximum(weights.sum(axis=-1), 1e-30)
-    return (mean * (queries >= 0)[:, :, None]).sum(axis=(0, 1, 3))
+    totals = np.zeros(layer.weights.shape[2])
+    for weights, own, keys in zip(layer.weights, layer.queries, layer.keys, strict=True):
+        apart = centres[own][:, :, None] - centres[keys][:, None]
+        distance = np.hypot(apart[..., 0], apart[..., 1]).astype(np.float32)
+        weights = weights * (keys >= 0)[:, None, None]
+        mean = np.einsum("whqk,wqk->whq", weights, distance)
+        mean /= np.maximum(weights.sum(axis=-1), 1e-30)
+        totals += (mean * (own >= 0)[:, None]).sum(axis=(0, 2), dtype=np.float64)
+    return totals / queries
 
 
 def entropy(layer: Layer) -> np.ndarray:
@@ -167,14 +164,11 @@ def entropy(layer: Layer) -> np.ndarray:
 
     0: every query reads one key. ln(Tk): every query reads all keys equally.
     """
-    counted = layer.queries != PADDING
-    return np.asarray(_total_entropy(layer.weights, counted), np.float64) / int(counted.sum())
-
-
-@jax.jit
-def _total_entropy(weights, counted):
-    terms = jax.scipy.special.entr(weights).sum(axis=-1)
-    return (terms * counted[:, :, None]).sum(axis=(0, 1, 3))
+    counted, totals = layer.queries != PADDING, np.zeros(layer.weights.shape[2])
+    for weights, own in zip(layer.weights, counted, strict=True):
+        terms = special.entr(weights).sum(axis=-1)
+        totals += (terms * own[:, None]).sum(axis=(0, 2), dtype=np.float64)
+    return totals / int(counted.sum())
 
 
 def matrix(layer: Layer) -> jax.Array:
@@ -241,8 +235,8 @@ def place_maps(layer: Layer, query: int) -> np.ndarray:
       layer: the layer.
       query: the place, counted row by row.
     """
-    chosen = jnp.asarray(layer.queries == query)[:, :, None, :, None]
-    return key_maps(layer, jnp.moveaxis((layer.weights * chosen).sum(axis=-2), 2, 1))
+    rows = np.einsum("bwhqk,bwq->bhwk", layer.weights, (layer.queries == query).astype(np.float32))
+    return key_maps(layer, rows)
 
 
 def token_maps(layer: Layer, token: int) -> np.ndarray:
@@ -251,11 +245,12 @@ def token_maps(layer: Layer, token: int) -> np.ndarray:
     Returns:
       float32 [B, heads, rows, columns].
     """
-    return key_maps(layer, jnp.moveaxis(layer.weights[..., token, :], 2, 1))
+    return key_maps(layer, np.moveaxis(layer.weights[..., token, :], 2, 1))
 
 
 def received(layer: Layer) -> np.ndarray:
     """Return the mean attention that each place receives: float32 [B, heads, rows, columns]."""
-    counted = jnp.asarray(layer.queries != PADDING)[:, :, None, :, None]
-    total = jnp.maximum(counted.sum(axis=-2), 1)
-    return key_maps(layer, jnp.moveaxis((layer.weights * counted).sum(axis=-2) / total, 2, 1))
+    counted = (layer.queries != PADDING).astype(np.float32)
+    total = np.maximum(counted.sum(axis=-1), 1)
+    rows = np.einsum("bwhqk,bwq->bhwk", layer.weights, counted)
+    return key_maps(layer, rows / total[:, None, :, None])

@@ -14,7 +14,7 @@ primitive without a rule raises an error, never an approximation. `primitives.py
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,14 +33,37 @@ from cv_jax.inspect.primitives import (
 )
 
 
-def dependence(function: Callable, arguments: Sequence[Any], image: int, axis: int) -> Any:
-    """Return the rows, or columns, that each element of a function's result depends on.
+class Program(NamedTuple):
+    """A traced function.
+
+    Attributes:
+      closed: the program.
+      shapes: its result, with a `jax.ShapeDtypeStruct` for each array.
+      arguments: its arguments; see `trace`.
+    """
+
+    closed: Any
+    shapes: Any
+    arguments: Sequence[Any]
+
+
+def trace(function: Callable, arguments: Sequence[Any]) -> Program:
+    """Return the program of a function.
 
     Args:
       function: any function that JAX can trace.
       arguments: its arguments. `jax.ShapeDtypeStruct`s (and trees of them) have unknown values;
         arrays are constants.
-      image: index of the image, [1, H, W, C], in `arguments`.
+    """
+    return Program(*jax.make_jaxpr(function, return_shape=True)(*arguments), arguments)
+
+
+def dependence(program: Program, image: int, axis: int) -> Any:
+    """Return the rows, or columns, that each element of a program's result depends on.
+
+    Args:
+      program: the program.
+      image: index of the image, [1, H, W, C], in its arguments.
       axis: 1 for rows, 2 for columns.
 
     Returns:
@@ -49,16 +72,15 @@ def dependence(function: Callable, arguments: Sequence[Any], image: int, axis: i
     Raises:
       NotImplementedError: a primitive of the program has no dependence rule.
     """
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     values = []
-    for i, argument in enumerate(arguments):
+    for i, argument in enumerate(program.arguments):
         for leaf in jax.tree.leaves(argument):
             unknown = isinstance(leaf, jax.ShapeDtypeStruct)
             values.append(_any(leaf) if unknown else leaf)
         if i == image:
             values[-1] = _pixels(argument.shape, axis)
-    results = _run(program.jaxpr, program.consts, values)
-    return jax.tree.unflatten(jax.tree.structure(shapes), map(_lift, results))
+    results = _run(program.closed.jaxpr, program.closed.consts, values)
+    return jax.tree.unflatten(jax.tree.structure(program.shapes), map(_lift, results))
 
 
 def _pixels(shape: tuple[int, ...], axis: int) -> Field:

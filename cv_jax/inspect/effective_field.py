@@ -83,7 +83,7 @@ def effective_fields(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _pull_back(model, names, variables, cotangents, images, *others):
     def chosen(images):
-        features = network.run(model, variables, images, *others)[1]
+        features = network.features(model, variables, images, *others)[1]
         return {name: features[name] for name in names}
 
     return jax.vjp(chosen, images)[1](cotangents)[0]

@@ -15,8 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
-import scipy.stats
 
 from cv_jax.inspect.occlusion import probability
 
@@ -71,8 +69,10 @@ def insertion(
     Returns:
       float32 [B, steps + 1]; the last value is of the whole image.
     """
+    from scipy import ndimage  # here, because the import takes a third of a second
+
     blur = images.shape[1] / 10 if blur is None else blur
-    blurred = scipy.ndimage.gaussian_filter(np.asarray(images), (0, blur, blur, 0))
+    blurred = ndimage.gaussian_filter(np.asarray(images), (0, blur, blur, 0))
     return _curve(model, variables, jnp.asarray(blurred), images, classes, maps, steps)
 
 
@@ -107,11 +107,12 @@ def pointing(maps: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 def similarity(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return Spearman's rank correlation of each pair of maps: float64 [B]; NaN for a constant."""
+    from scipy import stats  # here, because the import takes half a second
 
     def correlation(a, b):
         if a.min() == a.max() or b.min() == b.max():
             return np.nan
-        return scipy.stats.spearmanr(a.ravel(), b.ravel()).statistic
+        return stats.spearmanr(a.ravel(), b.ravel()).statistic
 
     return np.array([correlation(a, b) for a, b in zip(maps, others, strict=True)])
 

@@ -59,15 +59,11 @@ def first_layers(model: nn.Module, variables: Mapping, images: Any, *others: Any
       *others: further inputs of the model.
     """
     flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    names = list(flat)
-
-    def function(params, images):
-        params = flax.traverse_util.unflatten_dict(dict(zip(names, params, strict=True)), sep="/")
-        return network.run(model, {**variables, "params": params}, images, *others)
-
-    program = jax.make_jaxpr(function)(list(flat.values()), images)
-    marks = dict(zip(program.jaxpr.invars, [*names, network.IMAGE], strict=True))
-    products = list(_products(program.jaxpr, marks))
+    program = network.features.trace(model, variables, images, *others).jaxpr.jaxpr
+    inputs = jax.tree_util.tree_leaves_with_path((variables, images))
+    names = [_parameter(path) if path[0].idx == 0 else network.IMAGE for path, _ in inputs]
+    marks = dict(zip(program.invars, names, strict=False))  # the other inputs come last
+    products = list(_products(program, marks))
     found = []
     for i, (operands, equation) in enumerate(products):
         if operands[0] != network.IMAGE or operands[1] not in flat:
@@ -79,6 +75,12 @@ def first_layers(model: nn.Module, variables: Mapping, images: Any, *others: Any
         groups = following[0] if following and equation.primitive.name == PRODUCTS[0] else 1
         found.append(Filters(operands[1], np.moveaxis(kernel, -1, 0), groups))
     return found
+
+
+def _parameter(path: tuple) -> str | None:
+    """Return the name of a parameter by its path in the inputs of a program; `None` for others."""
+    _, collection, *names = (getattr(key, "key", None) for key in path)
+    return "/".join(names) if collection == "params" else None
 
 
 def _products(jaxpr, marks: dict) -> Iterator[tuple[tuple, Any]]:

@@ -63,7 +63,11 @@ def run(model: nn.Module, variables: Mapping, images: jax.Array, *others: jax.Ar
 def features(
     model: nn.Module, variables: Mapping, images: jax.Array, *others: jax.Array
 ) -> tuple[jax.Array, OrderedDict]:
-    """Return `(output, features)` of a jitted `run`."""
+    """Return `(output, features)` of a jitted `run`.
+
+    Inside another jitted function, and in `shapes`, the traced program is used again: tracing a
+    deep model takes as long as running it.
+    """
     return run(model, variables, images, *others)
 
 
@@ -71,7 +75,7 @@ def shapes(
     model: nn.Module, variables: Mapping, images: Any, *others: Any
 ) -> OrderedDict[str, jax.ShapeDtypeStruct]:
     """Return the shape of every feature without computing it."""
-    return jax.eval_shape(functools.partial(run, model), variables, images, *others)[1]
+    return features.eval_shape(model, variables, images, *others)[1]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

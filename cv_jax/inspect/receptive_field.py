@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from cv_jax.inspect.dependence import dependence
+from cv_jax.inspect.dependence import Program, dependence, trace
 from cv_jax.inspect.primitives import NOTHING, Field
 
 LONG = (2048, 8192)  # minimal numbers of added pixels; the second if edges still clip all fields
@@ -101,7 +101,7 @@ def _longer(model, inputs, image_size) -> list[_Longer] | None:
     """Trace a taller and a wider image; `None` for a model with a fixed image size."""
     height, width = image_size
     try:
-        _shapes(model, inputs, (height + _added(height, LONG[0]), width))
+        _shapes(model, _Inputs.of(inputs), (height + _added(height, LONG[0]), width))
     except ValueError:
         return None
     return [_lengthened(model, inputs, image_size, axis) for axis in (0, 1)]
@@ -146,34 +146,58 @@ def _stride(name, field, longer) -> tuple[int, int] | None:
     return tuple(longer[i].added // positions[i] for i in (0, 1)) if all(positions) else None
 
 
-def _shapes(model, inputs, image_size):
+class _Inputs(NamedTuple):
+    """Inputs of a model as a key of a cache: the image without its size, and the constants."""
+
+    channels: int
+    dtype: np.dtype
+    constants: tuple[tuple[bytes, np.dtype, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, inputs: tuple) -> "_Inputs":
+        image, *others = inputs
+        constants = [np.asarray(x) for x in others]
+        return cls(
+            image.shape[-1],
+            np.dtype(image.dtype),
+            tuple((x.tobytes(), x.dtype, x.shape) for x in constants),
+        )
+
+    def arrays(self) -> list[np.ndarray]:
+        return [np.frombuffer(x, dtype).reshape(shape) for x, dtype, shape in self.constants]
+
+
+# Most analyses of a network need the fields of the same features, and rows and columns have one
+# program: the tracing takes most of the time.
+@functools.lru_cache(maxsize=16)
+def _shapes(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]):
     """Abstract image and variables."""
-    image, *others = inputs
-    image = jax.ShapeDtypeStruct((1, *image_size, image.shape[-1]), image.dtype)
+    image = jax.ShapeDtypeStruct((1, *image_size, inputs.channels), inputs.dtype)
     rngs = {name: jax.random.key(0) for name in ("params", "dropout", "mask")}
+    others = inputs.arrays()
     return image, jax.eval_shape(lambda x: model.init(rngs, x, *others), image)
 
 
-def _trace(model, inputs, image_size, axis) -> OrderedDict[str, Field]:
-    image, *others = inputs
-    constants = [np.asarray(x) for x in others]
-    constants = tuple((x.tobytes(), x.dtype, x.shape) for x in constants)
-    return _traced(model, image.shape[-1], np.dtype(image.dtype), constants, image_size, axis)
-
-
-# Most analyses of a network need the fields of the same features.
 @functools.lru_cache(maxsize=16)
-def _traced(model, channels, dtype, constants, image_size, axis) -> OrderedDict[str, Field]:
-    others = [np.frombuffer(x, dtype).reshape(shape) for x, dtype, shape in constants]
-    inputs = jax.ShapeDtypeStruct((1, 1, 1, channels), dtype), *others
+def _program(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]) -> Program:
     image, variables = _shapes(model, inputs, image_size)
+    others = inputs.arrays()
 
     def run(variables, image):
         rngs = {"mask": jax.random.key(0)}
         output, features = model.apply(variables, image, *others, train=False, rngs=rngs)
         return OrderedDict(features, output=output)
 
-    return dependence(run, (variables, image), image=1, axis=1 + axis)
+    return trace(run, (variables, image))
+
+
+def _trace(model, inputs, image_size, axis) -> OrderedDict[str, Field]:
+    return _traced(model, _Inputs.of(inputs), image_size, axis)
+
+
+@functools.lru_cache(maxsize=16)
+def _traced(model, inputs: _Inputs, image_size, axis) -> OrderedDict[str, Field]:
+    return dependence(_program(model, inputs, image_size), image=1, axis=1 + axis)
 
 
 def _ends(field: Field) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cv_jax.errors import printable
+from cv_jax.inspect.look.figures import text
 
 
 class Templates(NamedTuple):
@@ -77,8 +77,7 @@ def figure(found: Templates, names: tuple[str, ...], columns: int = 10) -> Figur
         for row, (kind, images) in enumerate(kinds):
             axis = axes[3 * block + row, column]
             if row == 0:
-                # "$" may be in a name.
-                axis.set_title(printable(name), fontsize=8, parse_math=False)
+                axis.set_title(text(name), fontsize=8)
                 axis.imshow(images[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             else:
                 _show_signed(axis, images[i], np.abs(images).max())

@@ -64,7 +64,7 @@ def over_steps(runs: Sequence[RunFiles]) -> list[Chart]:
     def decorate(axis):
         axis.set_xlabel("steps")
         if epoch:
-            axis.figure.subplots_adjust(top=0.83)
+            axis.get_gridspec().update(top=0.83)
             upper = axis.secondary_xaxis(
                 "top", functions=(lambda x: x / epoch, lambda x: x * epoch)
             )
@@ -171,7 +171,7 @@ def _axes(label: str):
     # Fixed margins: a layout from the sizes of all texts takes as long as the drawing.
     figure = Figure(figsize=SIZE)
     axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.97, bottom=0.16, top=0.96))
-    axis.set_ylabel(label)
+    axis.set_ylabel(text(label))
     axis.grid(alpha=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from cv_jax.inspect.look.figures import text
 from cv_jax.report.settings import Setting, metrics_of, show
 
 
@@ -33,7 +34,7 @@ def figure(settings: list[Setting]) -> Figure | None:
     draw = _curves if numeric else _bars
     for axis, (title, value, scale) in zip(axes, panels, strict=False):
         draw(axis, done, axis_key, value)
-        axis.set(title=title, xlabel=axis_key)
+        axis.set(title=text(title), xlabel=text(axis_key))
         axis.set_yscale(scale)
         axis.grid(alpha=0.3)
     for axis in axes[len(panels) :]:
@@ -92,13 +93,13 @@ def _curves(axis, settings, axis_key, value) -> None:
         places = [s.values[axis_key] for s in members]
         values = [_values(s, value) for s in members]
         means, deviations = [v.mean() for v in values], [_deviation(v) for v in values]
-        axis.errorbar(places, means, deviations, color=f"C{i}", label=label, capsize=2)
+        axis.errorbar(places, means, deviations, color=f"C{i}", label=text(label), capsize=2)
         for place, seeds in zip(places, values, strict=True):
             axis.plot([place] * len(seeds), seeds, ".", color=f"C{i}", alpha=0.4)
     places = sorted({s.values[axis_key] for s in settings})
     if all(p > 0 and math.log2(p).is_integer() for p in places):
         axis.set_xscale("log", base=2)
-    axis.set_xticks(places, [show(place) for place in places])
+    axis.set_xticks(places, [text(show(place)) for place in places])
     axis.minorticks_off()
 
 
@@ -112,10 +113,10 @@ def _bars(axis, settings, axis_key, value) -> None:
         places = [names.index(show(s.values[axis_key])) + shift for s in members]
         values = [_values(s, value) for s in members]
         means, deviations = [v.mean() for v in values], [_deviation(v) for v in values]
-        axis.bar(places, means, width, yerr=deviations, color=f"C{i}", label=label, capsize=2)
+        axis.bar(places, means, width, yerr=deviations, color=f"C{i}", label=text(label), capsize=2)
         for place, seeds in zip(places, values, strict=True):
             axis.plot([place] * len(seeds), seeds, ".", color="black", alpha=0.4, markersize=3)
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axis.set_xticks(range(len(names)), list(map(text, names)), rotation=30, ha="right", fontsize=8)
 
 
 def _deviation(values: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """The parts of the page of a run that need its network or its data."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,15 +8,15 @@ from matplotlib.figure import Figure
 
 from cv_jax import config as configs
 from cv_jax.errors import one_line
-from cv_jax.inspect.look import DoesNotApply
+from cv_jax.inspect.look import DoesNotApply, confusion
 from cv_jax.inspect.look.figures import COLOURS
 from cv_jax.interop import trained
 from cv_jax.report import svg, trained_net
 from cv_jax.report.curves import Chart
 from cv_jax.report.run_files import RunFiles
+from cv_jax.report.trained_net import Predictions
 from cv_jax.run.checkpoint import finished
 
-MOST_CELLS = 20  # classes of a confusion matrix with numbers
 MOST_PAIRS = 15
 
 
@@ -55,17 +56,16 @@ def inside(opened: dict[str, Any]) -> dict[str, Any]:
     return {"findings": found, "failed": failed}
 
 
-def evaluation(opened: dict[str, Any], examples: int) -> dict[str, Any]:
+def evaluation(opened: dict[str, Any], predict: Callable[[], Predictions]) -> dict[str, Any]:
     """Return confusion matrix, accuracy by class, reliability, errors and hardest images."""
-    net, source = opened["net"], opened["source"]
-    predicted = trained_net.predict(net, source, examples)
+    net, source, predicted = opened["net"], opened["source"], predict()
     names = net.class_names() or source.classes or ()
     classes = max(source.num_classes, int(predicted.labels.max()) + 1)
     found = trained_net.scores(predicted, classes)
     matrix = np.array(found["confusion_matrix"])
     names = [names[k] if k < len(names) else str(k) for k in range(len(matrix))]
     wrong, hard = trained_net.mistaken(net, source, predicted)
-    small = len(matrix) <= MOST_CELLS
+    small = len(matrix) <= confusion.MOST_NUMBERS
     return {
         "step": f"{opened['step']:,}",
         "correct": f"{found['correct']:,}",
@@ -74,7 +74,7 @@ def evaluation(opened: dict[str, Any], examples: int) -> dict[str, Any]:
         "accuracy": f"{found['correct'] / found['count']:.2%}",
         "classes": names,
         "matrix": _matrix_rows(matrix, names) if small else None,
-        "matrix_picture": None if small else _matrix_picture(matrix),
+        "matrix_picture": None if small else svg.to_svg(confusion.draw(matrix), "Confusion matrix"),
         "pairs": _pairs(matrix, names),
         "by_class": _by_class(found["per_class"], names),
         "reliability": _reliability(found),
@@ -89,16 +89,6 @@ def _matrix_rows(matrix: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
         total = sum(counts) or 1
         rows.append({"name": name, "cells": [(n, f"{n / total:.3f}") for n in counts]})
     return rows
-
-
-def _matrix_picture(matrix: np.ndarray):
-    figure = Figure(figsize=(5, 4.6), layout="constrained")
-    axis = figure.subplots()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    drawn = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    axis.set(xlabel="predicted class, number", ylabel="true class, number")
-    figure.colorbar(drawn, ax=axis, label="share of the row", shrink=0.8)
-    return svg.to_svg(figure, "Confusion matrix")
 
 
 def _pairs(matrix: np.ndarray, names: list[str]) -> list[tuple[str, ...]]:

@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
@@ -42,10 +42,9 @@ def write(
     file = path / page.FILE if file is None else file
     page.require_replaceable(file)
     run = read(path)
-    with svg.theme():
-        text = page.render(
-            "run.html", run.name, **_records(run), **_pictures(run, pictures, examples)
-        )
+    with svg.theme(), ThreadPoolExecutor(2) as pool:
+        begun = _begin(run, examples, pool) if pictures and run.config else None
+        text = page.render("run.html", run.name, **_records(run), **_pictures(run, begun))
     page.write(file, text)
     return run
 
@@ -185,31 +184,51 @@ def _config_rows(run: RunFiles) -> list[tuple[str, str, str, str]]:
 # ---- Pictures
 
 
-def _pictures(run: RunFiles, wanted: bool, examples: int) -> dict[str, Any]:
+class _Begun(NamedTuple):
+    """What two threads compute while this one draws: most of it is time of the compiler."""
+
+    opened: dict[str, Any]
+    batch: Future
+    predicted: Future | None
+
+
+def _begin(run: RunFiles, examples: int, pool: ThreadPoolExecutor) -> _Begun:
+    """Open the network, and begin what needs no drawing; figures are drawn in one thread only."""
+    from cv_jax.report import net_sections, trained_net
+
+    batch = pool.submit(net_sections.training_batch, run)
+    opened = _attempt(net_sections.open_net, run)
+    if opened["reason"]:
+        return _Begun(opened, batch, None)
+    net, source = opened["net"], opened["source"]
+    return _Begun(opened, batch, pool.submit(trained_net.predict, net, source, examples))
+
+
+def _pictures(run: RunFiles, begun: _Begun | None) -> dict[str, Any]:
     """Return the variables of the template that need the network or its data."""
-    if not wanted or not run.config:
+    if begun is None:
         return {"pictures": False, "sections": _SECTIONS[:3]}
+    from cv_jax.devices import compile_options
     from cv_jax.report import net_sections
 
-    def attempt(make: Callable[..., dict], *arguments: Any) -> dict:
-        """Return a part of the page; after an error only its reason: a page is always written."""
-        try:
-            return {"reason": "", **make(*arguments)}
-        except Exception as error:
-            return {"reason": one_line(error, 300), "findings": [], "failed": []}
-
-    with ThreadPoolExecutor(1) as pool:  # compiles meanwhile
-        batch = pool.submit(attempt, net_sections.training_batch, run)
-        opened = attempt(net_sections.open_net, run)
-        evaluation = network = opened
-        if not opened["reason"]:
-            evaluation = attempt(net_sections.evaluation, opened, examples)
-            network = attempt(net_sections.inside, opened)
+    opened = evaluation = network = begun.opened
+    if not opened["reason"]:
+        with compile_options.hasty():
+            network = _attempt(net_sections.inside, opened)
+        evaluation = _attempt(net_sections.evaluation, opened, begun.predicted.result)
     return {
         "pictures": True,
         "sections": _SECTIONS,
         "augment_text": run.config.get("augment", ""),
-        "batch": batch.result(),
+        "batch": _attempt(begun.batch.result),
         "evaluation": evaluation,
         "network": network,
     }
+
+
+def _attempt(make: Callable[..., dict], *arguments: Any) -> dict[str, Any]:
+    """Return a part of the page; after an error only its reason: a page is always written."""
+    try:
+        return {"reason": "", **make(*arguments)}
+    except Exception as error:
+        return {"reason": one_line(error, 300), "findings": [], "failed": []}

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cv_jax import augment, tasks
-from cv_jax.augment.batch import augment_batch, to_pixels
+from cv_jax.augment.batch import to_pixels
 from cv_jax.data import pipeline, splits
-from cv_jax.data.source import Source
+from cv_jax.data.source import Source, name_of
+from cv_jax.devices import compile_options
 from cv_jax.errors import InputError
 from cv_jax.evaluation import metrics, plan
 from cv_jax.evaluation.step import make_classifier
@@ -24,11 +24,11 @@ from cv_jax.inspect.look import ANALYSES, DoesNotApply, Finding, Subject
 from cv_jax.interop import trained
 from cv_jax.interop.trained import Trained
 from cv_jax.report.thumbnails import data_uri
+from cv_jax.training.first_batch import first_batch
 
 BATCH = 256  # images of an evaluated batch
 SHOWN = 24  # images of each kind
 LOOKED_AT = 4  # images that the analyses of `look` read
-MOST_MIXED = 512  # rows of the batch that are augmented
 
 # Analyses of `look` on a page, in this order; the others need more images or time.
 ANALYSES_SHOWN = ("filters", "positions", "attention", "reconstruction", "receptive-field")
@@ -70,7 +70,10 @@ def predict(net: Trained, source: Source, most: int) -> Predictions:
     index = np.arange(len(source))
     if len(source) > most:
         index = np.linspace(0, len(source) - 1, most).round().astype(int)
-    classify = jax.jit(make_classifier(net.config, net.model, net.config.eval.average))
+    classify = jax.jit(
+        make_classifier(net.config, net.model, net.config.eval.average),
+        compiler_options=compile_options.once(),
+    )
     parts, labels = [], []
     for batch in _batches(net, source, index):
         parts.append(np.asarray(classify(net.weights.variables, batch)))
@@ -105,10 +108,13 @@ def _images(net: Trained, source: Source) -> pipeline.Images:
 
 def scores(found: Predictions, classes: int) -> dict[str, Any]:
     """Return the metrics of `evaluation.metrics`, with confusion matrix and reliability bins."""
-    at_label = np.take_along_axis(found.probabilities, found.labels[:, None], axis=1)
+    labels, index = found.labels[:, None], np.arange(found.probabilities.shape[1])
+    own = np.take_along_axis(found.probabilities, labels, axis=1)
+    # As in the evaluation: the first of equal classes is predicted, and nothing is right with NaN.
+    beaten = (found.probabilities < own) | ((found.probabilities == own) & (index >= labels))
     predictions = {
         "label": found.labels,
-        "rank": (found.probabilities > at_label).sum(axis=1),
+        "rank": (~beaten).sum(axis=1),
         "prediction": found.probabilities.argmax(axis=1),
         "confidence": found.probabilities.max(axis=1),
     }
@@ -145,16 +151,6 @@ def mistaken(net: Trained, source: Source, found: Predictions) -> tuple[list[Pic
     return [picture(x) for x in wrong], [picture(x) for x in hard]
 
 
-def name_of(source: Source, split: str, index: int) -> str:
-    """Return the name of an example: its file below the folder, or its number in the split."""
-    records = source.records
-    while hasattr(records, "records"):  # a part of a split
-        records = records.records
-    if not hasattr(records, "root"):
-        return f"{split} {index}"
-    return source.records.place(index).removeprefix(f"{records.root}/")
-
-
 def augmented(config: Any, classes: tuple[str, ...]) -> tuple[list[Picture], str]:
     """Return the first images of batch 0, each above the model's input, and a note.
 
@@ -167,68 +163,19 @@ def augmented(config: Any, classes: tuple[str, ...]) -> tuple[list[Picture], str
     if source.kind != "image":
         raise InputError("the examples are sequences, not images")
     augmentation = augment.parse(config.augment, image_size=config.image_size)
-    count = min(config.batch_size, MOST_MIXED if augmentation.batch else SHOWN)
-    batches = pipeline.TrainBatches(
-        pipeline.Images(source, augmentation.fixed),
-        augmentation.host,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        # The partner of row i is row B−1−i: both ends of the batch.
-        rows=_ends(config.batch_size, count),
-        total_steps=1,
-        stream=augmentation.stream,
-    )
-    batch = batches[0]
-    step = jax.jit(
-        lambda batch: augment_batch(config, augmentation, source.num_classes, jnp.int32(0), batch)
-    )
-    made = jax.tree.map(np.asarray, step(batch))
-    shown = min(SHOWN // 2, count)
-    after = np.clip(np.round(to_pixels(config, made["image"][:shown])), 0, 255).astype(np.uint8)
-    pictures = []
-    for row, index in enumerate(batches.indices(0)[:shown]):
-        before = np.asarray(batches.images.get(index)[0])
-        views = after[row] if after.ndim == 5 else after[row : row + 1]
-        uris = (data_uri(before), *map(data_uri, views))
-        lines = _label(made["label"][row], classes or source.classes or ())
-        pictures.append(Picture(uris, name_of(source, config.data.train_split, index), lines))
-    note = ""
-    if augmentation.batch and count < config.batch_size:
-        note = (
-            f"The batch has {config.batch_size:,} images; {count} of them were mixed here, so the "
-            "shares of the partners differ from those of the run."
-        )
+    images = pipeline.Images(source, augmentation.fixed)
+    names = classes or source.classes or ()
+    seen, note = first_batch(config, images, augmentation, names, SHOWN // 2)
+    pictures = [
+        Picture((data_uri(x.original), *map(data_uri, x.views)), x.name, x.labels) for x in seen
+    ]
     return pictures, note
-
-
-def _ends(size: int, count: int) -> np.ndarray:
-    """Return `count` rows of a batch: its first and its last ones."""
-    rows = np.arange(size)
-    return (
-        rows if count >= size else np.concatenate([rows[: -(-count // 2)], rows[-(count // 2) :]])
-    )
-
-
-def _label(label: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the label of an augmented image in words; shares after mixing."""
-
-    def named(k):
-        return classes[k] if k < len(classes) else str(k)
-
-    if label.ndim == 0:
-        return (named(int(label)),)
-    if np.issubdtype(label.dtype, np.integer):  # a sequence
-        return (" ".join(named(int(k)) for k in label if k >= 0),)
-    if label.ndim == 2:  # several views
-        return tuple(line for view in label for line in _label(view, classes))
-    order = [k for k in np.argsort(-label, kind="stable")[:3] if label[k] > 0.005]
-    return (", ".join(f"{named(int(k))} {label[k]:.0%}" for k in order),)
 
 
 def subject(net: Trained, source: Source, count: int = LOOKED_AT) -> Subject:
     """Return the network with a few images of a split, for the analyses of `look`."""
     index = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    batch = trained.with_written(net, trained.one_batch(net, source, index))
+    batch = trained.with_written(net, next(_batches(net, source, index)))
     images, *others = trained.inputs(net, batch)
     split = net.config.data.eval_split
     return Subject(

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,12 @@ from cv_jax import config as configs
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode
 from cv_jax.evaluation.metrics import quality
-from cv_jax.run import class_names, json_files, owner, starts
+from cv_jax.run import class_names, json_files, owner, starts, writers
 from cv_jax.run import workdir as records
 from cv_jax.run.checkpoint import CheckpointError, Checkpoints
-from cv_jax.run.writers import open_writers
 
 logger = logging.getLogger(__name__)
 
-PICTURES = "pictures"  # folder of the pictures of evaluations, in the run directory
 RECORDS = ("config.json", "run.json", class_names.FILE)
 DECISIVE = "test"  # the evaluation that determines the best checkpoint
 
@@ -159,10 +157,10 @@ class Record:
         kept = self._lines.values() if self._main else []
         tests = (quality(line) for line in kept if line["split"] == DECISIVE)
         self._best = max(tests, default=-math.inf)
-        drawn = [_pictured(file) for file in sorted((self.workdir / PICTURES).glob("*[0-9].png"))]
+        drawn = writers.drawn(self.workdir)
         drawn = [line for line in drawn if line["step"] <= self.saved_step]
         lines = sorted([*kept, *drawn], key=lambda line: line["step"])
-        self._writers = open_writers(self.config, self.workdir, lines, say)
+        self._writers = writers.open_writers(self.config, self.workdir, lines, say)
 
     # ---- Lines
 
@@ -212,10 +210,10 @@ class Record:
             self._best, self._scores = max(self._best, quality(metrics)), (step, metrics)
             self.improved = better and self.config.checkpoint.keep_best > 0
 
-    def pictured(self, file: Path | None) -> None:
-        """Send a picture of this step, `PICTURES/STEP.png`, to the writers; `None`: no picture."""
-        if self._main and file is not None:
-            self._writers.write(_pictured(file))
+    def pictured(self, files: Iterable[Path]) -> None:
+        """Send pictures to the writers; see `writers.picture_file`."""
+        for file in files if self._main else ():
+            self._writers.write(writers.picture_line(file))
 
     def _write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         if self._main:
@@ -384,8 +382,3 @@ def _result(summary: dict[str, Any]) -> str:
         return f"test loss {summary['test_loss']:.4f}"
     counts = f"({summary['test_correct']} of {summary['test_count']})"
     return f"test accuracy {summary['test_accuracy']:.2%} {counts}"
-
-
-def _pictured(file: Path) -> dict[str, Any]:
-    """Return a picture of an evaluation in the form of a line; see `writers`."""
-    return {"step": int(file.stem), "split": DECISIVE, "reconstruction": file}

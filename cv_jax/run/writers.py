@@ -1,12 +1,13 @@
 """Copies of the metric lines and pictures in TensorBoard and Weights & Biases.
 
-The originals are `metrics.jsonl` and the PNG files in `pictures`. At every start a writer receives
+The originals are `metrics.jsonl` and the PNG files in `PICTURES`. At every start a writer receives
 all lines of the run, so a restart neither repeats nor skips a line, and a writer can be added to a
 run at any time. A value of a line is a number, or the path of a picture. A writer that fails causes
 one message and is off until the next start; it never stops the run.
 """
 
 import importlib.util
+import re
 import secrets
 import struct
 import time
@@ -22,6 +23,8 @@ from cv_jax.errors import InputError, one_line
 from cv_jax.run import json_files, owner
 
 Line = dict[str, Any]
+PICTURES = "pictures"  # folder of the pictures, in the run directory
+_PICTURE = re.compile(r"(\d+)(?:_([a-z]+))?\.png")
 
 
 class Writer(NamedTuple):
@@ -171,6 +174,24 @@ def open_writers(
             attempt(name, writer.close, code)
 
     return Writer(write, close)
+
+
+def picture_file(workdir: Path, step: int, name: str = "") -> Path:
+    """Return the file of a picture: `PICTURES/STEP.png`, or `PICTURES/STEP_NAME.png`."""
+    return workdir / PICTURES / (f"{step:08d}_{name}.png" if name else f"{step:08d}.png")
+
+
+def picture_line(file: Path) -> Line:
+    """Return a picture in the form of a line; one without a name is a reconstruction."""
+    step, name = _PICTURE.fullmatch(file.name).groups()
+    split = "train" if name == "batch" else "test"
+    return {"step": int(step), "split": split, name or "reconstruction": file}
+
+
+def drawn(workdir: Path) -> list[Line]:
+    """Return the pictures of a run directory in the form of lines."""
+    files = sorted((workdir / PICTURES).glob("*.png"))
+    return [picture_line(file) for file in files if _PICTURE.fullmatch(file.name)]
 
 
 def _values(line: Line) -> dict[str, float | Path]:

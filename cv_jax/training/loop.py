@@ -107,7 +107,7 @@ def _train(
     # ---- Steps
     train_step = experiment.train_step()
     evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
-    draw = pictures.make_draw(experiment, workdir, record.guard)
+    draw = pictures.make_draw(experiment, workdir, record.guard, progress.line)
     batches = experiment.train_batches(start_step)
     agreement = processes.Agreement(start_step, lambda: stop.signal)
     step, pending = start_step, None
@@ -135,12 +135,13 @@ def _train(
         if not record.settle(*pending, progress.images_per_second()):
             return _not_finite(record, progress, step)
         pending = None
+        found = {}
         for evaluation, score in due:
-            scores = score(state.eval_variables).metrics
+            found[evaluation.name] = score(state.eval_variables)
+            scores = found[evaluation.name].metrics
             record.evaluated(step, evaluation.name, scores)
             progress.line(f"step {step}: {evaluation.name} {_in_words(scores)}")
-        if due:
-            record.pictured(draw(step, state.eval_variables))
+        record.pictured(draw(step, state.eval_variables, found))
         # Only process 0 knows the best evaluation before a restart.
         if processes.agreed(saves or record.improved) and not record.save(step, state):
             return _not_finite(record, progress, step)

@@ -61,7 +61,7 @@ def test_distance_equals_a_count_by_hand():
 def test_distance_leaves_out_tokens_without_a_place():
     weights = np.array([[[0.2, 0.8, 0.0], [0.5, 0.25, 0.25], [0.4, 0.6, 0.0]]])[None]
     places_ = np.array([[[-1, 0, 1]]])
-    layer = layer_of(weights[:, 0], (1, 2))._replace(keys=places_, queries=places_)
+    layer = layer_of(weights, (1, 2))._replace(keys=places_, queries=places_)
     # The first place reads itself and its neighbour equally, the second reads the first.
     np.testing.assert_allclose(attention.mean_distance(layer), [(4 + 8) / 2], rtol=1e-6)
     cross = layer._replace(queries=np.full((1, 1, 3), attention.NO_PLACE))

@@ -11,7 +11,7 @@ from slow import slow_except
 
 from cv_jax import models
 from cv_jax.inspect import receptive_field
-from cv_jax.inspect.dependence import dependence
+from cv_jax.inspect.dependence import dependence, trace
 from cv_jax.inspect.primitives import RULES
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
@@ -200,7 +200,7 @@ def test_unknown_primitives_are_refused(function, name):
     image = jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32)
     message = f"primitive '{name}' of jax {jax.__version__}"
     with pytest.raises(NotImplementedError, match=message):
-        dependence(function, (image,), image=0, axis=1)
+        dependence(trace(function, (image,)), image=0, axis=1)
 
 
 def _of_a_later_version(fields, params, outputs):
@@ -223,7 +223,7 @@ def test_known_primitives_in_an_unknown_form_are_refused(monkeypatch, rule, what
     image = jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32)
     message = f"the dependence rule of the primitive 'sin' of jax {jax.__version__} {what}"
     with pytest.raises(NotImplementedError, match=message):
-        dependence(jax.jit(lambda x: jnp.sin(x) + 1), (image,), image=0, axis=1)
+        dependence(trace(jax.jit(lambda x: jnp.sin(x) + 1), (image,)), image=0, axis=1)
 
 
 def _loop(x):
@@ -262,7 +262,7 @@ def _loop(x):
 )
 def test_rows_behind_what_a_function_returns(function, expected):
     image = jax.ShapeDtypeStruct((1, 5, 3, 2), jnp.float32)
-    field = dependence(function, (image,), image=0, axis=1)
+    field = dependence(trace(function, (image,)), image=0, axis=1)
     first, last = np.broadcast_to(field.planes, (4, *field.shape))[:2]
     ends = np.stack([first, -last], -1)
     ends = np.where(first[..., None] == 2**30, -1, ends)

@@ -1,6 +1,12 @@
-"""Pages in headless Chromium: skipped without Playwright (`pip install playwright`) or Chromium."""
+"""Pages in headless Chromium, as people with and without a mouse, and on a phone, read them.
+
+Skipped without Playwright (`pip install playwright`) or Chromium; `.ci/run` installs them, and the
+rules of axe-core.
+"""
 
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +22,8 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="chromium is not installed"),
 ]
 SCHEMES, WIDTHS = ("light", "dark"), (390, 1280)
+AXE = Path(sys.prefix) / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = ("run", "damaged", "sweep", "runs")
 
 # Contrast ratio (WCAG 2.2) of every element with text of its own, with its colours in the page.
 CONTRAST = """
@@ -45,25 +53,36 @@ CONTRAST = """
 """
 
 
+# Texts of figures that reach out of their picture, where they are cut off.
+CUT_OFF = """
+() => [...document.querySelectorAll("svg text")].filter((text) => {
+  const [own, all] = [text, text.closest("svg")].map((x) => x.getBoundingClientRect());
+  return own.left < all.left - 3 || own.right > all.right + 3
+    || own.top < all.top - 3 || own.bottom > all.bottom + 3;
+}).map((text) => text.textContent)
+"""
+
+
 @pytest.fixture(scope="module")
 def pages(load_config, tmp_path_factory):
-    """The pages of a trained run, a sweep, and two runs: name → file."""
+    """The pages of a trained run, a damaged one, a sweep, and several runs: name → file."""
     from cv_jax.training import experiment, loop
 
     folder = tmp_path_factory.mktemp("pages")
     config = load_config("lenet5", {"total_steps": 30, "mesh.devices": 1, "augment": "pad_crop(3)"})
     assert loop.train(experiment.build(config), folder / "run", "") == 0
-    points = [{"kind": kind, "seed": seed} for kind in ("a" * 60, "b") for seed in (0, 1)]
-    for point, accuracy in zip(
-        sweeps.write(folder / "sweep", points), (0.9, 0.1, 0.5, 0.7), strict=True
-    ):
+    points = [{"kind": kind, "seed": seed} for kind in ("a" * 60, "b", "c") for seed in (0, 1)]
+    points = sweeps.write(folder / "sweep", points)
+    for point, accuracy in zip(points, (0.9, 0.1, 0.5, 0.7, 0.3), strict=False):
         sweeps.finish(folder / "sweep", point, accuracy)
+    (folder / "sweep" / points[4].name / "summary.json").write_text("{")
     assert main(["report", str(folder / "run")]) == 0
-    assert main(["report", str(folder / "sweep")]) == 0
-    trials = [str(path) for path in sorted((folder / "sweep").glob("kind*"))]
+    assert main(["report", str(folder / "sweep")]) == 1  # one trial is damaged, one not started
+    trials = [str(folder / "sweep" / point.name) for point in points[:4]]
     assert main(["report", str(folder / "run"), *trials, "--out", str(folder / "runs")]) == 0
     return {
         "run": folder / "run" / "report.html",
+        "damaged": folder / "sweep" / points[4].name / "report.html",
         "sweep": folder / "sweep" / "report" / "report.html",
         "runs": folder / "runs" / "report.html",
     }
@@ -101,7 +120,7 @@ def opened(browser, pages):
     assert len(files) == len(contexts)
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "runs"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_page_is_readable(opened, name, width, scheme):
@@ -111,13 +130,35 @@ def test_a_page_is_readable(opened, name, width, scheme):
     found = page.evaluate(CONTRAST)
     assert len(found) > 20
     assert [row for row in found if row[0] < 4.5] == []
+    assert page.evaluate(CUT_OFF) == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(15, 20, 25)")
 
 
+@pytest.mark.skipif(not AXE.is_file(), reason=f"axe-core is not installed in {AXE.parents[2]}")
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_no_violation(opened, name, width, scheme):
+    page = opened(name, width, scheme)
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 15
+    assert [
+        (
+            rule["impact"],
+            rule["id"],
+            rule["help"],
+            [node["html"][:200] for node in rule["nodes"][:3]],
+        )
+        for rule in found["violations"]
+    ] == []
+
+
 def column(page, name, number):
+    """The texts of a column, without empty ones."""
     cells = page.locator(f"[aria-label='{name}'] tbody tr > :nth-child({number})")
-    return [text.strip() for text in cells.all_inner_texts()]
+    return [text.strip() for text in cells.all_inner_texts() if text.strip()]
 
 
 @pytest.mark.parametrize("key", [None, "Enter", "Space"])

@@ -195,6 +195,32 @@ def test_a_running_run(copy):
     assert "The same command continues it." not in page.words
 
 
+@pytest.mark.slow
+def test_a_running_run_has_pictures(copy):
+    (copy / "summary.json").unlink()
+    with lock.claimed(copy):
+        page = report(copy, "--pictures")
+    assert "This run is running, step 4 of 4." in page.words
+    assert "Most confident errors" in page.words
+
+
+def test_a_run_of_one_step(copy):
+    (copy / "summary.json").unlink()
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        (copy / name).write_text((copy / name).read_text().splitlines(True)[0])
+    page = report(copy)
+    assert "This run is not finished, step 1 of 4." in page.words
+    assert "training steps, evaluations, checkpoints" in page.words
+
+
+def test_metrics_that_are_not_numbers(copy):
+    lines = (copy / "metrics.jsonl").read_text()
+    (copy / "metrics.jsonl").write_text(re.sub(r"(?<=: )[\d.e+-]+\.[\d.e+-]+", "NaN", lines))
+    page = report(copy)
+    assert "<dt>test accuracy</dt>" not in page.source
+    assert "There are no metric lines with finite numbers yet." in page.words
+
+
 def test_a_damaged_checkpoint(copy):
     for file in (copy / "checkpoints").rglob("*"):
         if file.is_file() and "state" in file.parts:
@@ -294,6 +320,7 @@ def test_only_config_files_of_the_checkout_are_executed(copy, tmp_path):
 def test_mistakes(run, tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     cases = {
+        (str(tmp_path / "notes.txt"),): "notes.txt is not a folder; give a run directory",
         (str(tmp_path / "none"),): "is not a folder; give a run directory or a sweep directory",
         (str(tmp_path),): "holds no sweep and no run",
         (str(run), "--metric", "x"): "--metric is for a sweep",
@@ -311,3 +338,16 @@ def test_a_failure_at_the_end_changes_nothing(run, monkeypatch, capsys):
     monkeypatch.setattr(run_page.page, "render", None)
     run_page.write_at_end(run, pictures=False)
     assert "no report was written; python -m cv_jax report tries again" in capsys.readouterr().err
+
+
+def test_equal_probabilities_and_nan_are_counted_as_in_the_evaluation():
+    """The first of equal classes is predicted; nothing is right with NaN."""
+    from cv_jax.report import trained_net
+    from cv_jax.tasks.classification import class_predictions
+
+    scores = np.array([[0, 0, 0], [1, 0, 1], [0, 2, 2], [np.nan, 0, 0]], np.float32)
+    labels = np.array([1, 0, 2, 1])
+    expected = class_predictions(configs.load(f"{ROOT}/configs/linear.py"), scores, labels)
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    found = trained_net.scores(trained_net.Predictions(np.arange(4), labels, shares, 4), 3)
+    assert found["correct"] == int((np.asarray(expected["rank"]) < 1).sum()) == 1

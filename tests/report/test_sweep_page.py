@@ -86,11 +86,59 @@ def test_a_damaged_trial_is_named_and_left_out(folder, capsys):
     assert "This run is damaged" in page_reader.read(trial / "report.html").words
 
 
+def test_trials_that_failed(tmp_path):
+    """Each has a page, and its reason in the table."""
+    points = sweeps.write(tmp_path, [{"kind": kind} for kind in "abc"])
+    finish(tmp_path, points[:1])
+    for point, code in zip(points[1:], (3, -9), strict=True):
+        sweeps.end(tmp_path, point, code, 7)
+    assert main(["report", str(tmp_path)]) == 0
+    page = page_reader.read(tmp_path / "report" / "report.html")
+    assert "1 of 3 trials done" in page.words
+    assert "the loss became infinite or not a number, step 7" in page.words
+    assert "killed by signal 9 at step 7" in page.words
+    for point in points[1:]:
+        own = page_reader.read(tmp_path / point.name / "report.html")
+        assert "This run is not finished, step 7" in own.words
+
+
 def test_a_sweep_that_has_not_begun(tmp_path):
     sweeps.write(tmp_path, [{"kind": "a"}, {"kind": "b"}])
     assert main(["report", str(tmp_path)]) == 0
     page = page_reader.read(tmp_path / "report" / "report.html")
     assert "0 of 2 trials done" in page.words
+
+
+NO_FORMULAS = (r"$\foo$", "_a_b", "x^{2", "$a$ $b$")
+
+
+def labels_of(file):
+    source = page_reader.read(file).source
+    return {html.unescape(x).strip() for x in re.findall(r"<text[^>]*>([^<]*)<", source)}
+
+
+@pytest.mark.parametrize("others", [(), NO_FORMULAS], ids=["bars", "groups of bars"])
+def test_values_are_no_formulas(tmp_path, monkeypatch, others):
+    monkeypatch.setattr("cv_jax.report.sweep_page.write_trials", lambda *arguments: None)
+    points = [{"kind": x, **({"other": y} if others else {})}
+              for x in NO_FORMULAS for y in others or ("",)]  # fmt: skip
+    finish(tmp_path, sweeps.write(tmp_path, points))
+    assert main(["report", str(tmp_path)]) == 0
+    labels = labels_of(tmp_path / "report" / "report.html")
+    assert {*NO_FORMULAS, *(f"other={x}" for x in others)} <= labels
+
+
+def test_names_of_metrics_are_no_formulas(tmp_path):
+    (point,) = sweeps.write(tmp_path, [{"kind": "a"}])
+    finish(tmp_path, [point])
+    run = tmp_path / point.name
+    with (run / "metrics.jsonl").open("a") as file:
+        line = {"step": 20, "split": NO_FORMULAS[1], NO_FORMULAS[0]: 1.0}
+        file.write(json.dumps(line) + "\n")
+    for words in ([], [str(run)]):
+        out = ["--no-pictures"] * (not words) + ["--out", str(tmp_path / "out")]
+        assert main(["report", str(run), *words, *out]) == 0
+        assert {*NO_FORMULAS[: 2 - len(words)]} <= labels_of(tmp_path / "out" / "report.html")
 
 
 @pytest.mark.slow

@@ -153,10 +153,10 @@ def test_a_restart_sends_the_pictures_before_it(make, tmp_path):
         file = tmp_path / "pictures" / f"{step:08d}.png"
         file.parent.mkdir(exist_ok=True)
         Image.new("L", (step, 1)).save(file)
-        record.pictured(file)
+        record.pictured([file])
         if step == 4:
             assert record.save(step, state())
-    record.pictured(None)
+    record.pictured([])
     record.close(75)
 
     again = make()

@@ -211,7 +211,8 @@ def _sequence(subject: Subject, found: dict[str, np.ndarray]) -> Finding:
         ticks = range(len(mean))
         axis.set_xticks(ticks, [str(i + 1) for i in ticks], fontsize=9)
         axis.set_yticks(ticks, [str(i + 1) for i in ticks], fontsize=9)
-        axis.set(xlabel="token that is read", ylabel="token that reads", title=name)
+        axis.set(xlabel="token that is read", ylabel="token that reads")
+        axis.set_title(figures.text(name))
     figure.colorbar(drawn, ax=axes[0, -1], shrink=0.8, label="attention")
     rows = []
     for name, weights in found.items():

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from cv_jax.inspect import effective_field, receptive_field
+from cv_jax.inspect import effective_field, network, receptive_field
 from cv_jax.inspect import layers as signals
 from cv_jax.inspect.look import figures
 from cv_jax.inspect.look.subject import DoesNotApply, Finding, Subject
@@ -24,7 +24,8 @@ def look_at_receptive_field(subject: Subject) -> list[Finding]:
     if not last:
         raise DoesNotApply("it has no feature with places in the image")
     inputs = tuple(x[:1] for x in (subject.images, *subject.others))
-    theory = {x.name: x for x in receptive_field.layers(subject.model, inputs, size)}
+    model, _ = network.readable(subject.model, subject.variables)
+    theory = {x.name: x for x in receptive_field.layers(model, inputs, size)}
     rows = []
     for when, found in fields.items():
         for field in found:
@@ -121,7 +122,8 @@ def _growth_figure(fields, theory, size):
 
 def _name_layers(axis, places: np.ndarray, names: list[str]) -> None:
     shown = figures.chosen(len(names), 10)
-    axis.set_xticks(places[shown], [names[i] for i in shown], rotation=45, ha="right", fontsize=9)
+    labels = [figures.text(names[i]) for i in shown]
+    axis.set_xticks(places[shown], labels, rotation=45, ha="right", fontsize=9)
 
 
 def look_at_layers(subject: Subject) -> list[Finding]:

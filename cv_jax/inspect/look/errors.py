@@ -1,7 +1,10 @@
 """Contact sheets of the most confident mistakes and of the hardest images of a split."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from cv_jax.inspect import mistakes, network
 from cv_jax.inspect.look import figures
@@ -34,32 +37,41 @@ def look_at_errors(subject: Subject) -> list[Finding]:
             Finding(
                 "mistakes",
                 f"{text}; the {len(wrong)} most confident have a mean probability of {mean:.1%}",
-                _sheet(subject, wrong, pixels, title),
+                _drawn(subject, wrong, pixels, title),
                 _rows(subject, wrong),
             )
         )
     title = f"The {len(hard)} images with the smallest probability of their class"
     smallest = f"the hardest image has a probability of {hard[0].probability:.2%} for its class"
     findings.append(
-        Finding("hardest", smallest, _sheet(subject, hard, pixels, title), _rows(subject, hard))
+        Finding("hardest", smallest, _drawn(subject, hard, pixels, title), _rows(subject, hard))
     )
     return findings
 
 
-def _sheet(subject, examples, pixels, title):
-    columns = min(len(examples), COLUMNS)
-    figure, axes = figures.panels(-(-len(examples) // columns), columns, title, height=3.5)
+def sheet(pictures: Sequence[tuple[np.ndarray, str]], title: str) -> Figure:
+    """Return a contact sheet.
+
+    Args:
+      pictures: image uint8 [H, W, C] and caption of each picture; at least one.
+      title: of the sheet.
+    """
+    columns = min(len(pictures), COLUMNS)
+    figure, axes = figures.panels(-(-len(pictures) // columns), columns, title, height=3.5)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, example in zip(axes.flat, examples, strict=False):
+    for axis, (pixels, caption) in zip(axes.flat, pictures, strict=False):
         axis.set_axis_on()
-        predicted, true = (subject.class_name(k) for k in (example.prediction, example.label))
-        figures.show(
-            axis,
-            pixels[example.index],
-            f"{predicted} {example.confidence:.1%}\ntrue: {true} {example.probability:.1%}",
-        )
+        figures.show(axis, pixels, caption)
     return figure
+
+
+def _drawn(subject, examples, pixels, title):
+    def caption(example):
+        predicted, true = (subject.class_name(k) for k in (example.prediction, example.label))
+        return f"{predicted} {example.confidence:.1%}\ntrue: {true} {example.probability:.1%}"
+
+    return sheet([(pixels[example.index], caption(example)) for example in examples], title)
 
 
 def _rows(subject, examples):

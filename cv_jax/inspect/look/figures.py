@@ -33,8 +33,7 @@ def panels(
     """
     size = columns * width, rows * height + 0.7
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    title = "\n".join(textwrap.wrap(text(title), max(int(9.5 * size[0]), 24)))
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle("\n".join(_wrapped(title, max(int(9.5 * size[0]), 24))), fontsize=13)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -95,7 +94,7 @@ def plain(axis: Axes, title: str = "", size: int = 11) -> None:
     """Remove the ticks and set the title, shortened to the panel."""
     axis.set(xticks=[], yticks=[])
     if title:
-        lines = [line for part in title.split("\n") for line in textwrap.wrap(text(part), 34)]
+        lines = [line for part in title.split("\n") for line in _wrapped(part, 34)]
         axis.set_title("\n".join(lines[:3]), fontsize=size)
 
 
@@ -124,7 +123,7 @@ def lines(
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=5,
-            label=name,
+            label=text(name),
         )
     axis.grid(alpha=0.3)
     if legend and len(curves) > 1:
@@ -132,8 +131,23 @@ def lines(
 
 
 def text(name: str) -> str:
-    """Return a name as plain text: no control characters, no formulas between dollar signs."""
-    return printable(name).replace("$", r"\$")
+    """Return a name as plain text for a title, a label or a legend of a figure.
+
+    Control characters are escaped. Dollar signs are too: Matplotlib would read a formula between
+    them. A space precedes an underscore: a legend leaves out names that begin with one.
+    """
+    shown = printable(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name cut to `most` characters, the last of which is then "…"."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _wrapped(name: str, width: int) -> list[str]:
+    """Return plain text in lines of at most `width` characters."""
+    return [text(line) for line in textwrap.wrap(printable(name), width)]
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int) -> None:

@@ -25,8 +25,9 @@ def look_at_cka(subject: Subject) -> list[Finding]:
     )
     axis = axes[0, 0]
     drawn = figures.show_map(axis, found.cka, limits=(0, 1))
-    axis.set_xticks(range(len(found.columns)), found.columns, rotation=90, fontsize=9)
-    axis.set_yticks(range(len(found.rows)), found.rows, fontsize=9)
+    across, down = (list(map(figures.text, names)) for names in (found.columns, found.rows))
+    axis.set_xticks(range(len(across)), across, rotation=90, fontsize=9)
+    axis.set_yticks(range(len(down)), down, fontsize=9)
     if subject.companion is not None:
         axis.set(xlabel="layers of the second network", ylabel="layers of the first network")
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="CKA")

@@ -81,7 +81,8 @@ def look_at_positions(subject: Subject) -> list[Finding]:
 
 
 def _layers(subject: Subject) -> list[filters.Filters]:
-    found = filters.first_layers(subject.model, subject.variables, subject.images, *subject.others)
+    net = network.readable(subject.model, subject.variables)  # traced once for all analyses
+    found = filters.first_layers(*net, subject.images, *subject.others)
     size = subject.images.shape[1:3]
     found = [layer for layer in found if layer.kernel.shape[1:3] != size or len(size) == 0]
     if not found:
