@@ -27,19 +27,19 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     # Accelerators have kernels for the library's gradient; nothing else was measured there.
     if jax.default_backend() != "cpu":
         return _maximum(x, size, stride, padding)
-    return _pool(x, size, stride, padding)
+    return _pool(x, size, stride, padding, x.shape[1:3])
 
 
-def _maximum(x, size, stride, padding):
+def _maximum(x, size, stride, padding, sides=None):
     return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
 
 
-_pool = jax.custom_vjp(_maximum, nondiff_argnums=(1, 2, 3))
+_pool = jax.custom_vjp(_maximum, nondiff_argnums=(1, 2, 3, 4))
 
 
-def _forward(x, size, stride, padding):
+def _forward(x, size, stride, padding, sides):
     """Return the maxima, and what the gradient needs: the place of each in its window, as int8."""
-    batch, *sides, channels = x.shape
+    batch, *_, channels = x.shape
     rows, columns = ((side + 2 * padding - size) // stride + 1 for side in sides)
     around = (0, 0), (padding, padding), (padding, padding), (0, 0)
     wide = jnp.pad(x, around, constant_values=-np.inf) if padding else x
@@ -51,17 +51,16 @@ def _forward(x, size, stride, padding):
     for number, tap in enumerate(taps[1:], 1):
         stays = best >= tap  # compared as in the library, also with NaN
         best, place = jnp.where(stays, best, tap), jnp.where(stays, place, jnp.int8(number))
-    return _maximum(x, size, stride, padding), (place, sides)
+    return _maximum(x, size, stride, padding), place
 
 
-def _backward(size, stride, padding, kept, gradient):
+def _backward(size, stride, padding, sides, place, gradient):
     """Return the gradient of the image [B, H, W, C] from that of the maxima [B, h, w, C].
 
     Row u of the padded image is row `phase` = u % stride of the group `group` = u // stride. It is
     row `phase + stride·back` of the window `group − back`, for every `back` up to
     (size − 1) // stride, if that is less than `size`.
     """
-    place, sides = kept
     groups = [-(-(side + 2 * padding) // stride) for side in sides]
     backs = (size - 1) // stride
     edges = [(backs, g - n) for g, n in zip(groups, gradient.shape[1:3], strict=True)]
