@@ -87,8 +87,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in ("mesh.params", "mesh.fsdp_min_size", "mesh.model"):
         pairs[f"config.{name}"] = before["config"].get(name), now["config"].get(name)
     defaults = {**jax_settings.FIXED, **jax_settings.RECORDED}
-    for group in GROUPS:
-        if group in before:
+    for group in (*GROUPS, "compiler_options"):
+        if group in before and group in now:
             for name in sorted({*before[group], *now[group]} - set(STORAGE)):
                 absent = defaults.get(name)
                 pairs[name] = before[group].get(name, absent), now[group].get(name, absent)
