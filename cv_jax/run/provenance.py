@@ -127,9 +127,12 @@ def _code() -> str:
 def commit() -> str | None:
     """Return the commit of the running code, with "+" if tracked files differ from it."""
     try:
-        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+        lines = _git("status", "--porcelain=v2", "--branch", "-uno").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
+    found = lines[0].removeprefix("# branch.oid ")
+    changed = any(not line.startswith("#") for line in lines)
+    return None if found == "(initial)" else found + ("+" if changed else "")
 
 
 def _git(*words: str) -> str:

@@ -224,13 +224,19 @@ class Experiment:
     def sizes(self) -> Sizes:
         """Parameters and multiply-adds of the model, computed from shapes."""
         state, label_shape = self.abstract_state, self.train_images.source.label_shape
-        blank = blank_batch(self.input_shape, label_shape=label_shape)
-        adds, _ = count_multiply_adds(
-            lambda v, *x: self.model.apply(v, *x, train=False)[0],
-            {"params": state.params, **state.model_state},
-            *self.task().inputs(blank, {"mask": jax.random.key(0)}),
-        )
-        return Sizes(sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds)
+
+        def forward(variables):
+            blank = blank_batch(self.input_shape, label_shape=label_shape)
+            inputs = self.task().inputs(blank, {"mask": jax.random.key(0)})
+            return self.model.apply(variables, *inputs, train=False)[0]
+
+        adds, _ = count_multiply_adds(forward, {"params": state.params, **state.model_state})
+        return Sizes(self.parameters, adds)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable scalars."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
 
     def record(self, workdir: Path, **options: Any) -> Record:
         """Return the record of this run in `workdir`; see `run.record.Record` for the options."""

@@ -168,7 +168,7 @@ def _announce(
 ) -> None:
     config, mesh = experiment.config, experiment.mesh
     progress.line(
-        f"{config.model.name}, {experiment.sizes.parameters:,} parameters, on {config.data.name}: "
+        f"{config.model.name}, {experiment.parameters:,} parameters, on {config.data.name}: "
         f"step {step} of {experiment.total_steps}, {mesh.size} {jax.devices()[0].platform} "
         f"device(s){_attention(experiment.model)}, {workdir}"
     )
