@@ -175,14 +175,8 @@ class Experiment:
 
         The state is computed with its stored shardings: no device ever holds more than its shards.
         """
-
-        def function(variables=None):
-            return step.init_state(
-                self.model, self.optimiser, self.config, self.input_shape, variables
-            )
-
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        jit = functools.partial(jax.jit, function, out_shardings=shardings)
+        jit = functools.partial(jax.jit, self._initialise, out_shardings=shardings)
         jitted = jit(compiler_options=compile_options.once())
 
         def init(variables=None):
@@ -209,11 +203,14 @@ class Experiment:
         return pretrained.load(config, self.num_classes, self.input_shape, self.classes)
 
     @functools.cached_property
+    def _initialise(self) -> Callable:
+        """One function, because JAX traces a function once: for the shapes and for the program."""
+        return functools.partial(_initialise, self)
+
+    @functools.cached_property
     def abstract_state(self) -> step.TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
-        state = jax.eval_shape(
-            lambda: step.init_state(self.model, self.optimiser, self.config, self.input_shape)
-        )
+        state = jax.eval_shape(self._initialise)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             state,
@@ -285,6 +282,11 @@ class Experiment:
             batches, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
         )
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
+
+
+def _initialise(experiment: Experiment, variables: Any = None) -> step.TrainState:
+    e = experiment
+    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables)
 
 
 def build(
