@@ -2,8 +2,9 @@
 
 XLA computes the library's gradient with a scatter, window after window, which is slow on a CPU
 (`docs/performance.md`). Here the forward pass notes the place of the maximum in every window, and
-each position of the image adds the gradients of the windows whose maximum it is. Both have the same
-bits: of equal values the first one counts, row by row, and sums are in the order of the windows.
+each position of the image adds the gradients of the windows whose maximum it is. The gradients have
+the same bits: of equal values the first one counts, row by row, and sums are in the order of the
+windows.
 """
 
 import flax.linen as nn
@@ -47,11 +48,12 @@ def _forward(x, size, stride, padding, sides):
     for a, b in np.ndindex(size, size):
         ends = batch, a + (rows - 1) * stride + 1, b + (columns - 1) * stride + 1, channels
         taps.append(jax.lax.slice(wide, (0, a, b, 0), ends, (1, stride, stride, 1)))
-    best, place = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
+    maxima, best, place = taps[0], taps[0], jnp.zeros(taps[0].shape, jnp.int8)
     for number, tap in enumerate(taps[1:], 1):
-        stays = best >= tap  # compared as in the library, also with NaN
+        maxima = jnp.maximum(maxima, tap)  # in one loop with the places, and NaN if a value is
+        stays = best >= tap  # compared as in the library's gradient, also with NaN
         best, place = jnp.where(stays, best, tap), jnp.where(stays, place, jnp.int8(number))
-    return _maximum(x, size, stride, padding), place
+    return maxima, place
 
 
 def _backward(size, stride, padding, sides, place, gradient):
