@@ -7,6 +7,7 @@ of the compiler (`cv_jax/devices/compile_options.py`); for a version of jaxlib w
 there, those of `CANDIDATE`. All variants of a case are compiled in one process and take turns, step
 after step on the same state, so that other load on the machine affects all of them. A ratio is the
 median, over the rounds, of the speed of a variant divided by that of the first in the same round.
+With much other load, `--clock processor` counts the processor seconds of this process instead.
 """
 
 import argparse
@@ -49,26 +50,35 @@ POOLINGS = {
 }
 
 
-def turns(steps: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, list]:
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def turns(
+    steps: dict[str, Callable[[], None]],
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list]:
     """Return name → seconds of one step in every round.
 
     Args:
       steps: name → a step, which waits for its result.
       rounds: how often each takes its turn.
       seconds: about the time of a turn, at least one step.
+      clock: returns seconds.
     """
     found, repetitions = {name: [] for name in steps}, {}
     for name, step in steps.items():  # the first two steps warm up
         step()
-        began = time.perf_counter()
+        began = clock()
         step()
-        repetitions[name] = max(1, min(100, round(seconds / (time.perf_counter() - began))))
+        repetitions[name] = max(1, min(100, round(seconds / (clock() - began))))
     for _ in range(rounds):
         for name, step in steps.items():
-            began = time.perf_counter()
+            began = clock()
             for _ in range(repetitions[name]):
                 step()
-            found[name].append((time.perf_counter() - began) / repetitions[name])
+            found[name].append((clock() - began) / repetitions[name])
     return found
 
 
@@ -83,7 +93,7 @@ def ratios(found: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def step_of(case: Case, dataset: str, options: dict, rounds: int, seconds: float) -> dict:
+def step_of(case: Case, dataset: str, options: dict, *timed) -> dict:
     """Measure the variants of one network."""
     import jax
 
@@ -108,14 +118,14 @@ def step_of(case: Case, dataset: str, options: dict, rounds: int, seconds: float
         state = jax.block_until_ready(compiled[name](state, batch)[0])
 
     steps = {name: lambda name=name: step(name) for name in compiled}
-    found = turns(steps, rounds, seconds)
+    found = turns(steps, *timed)
     speeds = {
         name: [round(case.cpu_batch / one, 3) for one in times] for name, times in found.items()
     }
     return {"batch": case.cpu_batch, "images_per_second": speeds, "ratios": ratios(found)}
 
 
-def pooling_of(shape: tuple, window: tuple, rounds: int, seconds: float) -> dict:
+def pooling_of(shape: tuple, window: tuple, *timed) -> dict:
     """Measure value and gradient of max pooling alone, by the library and as a gather."""
     import jax
     import jax.numpy as jnp
@@ -133,9 +143,7 @@ def pooling_of(shape: tuple, window: tuple, rounds: int, seconds: float) -> dict
         compiled = jax.jit(run).lower(x, gradient).compile()
         return lambda: jax.block_until_ready(compiled(x, gradient))
 
-    found = turns(
-        {"library": step(pooling._maximum), "gather": step(pooling.max_pool)}, rounds, seconds
-    )
+    found = turns({"library": step(pooling._maximum), "gather": step(pooling.max_pool)}, *timed)
     milliseconds = {k: [round(1e3 * one, 2) for one in times] for k, times in found.items()}
     return {"shape": shape, "milliseconds": milliseconds, "ratio": ratios(found)["gather"]}
 
@@ -146,6 +154,8 @@ def main():
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--batch", type=int, help="examples in a step (default: of the case)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what counts the seconds")
     parser.add_argument("--tiny", action="store_true", help="one small network, for tests")
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
@@ -164,12 +174,13 @@ def main():
     result = {
         "command": " ".join(["python -m benchmarks.levers", *sys.argv[1:]]),
         **provenance.environment(),
+        "clock": flags.clock,
         "load": os.getloadavg()[0],
         "options": compile_options.MEASURED.get(jaxlib.__version__, CANDIDATE),
         "steps": {},
         "pooling": {},
     }
-    timed = flags.rounds, flags.seconds
+    timed = flags.rounds, flags.seconds, CLOCKS[flags.clock]
 
     def keep(kind, name, row):
         result[kind][name] = row
@@ -184,6 +195,8 @@ def main():
     for name in flags.cases or networks:
         with tempfile.TemporaryDirectory() as folder:
             case = networks[name]
+            if flags.batch:
+                case = dataclasses.replace(case, cpu_batch=flags.batch)
             dataset = noise_folder(Path(folder), case.size, case.classes)
             keep("steps", name, step_of(case, dataset, result["options"], *timed))
 

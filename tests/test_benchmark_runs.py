@@ -157,7 +157,7 @@ def clock(monkeypatch):
 def test_steps_take_turns(clock):
     order = []
     steps = {name: lambda name=name: order.append(name) or clock(2.0) for name in "ab"}
-    assert levers.turns(steps, rounds=3, seconds=0.0) == {"a": [2.0] * 3, "b": [2.0] * 3}
+    assert levers.turns(steps, 3, 0.0, levers.time.perf_counter) == {"a": [2.0] * 3, "b": [2.0] * 3}
     assert "".join(order) == "aabb" + "ab" * 3
 
 
