@@ -151,7 +151,8 @@ def pooling_of(shape: tuple, window: tuple, *timed) -> dict:
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(NETWORKS)}")
+    known = f"pooling (alone), {', '.join(NETWORKS)}"
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {known}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
     parser.add_argument("--batch", type=int, help="examples in a step (default: of the case)")
@@ -160,9 +161,10 @@ def main():
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     flags = parser.parse_args()
     networks = {"lenet5": TINY["lenet5"]} if flags.tiny else NETWORKS
-    for case in flags.cases:
-        if case not in networks:
-            parser.error(f"case {case!r} is not one of {', '.join(networks)}")
+    cases = flags.cases or ["pooling", *networks]
+    for case in cases:
+        if case not in ("pooling", *networks):
+            parser.error(f"case {case!r} is not one of {known}")
     start.load_jax()
 
     import jax
@@ -189,10 +191,10 @@ def main():
             json_files.write_json(flags.out, result)
         jax.clear_caches()
 
-    for name, (shape, window) in POOLINGS.items():
+    for name, (shape, window) in POOLINGS.items() if "pooling" in cases else ():
         shape = (1, 8, 8, 2) if flags.tiny else shape
         keep("pooling", name, pooling_of(shape, window, *timed))
-    for name in flags.cases or networks:
+    for name in (name for name in cases if name in networks):
         with tempfile.TemporaryDirectory() as folder:
             case = networks[name]
             if flags.batch:
