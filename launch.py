@@ -6,12 +6,14 @@ python launch.py --config configs/vit_b16.py --evaluate
 python launch.py --config configs/mlp.py --sweep=width --seeds 3 --slots 2
 """
 
+import gc
 import os
 import sys
 
 from cv_jax import signals
 
 if __name__ == "__main__":  # before the imports below, which take seconds
+    gc.disable()  # see `start.after_imports`
     signals.block()
     # Every step on a CPU allocates its working memory anew, and mapping it in pages of 4 KiB takes
     # much of the time (`benchmarks/huge_pages.py`). glibc reads the setting for large allocations
@@ -228,6 +230,7 @@ def main(arguments: list[str]) -> int:
     if flags.sweep is not None or flags.search is not None:
         from cv_jax.sweep import main as sweeps
 
+        start.after_imports()
         return sweeps.main(flags, overrides, [sys.executable, __file__], check_xla_flags)
     config = configs.load(flags.config, overrides)
     if config.xla_flags:
@@ -238,6 +241,7 @@ def main(arguments: list[str]) -> int:
     from cv_jax.run import provenance, workdir
     from cv_jax.training import dry_run, evaluate, experiment, loop
 
+    start.after_imports()
     stated = clusters.stated(flags.coordinator, flags.num_processes, flags.process_id)
     processes.start(stated or clusters.found(), config.mesh.heartbeat_seconds)
     values = {k: v for k, v in configs.flatten(config).items() if k not in LOCAL}

@@ -120,6 +120,16 @@ def pointing(record: dict) -> str:
     return "Grad-CAM inside: " + ", ".join(f"{m} {percent(share)}" for m, share in inside.items())
 
 
+def levers(record: dict) -> str:
+    gains = {name: max(row["ratios"].values()) for name, row in record["steps"].items()}
+    return "fastest ÷ library and defaults: " + ", ".join(f"{n} {r:.2f}" for n, r in gains.items())
+
+
+def regressions(record: dict) -> str:
+    (scores,) = [entry["scores"] for entry in list(record["processors"].values())[-1:]]
+    return "per thousand products: " + ", ".join(f"{n} {s:,.0f}" for n, s in scores.items())
+
+
 def strips(record: dict) -> str:
     return "accuracy " + ", ".join(percent(run["test"]["accuracy"]) for run in record["runs"])
 
@@ -129,6 +139,11 @@ BENCHMARKS: dict[str, list[Recorded]] = {
     "gpu": [
         Recorded("gpu/h200.jsonl", "python -m benchmarks.gpu --minutes 8", on_gpu, "NVIDIA H200")
     ],
+    "levers": [
+        Recorded("levers.json", "", levers, "2 CPU cores, jaxlib 0.10.2"),
+        Recorded("levers_jaxlib_0.12.json", "", levers, "2 CPU cores, jaxlib 0.12.0.1"),
+    ],
+    "regressions": [Recorded("regressions.json", "", regressions)],
     "attention": [Recorded(None, "python -m benchmarks.attention")],
     "run_checks": [Recorded(None, "python -m benchmarks.run_checks repeat lenet5")],
     "loader_scaling": [Recorded(None, "python -m benchmarks.loader_scaling")],

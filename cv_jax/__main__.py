@@ -1,8 +1,11 @@
 """`python -m cv_jax COMMAND …`: all commands except training, which is `launch.py`."""
 
+import gc
+
 from cv_jax import signals
 
 if __name__ == "__main__":
+    gc.disable()  # see `start.after_imports`
     signals.watch()  # before the imports below
 elif __name__ == "__mp_main__":  # a process that encodes images
     from cv_jax.data import children
@@ -76,7 +79,9 @@ def _run(name: str = "", *rest: str) -> int:
         raise InputError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}{hint}")
     start.load_jax()
     try:
-        return importlib.import_module(COMMANDS[name][0]).main(list(rest))
+        command = importlib.import_module(COMMANDS[name][0])
+        start.after_imports()
+        return command.main(list(rest))
     except Exception as error:
         if exit_code(error) is None:
             start.check_devices()  # raises an InputError if no program can run here

@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import (  # noqa: E402
     gpu,
     kernels,
+    levers,
+    regressions,
     run_checks,
     step,
     step_cases,
@@ -134,6 +136,39 @@ def test_speeds_count_the_examples_of_all_steps(monkeypatch):
 )
 def test_kernels_are_grouped_by_name(name, kind):
     assert kernels.kind_of(name) == kind
+
+
+def test_ratios_compare_turns_of_one_round():
+    """The machine is twice as slow in the second round, and the third turn of "b" is disturbed."""
+    found = {"a": [4.0, 8.0, 4.0], "b": [2.0, 4.0, 40.0], "c": [4.0, 8.0, 4.0]}
+    assert levers.ratios(found) == {"b": 2.0, "c": 1.0}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Returns `work(seconds)`, which moves the clock of the benchmarks forward."""
+    now = [0.0]
+    fake = types.SimpleNamespace(perf_counter=lambda: now[0])
+    for module in (levers, regressions):
+        monkeypatch.setattr(module, "time", fake)
+    return lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+
+def test_steps_take_turns(clock):
+    order = []
+    steps = {name: lambda name=name: order.append(name) or clock(2.0) for name in "ab"}
+    assert levers.turns(steps, 3, 0.0, levers.time.perf_counter) == {"a": [2.0] * 3, "b": [2.0] * 3}
+    assert "".join(order) == "aabb" + "ab" * 3
+
+
+def test_the_shortest_times_count(clock):
+    """After two calls that warm up; short functions are repeated for `SHORT` seconds."""
+    times = iter([9.0, 3.0, 5.0, 2.0, 7.0])
+    assert regressions.shortest(lambda: clock(next(times)), lambda: clock(0.25), 3) == [2.0, 0.25]
+    calls = []
+    quick = regressions.SHORT / 4
+    regressions.shortest(lambda: calls.append(0) or clock(quick), lambda: clock(1.0), 1)
+    assert len(calls) == 2 + 4
 
 
 def test_cases_are_ordered_once():
@@ -264,6 +299,16 @@ def test_steps_are_measured_without_torch(tmp_path):
     assert row["flops_per_image"] == 6 * (patches + block + 3 * 32)
     assert row["kernel_milliseconds"]
     assert min(row["compile_seconds"], row["peak_bytes"]) > 0
+
+
+@pytest.mark.slow
+def test_levers_are_measured(tmp_path):
+    file = tmp_path / "levers.json"
+    run("benchmarks.levers", "--tiny", "--rounds=2", "--seconds=0.01", f"--out={file}")
+    result = json.loads(file.read_text())
+    assert result["steps"]["lenet5"]["ratios"].keys() == {"options"}
+    assert result["pooling"].keys() == levers.POOLINGS.keys()
+    assert all(row["ratio"] > 0 for row in result["pooling"].values())
 
 
 @pytest.mark.slow

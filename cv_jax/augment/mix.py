@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from cv_jax.augment import boxes
 from cv_jax.augment.chance import check_share
@@ -179,6 +178,8 @@ def _beta_quantiles(alpha: float, lowest: float = 0.0) -> np.ndarray:
     Interpolation between them replaces `jax.random.beta`, whose rejection loops take longer to
     compile than the rest of a small network's training step.
     """
+    import scipy.special  # takes a tenth of a second
+
     grid = np.linspace(lowest, 1, 4097)
     return scipy.special.betaincinv(alpha, alpha, grid).astype(np.float32)
 

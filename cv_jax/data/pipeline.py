@@ -9,10 +9,10 @@ import contextlib
 import itertools
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -24,6 +24,22 @@ from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
 from cv_jax.devices.memory import free_memory
 from cv_jax.errors import InputError, RunError
+
+
+def _grain():
+    """Import grain without orbax, whose import takes most of the time and is not needed here."""
+    absent = "orbax.checkpoint" not in sys.modules
+    if absent:
+        sys.modules["orbax.checkpoint"] = None  # grain has no checkpoints without it
+    try:
+        import grain
+    finally:
+        if absent:
+            del sys.modules["orbax.checkpoint"]
+    return grain
+
+
+grain = _grain()
 
 
 class Images(NamedTuple):

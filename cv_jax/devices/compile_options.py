@@ -1,9 +1,39 @@
-"""Options of the compiler for programs that run once."""
+"""Options of the compiler: for the steps of a run on a CPU, and for programs that run once."""
+
+import os
+import platform
+import re
 
 import contextlib
 from collections.abc import Iterator
 
 import jax
+import jaxlib
+
+_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+# Version of jaxlib → options that make training steps faster on an x86-64 CPU. Measured by
+# `python -m benchmarks.levers` and recorded in `benchmarks/results/levers.json`. By default 0.10.2
+# computes single convolutions by YNNPACK; these lists leave out LIBRARY_FUSION_TYPE_
+# INDIVIDUAL_CONVOLUTION, so that Eigen computes them.
+MEASURED = {
+    "0.10.2": {_FUSIONS: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
+}
+
+
+def for_steps() -> dict[str, str]:
+    """Return the options of a new run for its steps: the fastest that were measured.
+
+    There are none on an accelerator, and for a version of jaxlib that was not measured.
+    """
+    if jax.default_backend() != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return {}
+    return without_flags(MEASURED.get(jaxlib.__version__, {}))
+
+
+def without_flags(options: dict[str, str]) -> dict[str, str]:
+    """Return the options without those that `XLA_FLAGS` sets, which come from the user."""
+    given = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return {name: value for name, value in options.items() if name not in given}
 
 
 def once() -> dict[str, int] | None:

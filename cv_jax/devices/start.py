@@ -5,6 +5,7 @@ process for an unknown flag. Nothing of JAX is imported here before `load_jax`.
 """
 
 import functools
+import gc
 import logging
 import math
 import os
@@ -18,6 +19,17 @@ from cv_jax.errors import ExitCode, InputError, one_line
 _PARSE_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 _ADVICE = re.compile(r"\.? \((set JAX_PLATFORMS|you may need to).*\)$")
 _DEVICE = r"-?\d+|(GPU|MIG)-[\w/-]+|NoDevFiles"  # of CUDA_VISIBLE_DEVICES
+
+
+def after_imports() -> None:
+    """Turn garbage collection on, if it is off, for objects that are made from now on.
+
+    The objects of modules stay. Python would look through all of them time and again while modules
+    are imported, which takes a fifth of the time.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def load_jax() -> None:

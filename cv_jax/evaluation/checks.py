@@ -64,13 +64,15 @@ def trace(request: Request, step: Callable) -> Any:
     """
     config, model = request.config, request.model
     stated = _stated_size(request)
-    batch = blank_batch((*stated, request.train_source.channels))
+    shape = (*stated, request.train_source.channels)
     task = tasks.make_task(config, model)
-    _, variables = jax.eval_shape(
-        lambda: model.init_with_output(
-            jax.random.key(0), *task.inputs(batch, {"mask": jax.random.key(0)}), train=False
-        )
-    )
+
+    def init():
+        batch, key = blank_batch(shape), jax.random.key(0)
+        inputs = task.inputs(batch, {"mask": key})
+        return batch, model.init_with_output(key, *inputs, train=False)[1]
+
+    batch, variables = jax.eval_shape(init)
     try:
         return jax.eval_shape(step, variables, {**batch, "image": request.images})
     except (ValueError, TypeError, FlaxError) as error:

@@ -28,6 +28,7 @@ from cv_jax.models import checks
 from cv_jax.models.conv_layers import adaptive_avg_pool, local_response_norm, uniform_fan_in
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
+from cv_jax.models.pooling import max_pool
 
 INITS = ("normal", "uniform", "he")
 SMALLEST = 63  # side for which the input of the third pooling is 3×3
@@ -119,7 +120,7 @@ class AlexNet(nn.Module):
             return x
 
         def pool(x, number):
-            x = features[f"pool{number}"] = nn.max_pool(x, (3, 3), (2, 2), "VALID")
+            x = features[f"pool{number}"] = max_pool(x, 3, stride=2)
             return x
 
         x = conv(image.astype(self.dtype), 1, 0, size=11, stride=4, padding=2)

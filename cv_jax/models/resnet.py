@@ -39,6 +39,7 @@ from cv_jax.models.conv_layers import he_fan_out, uniform_fan_in
 from cv_jax.models.encoder import REMAT_POLICIES
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import POOLINGS, DropPath, at_least_float32, drop_path_rates, pool
+from cv_jax.models.pooling import max_pool
 
 BLOCKS = {"basic": 1, "bottleneck": 4}  # block → output channels over the width of the stage
 SHORTCUTS = ("A", "B", "C", "none")
@@ -256,7 +257,7 @@ class ResNet(nn.Module):
         x = conv(image.astype(self.dtype))
         x = x if self.preact else norm(x, "bn1")
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = max_pool(x, 3, stride=2, padding=1)
         features["stem"] = x
 
         module = Block

@@ -28,6 +28,7 @@ from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.conv_layers import adaptive_avg_pool, he_fan_out, local_response_norm
 from cv_jax.models.entry import Entry
 from cv_jax.models.layers import at_least_float32
+from cv_jax.models.pooling import max_pool
 
 NORMS = ("none", "batch", "lrn")
 INITS = ("he", "glorot")
@@ -128,7 +129,7 @@ class VGG(nn.Module):
                 if self.norm == "lrn" and stage == i == 1:
                     x = features["lrn"] = local_response_norm(x)
                     index += 1
-            x = features[f"pool{stage}"] = nn.max_pool(x, (2, 2), (2, 2), "VALID")
+            x = features[f"pool{stage}"] = max_pool(x, 2, stride=2)
             index += 1
 
         x = adaptive_avg_pool(x, self.pool_size).reshape(len(x), -1)

@@ -145,6 +145,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Python", start.get("python")),
         ("versions", in_words(start.get("versions"))),
         ("XLA flags", start.get("xla_flags")),
+        ("options of the compiler", in_words(start.get("compiler_options"))),
         ("JAX settings", in_words(start.get("jax_settings"))),
         ("variables", in_words(start.get("variables"))),
         ("begun", run.starts[0].get("time")),

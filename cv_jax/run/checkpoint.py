@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from cv_jax.devices.processes import agreed, barrier, decided, gathered, is_main
 from cv_jax.errors import RunError, one_line
@@ -110,9 +109,7 @@ class Checkpoints:
         self.mark: Mark | None = None
         self._asking, self._guard = asking, guard
         self._token = ""
-        # Weights hardly compress, and compression would take CPU time from training.
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-        self._orbax = ocp.AsyncCheckpointer(handler)
+        self._writer: Any = None  # of orbax, after the first save
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -148,7 +145,7 @@ class Checkpoints:
                 (writing / "meta.json").write_text(json.dumps(meta))
                 (writing / "metrics.jsonl").write_text(lines)
             # Each process writes its shards after process 0 has created the folder.
-            self._orbax.save((writing / "state").absolute(), args=ocp.args.PyTreeSave(_flat(state)))
+            self._write((writing / "state").absolute(), state)
         except Exception as error:
             raise self._failed(step, error) from error
         self._finishing = threading.Thread(target=self._finish, args=(step, writing), daemon=True)
@@ -170,7 +167,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the current save, and end orbax's threads."""
         self.wait()
-        self._orbax.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def restore(
         self, target: Any, repair: bool = True, newest: int | None = None
@@ -229,7 +227,7 @@ class Checkpoints:
         return read_lines(self.folder / str(step))
 
     def _load(self, checkpoint, target):
-        flat, path = _flat(target), (checkpoint / "state").absolute()
+        ocp, flat, path = _orbax(), _flat(target), (checkpoint / "state").absolute()
         handler = ocp.PyTreeCheckpointHandler()
         try:
             stored = handler.metadata(path).tree
@@ -249,9 +247,17 @@ class Checkpoints:
         leaves = [restored[name] for name in _flat(target)]
         return jax.tree.unflatten(jax.tree.structure(target), leaves)
 
+    def _write(self, path, state):
+        ocp = _orbax()
+        if self._writer is None:
+            # Weights hardly compress, and compression would take CPU time from training.
+            handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+            self._writer = ocp.AsyncCheckpointer(handler)
+        self._writer.save(path, args=ocp.args.PyTreeSave(_flat(state)))
+
     def _finish(self, step, writing):
         try:
-            self._orbax.wait_until_finished()
+            self._writer.wait_until_finished()
             self._guard()
             if is_main():
                 write_synced(writing / "digests.json", json.dumps(digests(writing), indent=0))
@@ -356,7 +362,15 @@ def _unless_gone(path: Path, read: Callable[[], Any]) -> Any:
     return found if before is not None and inode(path) == before else None
 
 
+def _orbax():
+    """Import orbax when it is first used, because this takes longer than a first step."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
 def _read(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    ocp = _orbax()
     handler = ocp.PyTreeCheckpointHandler()
     stored = handler.metadata(path.absolute()).tree
     item = {

@@ -87,8 +87,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name in ("mesh.params", "mesh.fsdp_min_size", "mesh.model"):
         pairs[f"config.{name}"] = before["config"].get(name), now["config"].get(name)
     defaults = {**jax_settings.FIXED, **jax_settings.RECORDED}
-    for group in GROUPS:
-        if group in before:
+    for group in (*GROUPS, "compiler_options"):
+        if group in before and group in now:
             for name in sorted({*before[group], *now[group]} - set(STORAGE)):
                 absent = defaults.get(name)
                 pairs[name] = before[group].get(name, absent), now[group].get(name, absent)
@@ -127,9 +127,12 @@ def _code() -> str:
 def commit() -> str | None:
     """Return the commit of the running code, with "+" if tracked files differ from it."""
     try:
-        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+        lines = _git("status", "--porcelain=v2", "--branch", "-uno").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
+    found = lines[0].removeprefix("# branch.oid ")
+    changed = any(not line.startswith("#") for line in lines)
+    return None if found == "(initial)" else found + ("+" if changed else "")
 
 
 def _git(*words: str) -> str:

@@ -59,6 +59,7 @@ class Record:
         utilisation: Callable[[float], float] | None = None,
         keep_last: int = 1,
         trials: int = 1,
+        compiler_options: dict[str, str] | None = None,
         guard: Callable[[], None] = lambda: None,
     ):
         """
@@ -74,6 +75,7 @@ class Record:
           utilisation: `images per second → share of the devices' peak`; `None` if unknown.
           keep_last: lower limit of the number of newest checkpoints to keep.
           trials: number of runs in the program.
+          compiler_options: of the steps.
           guard: called before each write; see `lock.Claim.check`.
         """
         self.workdir, self.config, self.code = workdir, config, None
@@ -81,6 +83,7 @@ class Record:
         self.other_conditions = ""
         self._fingerprint, self._classes = fingerprint, classes
         self._total_steps, self._schedule, self._trials = total_steps, schedule, trials
+        self._compiler_options = compiler_options
         self._log_every, self._save_every = log_every, save_every
         self._utilisation, self.guard = utilisation, guard
         self._main = processes.is_main()
@@ -143,6 +146,7 @@ class Record:
                 self._classes,
                 self._trials,
                 run,
+                self._compiler_options,
             )
 
         self.other_conditions = processes.decided(record)

@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jaxlib
 import ml_collections
 
 from cv_jax import config as configs
@@ -210,6 +211,7 @@ def record_start(
     classes: tuple[str, ...] = (),
     trials: int = 1,
     run: str | None = None,
+    options: dict[str, str] | None = None,
 ) -> str:
     """Write `config.json` and `classes.json` at the first start, and add this start to `run.json`.
 
@@ -222,6 +224,7 @@ def record_start(
       classes: names of the classes; () if unknown.
       trials: number of runs in the program.
       run: name of the run in its mark, see `owner`; default: a new name.
+      options: of the compiler, for the steps.
 
     Returns:
       The conditions that differ from those of the earlier starts, in words; "" without any.
@@ -236,6 +239,7 @@ def record_start(
         "step": step,
         "command": sys.argv,
         **provenance.environment(),
+        "compiler_options": options or {},
         "trials_in_one_program": trials,
         "config": configs.flatten(config),
         "data": fingerprint,
@@ -249,9 +253,27 @@ def record_start(
     return identity.other_conditions(starts, start)
 
 
-def other_conditions(path: Path, config: ml_collections.ConfigDict, step: int) -> str:
-    """Say in which conditions the first `step` updates differ from this process; "" if in none."""
-    now = {"step": step, **provenance.environment(), "config": configs.flatten(config)}
+def compiler_options(path: Path) -> dict[str, str] | None:
+    """Return the options of the compiler that the run in a directory is computed with.
+
+    It has none if an older version began it. `None` stands for a free choice: without a run, and if
+    another version of jaxlib, which may not know the options, made the last start.
+    """
+    _, starts = started_with(path)
+    if not starts or starts[-1].get("versions", {}).get("jaxlib") != jaxlib.__version__:
+        return None
+    return starts[-1].get("compiler_options", {})
+
+
+def other_conditions(
+    path: Path, config: ml_collections.ConfigDict, step: int, options: dict[str, str]
+) -> str:
+    """Say in which conditions the first `step` updates differ from this process; "" if in none.
+
+    `options` are those of the compiler.
+    """
+    conditions = {**provenance.environment(), "compiler_options": options}
+    now = {"step": step, **conditions, "config": configs.flatten(config)}
     return identity.other_conditions(started_with(path)[1], now)
 
 

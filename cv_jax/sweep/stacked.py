@@ -32,6 +32,7 @@ class Stacked:
         self.place = NamedSharding(self._mesh, self._spec)
         self._one = SingleDeviceSharding(used[0])
         self._unified: dict[tuple, tuple[Callable, Any]] = {}
+        self._options = parts[0].compiler_options or None
         self._take = jax.jit(
             lambda tree, i: jax.tree.map(lambda x: x[i], tree),
             out_shardings=NamedSharding(self._mesh, PartitionSpec()),
@@ -91,8 +92,10 @@ class Stacked:
         state = states[0]
         if any(other != state for other in states):
             raise Different("the train states have different shapes")
-        functions = [parts.train_step() for parts in self._parts]
-        return self.function(*unify(functions, state, shapes(batch)), donate=(0,))
+        functions = [parts.train_step(nested=True) for parts in self._parts]
+        return self.function(
+            *unify(functions, state, shapes(batch)), donate=(0,), options=self._options
+        )
 
     def evaluators(self, i: int) -> list[tuple[Any, Callable]]:
         """Return the evaluations of trial i, each with its function `variables → scores`."""
@@ -105,9 +108,12 @@ class Stacked:
         def function(*arguments):
             key = (make, options, str(shapes(arguments)))
             if key not in self._unified:
-                functions = [parts.evaluation_step(make, *options) for parts in self._parts]
+                functions = [
+                    parts.evaluation_step(make, *options, nested=True) for parts in self._parts
+                ]
                 program, numbers = unify(functions, *shapes(arguments))
-                self._unified[key] = jax.jit(program), numbers
+                jitted = jax.jit(program, compiler_options=self._options)
+                self._unified[key] = jitted, numbers
             program, numbers = self._unified[key]
             return program({name: values[i] for name, values in numbers.items()}, *arguments)
 

@@ -111,7 +111,7 @@ def run(trials: dict[Path, ml_collections.ConfigDict], say: Callable[[str], None
             claim = stack.enter_context(lock.claimed(path))
             check_run()  # again: until now another process could start a run here
             lanes.append(Lane(path, parts, config, claim.check))
-        todo = [lane for lane in lanes if not _finished(lane)]
+        todo = _with_equal_options([lane for lane in lanes if not _finished(lane)])
         say(f"{len(todo)} of {len(lanes)} trials to train in one program")
         if todo:
             stop = stack.enter_context(signals.caught(recording=False))
@@ -144,6 +144,15 @@ class Lane:
         self.record = own.record(
             self.workdir, utilisation=utilisation, keep_last=2, trials=trials, guard=self.guard
         )
+
+
+def _with_equal_options(lanes: list[Lane]) -> list[Lane]:
+    """Give all lanes the compiler options of the first, which one program can have."""
+    if lanes:
+        options = lanes[0].parts.as_begun(lanes[0].workdir).compiler_options
+    for lane in lanes:
+        lane.parts = dataclasses.replace(lane.parts, compiler_options=options)
+    return lanes
 
 
 def _finished(lane: Lane) -> bool:

@@ -38,6 +38,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
         return owner.of(workdir).name
 
     place, run = checkpoint_files.inode(workdir), processes.decided(check)
+    experiment = experiment.as_begun(workdir)
     restored = checkpoints.restore(experiment.abstract_state, repair=False)
     if restored is None:
         raise InputError(f"--evaluate: the checkpoints in {workdir} were removed meanwhile")
@@ -53,11 +54,13 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
         raise RunError(
             f"{workdir} was moved or replaced while it was evaluated; nothing is written"
         )
-    changed = records.other_conditions(workdir, experiment.config, step)
+    options = experiment.compiler_options
+    changed = records.other_conditions(workdir, experiment.config, step, options)
     if changed:
         print(printable(f"WARNING: {workdir} {changed}"), file=sys.stderr)
     file = records.evaluation_file(workdir, experiment.config)
     made = {e.name: record(e, found[e.name]) for e in experiment.evaluations}
+    conditions = {**provenance.environment(), "compiler_options": options}
     said = {**about(experiment.config, step), **({} if run is None else {"run": run})}
     note = str(file)
     try:
@@ -65,7 +68,7 @@ def evaluate(experiment: Experiment, workdir: Path) -> int:
     except InputError as error:
         note = f"only printed: {error}"
     else:
-        json_files.write_record(file, {**said, **provenance.environment(), "evaluations": made})
+        json_files.write_record(file, {**said, **conditions, "evaluations": made})
 
     print(table(found, experiment.evaluations[0].classes))
     scores, accuracy = found["test"].metrics, ""

@@ -27,6 +27,7 @@ from cv_jax.models import precision
 from cv_jax.models.count import count_multiply_adds
 from cv_jax.optim import optimisers, parameter_rules, schedules
 from cv_jax.progress import counted
+from cv_jax.run import workdir as records
 from cv_jax.run import writers
 from cv_jax.run.record import Record
 from cv_jax.tasks import losses
@@ -70,6 +71,7 @@ class Experiment:
       optimiser: see `optimisers.Optimiser`.
       teacher: the teacher model; `None` without distillation, and for evaluation.
       fingerprint: identity of the data, the teacher and, with `mesh.step=pmap`, the devices.
+      compiler_options: of the steps.
     """
 
     config: ml_collections.ConfigDict
@@ -87,6 +89,14 @@ class Experiment:
     optimiser: optimisers.Optimiser
     teacher: Teacher | None
     fingerprint: dict[str, Any]
+    compiler_options: dict[str, str]
+
+    def as_begun(self, workdir: Path) -> "Experiment":
+        """Return the experiment with the compiler options of the run in `workdir`, if any."""
+        own = processes.decided(lambda: records.compiler_options(workdir))
+        if own is None or (own := compile_options.without_flags(own)) == self.compiler_options:
+            return self
+        return dataclasses.replace(self, compiler_options=own)
 
     def every(self, name: str) -> int:
         """Return a duration of the config in steps; 0 if it is not set."""
@@ -97,8 +107,11 @@ class Experiment:
         """Return the task of the model."""
         return tasks.make_task(self.config, self.model)
 
-    def train_step(self) -> Callable:
-        """Return the jitted `(state, batch) → (state, metrics)`; the state is donated."""
+    def train_step(self, nested: bool = False) -> Callable:
+        """Return the jitted `(state, batch) → (state, metrics)`; the state is donated.
+
+        `nested` is for a part of another jitted program, which can have no options of its own.
+        """
         state, teach, variables = self.abstract_state, None, ()
         if self.teacher is not None:
             # Arguments, because a program stores a copy of its constants.
@@ -131,7 +144,10 @@ class Experiment:
             max(1, self.every("log.every")),
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state), meshes.replicated(self.mesh)
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=shardings)
+        options = None if nested else self.compiler_options or None
+        jitted = jax.jit(
+            function, donate_argnums=0, out_shardings=shardings, compiler_options=options
+        )
         if self.teacher is None:
             return jitted
 
@@ -141,16 +157,17 @@ class Experiment:
         with_teacher.lower = lambda state, batch: jitted.lower(state, batch, *variables)
         return with_teacher
 
-    def evaluation_step(self, make: Callable, *options: Any) -> Callable:
+    def evaluation_step(self, make: Callable, *options: Any, nested: bool = False) -> Callable:
         """Return `make(config, model, *options)`, a `(variables, batch) → predictions`, jitted.
 
-        Variables are sharded as stored; predictions are replicated.
+        Variables are sharded as stored; predictions are replicated. `nested`: see `train_step`.
         """
         function = make(self.config, self.model, *options)
         gather = partition.gathering(self.config, self.mesh, self.abstract_state.eval_variables)
         return jax.jit(
             lambda variables, batch: function(gather(variables), batch),
             out_shardings=meshes.replicated(self.mesh),
+            compiler_options=None if nested else self.compiler_options or None,
         )
 
     def init(self) -> Callable:
@@ -158,14 +175,8 @@ class Experiment:
 
         The state is computed with its stored shardings: no device ever holds more than its shards.
         """
-
-        def function(variables=None):
-            return step.init_state(
-                self.model, self.optimiser, self.config, self.input_shape, variables
-            )
-
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        jit = functools.partial(jax.jit, function, out_shardings=shardings)
+        jit = functools.partial(jax.jit, self._initialise, out_shardings=shardings)
         jitted = jit(compiler_options=compile_options.once())
 
         def init(variables=None):
@@ -192,11 +203,14 @@ class Experiment:
         return pretrained.load(config, self.num_classes, self.input_shape, self.classes)
 
     @functools.cached_property
+    def _initialise(self) -> Callable:
+        """One function, because JAX traces a function once: for the shapes and for the program."""
+        return functools.partial(_initialise, self)
+
+    @functools.cached_property
     def abstract_state(self) -> step.TrainState:
         """Shapes, dtypes and shardings of the state, without computing it."""
-        state = jax.eval_shape(
-            lambda: step.init_state(self.model, self.optimiser, self.config, self.input_shape)
-        )
+        state = jax.eval_shape(self._initialise)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             state,
@@ -207,13 +221,19 @@ class Experiment:
     def sizes(self) -> Sizes:
         """Parameters and multiply-adds of the model, computed from shapes."""
         state, label_shape = self.abstract_state, self.train_images.source.label_shape
-        blank = blank_batch(self.input_shape, label_shape=label_shape)
-        adds, _ = count_multiply_adds(
-            lambda v, *x: self.model.apply(v, *x, train=False)[0],
-            {"params": state.params, **state.model_state},
-            *self.task().inputs(blank, {"mask": jax.random.key(0)}),
-        )
-        return Sizes(sum(leaf.size for leaf in jax.tree.leaves(state.params)), adds)
+
+        def forward(variables):
+            blank = blank_batch(self.input_shape, label_shape=label_shape)
+            inputs = self.task().inputs(blank, {"mask": jax.random.key(0)})
+            return self.model.apply(variables, *inputs, train=False)[0]
+
+        adds, _ = count_multiply_adds(forward, {"params": state.params, **state.model_state})
+        return Sizes(self.parameters, adds)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable scalars."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
 
     def record(self, workdir: Path, **options: Any) -> Record:
         """Return the record of this run in `workdir`; see `run.record.Record` for the options."""
@@ -226,6 +246,7 @@ class Experiment:
             log_every=self.every("log.every"),
             save_every=self.every("checkpoint.every"),
             schedule=self.schedule,
+            compiler_options=self.compiler_options,
             **options,
         )
 
@@ -261,6 +282,11 @@ class Experiment:
             batches, start_step, workers=data.workers, threads=data.threads, prefetch=data.prefetch
         )
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
+
+
+def _initialise(experiment: Experiment, variables: Any = None) -> step.TrainState:
+    e = experiment
+    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables)
 
 
 def build(
@@ -339,6 +365,7 @@ def build(
         optimiser=optimiser,
         teacher=teacher,
         fingerprint=fingerprint,
+        compiler_options=compile_options.for_steps(),
     )
 
 

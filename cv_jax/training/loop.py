@@ -49,6 +49,7 @@ def train(experiment: Experiment, workdir: Path, command: str) -> int:
     with lock.shared(workdir) as claim, signals.caught(recording=False) as stop, traced as trace:
         # Until the lock was taken, another process could start a run here or replace it.
         weights, loaded = _checked(experiment, workdir, weights)
+        experiment = experiment.as_begun(workdir)
         record = experiment.record(
             workdir, utilisation=profiling.utilisation(experiment), guard=claim.check
         )
@@ -168,7 +169,7 @@ def _announce(
 ) -> None:
     config, mesh = experiment.config, experiment.mesh
     progress.line(
-        f"{config.model.name}, {experiment.sizes.parameters:,} parameters, on {config.data.name}: "
+        f"{config.model.name}, {experiment.parameters:,} parameters, on {config.data.name}: "
         f"step {step} of {experiment.total_steps}, {mesh.size} {jax.devices()[0].platform} "
         f"device(s){_attention(experiment.model)}, {workdir}"
     )

@@ -134,7 +134,7 @@ def model_flops(experiment) -> int:
             attention_implementation="xla"
         )  # products inside fused kernels are not counted
     label_shape = experiment.train_images.source.label_shape
-    example = blank_batch(experiment.input_shape, label_shape=label_shape)
+    example = jax.eval_shape(lambda: blank_batch(experiment.input_shape, label_shape=label_shape))
     raw = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
         for name, x in example.items()

@@ -143,14 +143,14 @@ def make_model(
         model = models.create(name, **pretrained.model_fields(config, num_classes))
         task = tasks.make_task(config, model)
 
-        def score(batch, rngs):
-            inputs = task.inputs(batch, rngs)
+        def score():
+            batch = blank_batch(input_shape, num_classes if soft_labels else 0)
+            inputs = task.inputs(batch, {"mask": jax.random.key(0)})
             stored = precision.stored(model, config.optim.master_weights)
             output, variables = stored.init_with_output(jax.random.key(0), *inputs, train=False)
             return task.score(output, batch)[0], variables["params"]
 
-        batch = blank_batch(input_shape, num_classes if soft_labels else 0)
-        loss, params = jax.eval_shape(score, batch, {"mask": jax.random.key(0)})
+        loss, params = jax.eval_shape(score)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"config.model: {str(error).splitlines()[0]}") from None  # JAX adds lines
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

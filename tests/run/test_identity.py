@@ -288,6 +288,7 @@ def start(step, **changes):
         "xla_flags": "",
         "jax_settings": {},
         "variables": {},
+        "compiler_options": {},
         "trials_in_one_program": 1,
         "config": {"mesh.devices": None, "mesh.params": "replicated", "mesh.model": 1},
         **changes,
@@ -304,6 +305,7 @@ def start(step, **changes):
         ({"cpu_threads": 1}, "cpu_threads: was 2, is now 1"),
         ({"processor": "Xeon"}, "processor: was 'EPYC', is now 'Xeon'"),
         ({"xla_flags": "--a=1"}, "xla_flags: was '', is now '--a=1'"),
+        ({"compiler_options": {"xla_a": "1"}}, "xla_a: was None, is now '1'"),
         ({"trials_in_one_program": 4}, "trials_in_one_program: was 1, is now 4"),
         (
             {"jax_settings": {"jax_disable_jit": True}},
@@ -336,7 +338,7 @@ def test_conditions_that_change_no_bits_or_were_not_recorded_are_not_compared():
     old = start(0)
     for name in ("code", "processor", "cpu_threads", "jax_settings", "variables"):
         del old[name]
-    del old["trials_in_one_program"]
+    del old["trials_in_one_program"], old["compiler_options"]
     expected = ["commit: was 'aaaaaaaaaaaa', is now 'bbbbbbbbbbbb'"]
     assert provenance.differences(old, start(2, commit="b" * 40)) == expected
 
