@@ -1,0 +1,214 @@
+"""Chapter 6: deep plain nets fail in optimisation, and shortcuts cure it."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+
+from cv_jax.course import networks
+from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
+from cv_jax.course.figures import curves, error
+from cv_jax.course.verdict import Verdict, difference, less, more
+from cv_jax.models import resnet
+
+EPOCHS = {"digits": "digits,epochs=6", "cifar10": "cifar10,epochs=6"}
+NORMS = {"log.norms": "true", "log.every_steps": "1"}  # the first line is that of step 1
+DEPTHS = Study("depth", "depth.py", EPOCHS, sweep="few", overrides=NORMS)
+CURES = Study("cures", "depth.py", EPOCHS, sweep="cures", overrides=NORMS)
+VARIANTS = Study("variants", "depth.py", EPOCHS, sweep="variants")
+SHALLOW, MIDDLE, DEEP = 8, 20, 44
+WORSE = 0.02  # a difference of training errors that counts
+CURED = 0.1  # a lower training error that counts as a cure
+SAME = 0.01
+GENTLE = 0.1  # accuracy that a gentle degradation may cost
+
+
+def measure(study: str, path: Path) -> dict[str, float]:
+    """First-step gradient norm of the first and last filters; accuracy without single blocks."""
+    found = {}
+    norms = next((line for line in networks.lines(path) if line["split"] == "norms"), None)
+    if norms:
+        blocks = networks.opened(path).model.stage_sizes[2]
+        first, last = norms["gradient/conv1"], norms[f"gradient/layer3_{blocks - 1}/conv2"]
+        found = {"first_gradient": first, "gradient_ratio": first / last}
+    if study == "depth" and networks.config_of(path).model.name in (
+        "plain20_cifar",
+        "resnet20_cifar",
+    ):
+        found["skipped_accuracy"] = float(np.mean([without(path, b) for b in removable(path)]))
+    return found
+
+
+def removable(path: Path) -> list[str]:
+    """Names of the blocks whose input and output have the same shape."""
+    model = networks.opened(path).model
+    names = [f"layer{s}_{i}" for s, n in enumerate(model.stage_sizes, 1) for i in range(n)]
+    return [n for n in names if n == "layer1_0" or not n.endswith("_0")]
+
+
+def without(path: Path, block: str) -> float:
+    """Test accuracy with one block replaced by the identity (Veit et al., 2016)."""
+
+    def skip(call, args, kwargs, context):
+        if isinstance(context.module, resnet.Block) and context.module.name == block:
+            return args[0]
+        return call(*args, **kwargs)
+
+    def predict(net, images):
+        with nn.intercept_methods(skip):
+            return net.model.apply(net.weights.variables, images, train=False)[0]
+
+    return networks.accuracy(path, predict)
+
+
+def verdict(trials: list[Trial]) -> Verdict:
+    """Training errors over depth, gradients, cures, variants, and nets without a block."""
+
+    def mistakes(study, **values):
+        found = by_seed(trials, "train_eval_accuracy", study, **values)
+        return {seed: 1 - value for seed, value in found.items()}
+
+    def depth(net, layers):
+        return mistakes("depth", net=net, depth=layers)
+
+    def logarithm(layers):
+        found = by_seed(trials, "gradient_ratio", "depth", net="plain", depth=layers)
+        return {seed: float(np.log10(value)) for seed, value in found.items()}
+
+    def lost(net):
+        whole = by_seed(trials, "test_accuracy", "depth", net=net, depth=MIDDLE)
+        return difference(
+            whole, by_seed(trials, "skipped_accuracy", "depth", net=net, depth=MIDDLE)
+        )
+
+    plain = difference(depth("plain", DEEP), depth("plain", SHALLOW))
+    base = mistakes("cures", change="none")
+    checks = [
+        more(
+            f"a plain net of {DEEP} layers has a higher error on its own training images than one "
+            f"of {SHALLOW}",
+            "difference of the errors on the training images",
+            plain,
+            WORSE,
+            "points",
+        ),
+        less(
+            "a residual net does not",
+            "difference of the errors on the training images",
+            difference(depth("residual", DEEP), depth("residual", SHALLOW)),
+            WORSE,
+            "points",
+        ),
+        more(
+            "gradients of the first layer explode with the depth of plain nets",
+            f"log₁₀ of first over last gradient norm, {DEEP} minus {SHALLOW} layers, first step",
+            difference(logarithm(DEEP), logarithm(SHALLOW)),
+            1.0,
+        ),
+    ]
+    for change, name in (
+        ("small_rate", "a tenth of the learning rate"),
+        ("warm_up", "a warm-up of half the training"),
+        ("no_norm", "He's initialisation without batch normalisation"),
+    ):
+        checks.append(
+            more(
+                f"{name} cures a plain net of {DEEP} layers",
+                "training error without minus with the cure",
+                difference(base, mistakes("cures", change=change)),
+                CURED,
+                "points",
+            )
+        )
+    original = mistakes("variants", change="none")
+    checks += [
+        less(
+            f"{change.replace('_', ' ')} trains as well as shortcut a",
+            "training error minus that of shortcut a",
+            difference(mistakes("variants", change=change), original),
+            SAME,
+            "points",
+        )
+        for change in ("shortcut_b", "shortcut_c", "stochastic_depth")
+    ]
+    checks += [
+        less(
+            "a residual net without one block degrades gently",
+            f"test accuracy lost, mean over the blocks of {MIDDLE} layers",
+            lost("residual"),
+            GENTLE,
+            "points",
+        ),
+        more(
+            "a plain net without one block breaks",
+            f"test accuracy lost, mean over the blocks of {MIDDLE} layers",
+            lost("plain"),
+            GENTLE,
+            "points",
+        ),
+    ]
+    return Verdict(tuple(checks))
+
+
+def pictures(runs: Runs) -> list[Picture]:
+    """Training error and gradient norms over depth."""
+    places = (SHALLOW, MIDDLE, DEEP)
+
+    def over_depth(metric, change):
+        return {
+            net: [change(by_seed(runs.trials, metric, "depth", net=net, depth=d)) for d in places]
+            for net in ("plain", "residual")
+        }
+
+    def log(values):
+        return {seed: float(np.log10(value)) for seed, value in values.items()}
+
+    found = [
+        Picture(
+            "Error on the training images over depth",
+            "Without augmentation and with the final weights: more layers could only copy their "
+            "input and would be no worse.",
+            curves(
+                "Plain and residual nets",
+                places,
+                over_depth("train_eval_accuracy", error),
+                "layers",
+                "error on the training images, %",
+            ),
+        )
+    ]
+    if by_seed(runs.trials, "gradient_ratio", "depth", net="plain", depth=DEEP):
+        drawn = curves(
+            "Gradient norm of the first over the last filters, first step",
+            places,
+            over_depth("gradient_ratio", log),
+            "layers",
+            "log₁₀ of the ratio",
+        )
+        text = "1 means that the first layer receives ten times the gradient of the last."
+        found.append(Picture("Gradients over depth", text, drawn))
+    path = runs.path("depth", net="residual", depth=MIDDLE)
+    found.append(networks.picture(path, "filters", "First filters of a residual net"))
+    return found
+
+
+DEGRADATION = Chapter(
+    name="degradation",
+    title="Degradation and shortcuts",
+    claim="Beyond some depth a plain net gets worse on its own training images, which is a failure "
+    "of optimisation and not overfitting; shortcuts cure it, and make single layers dispensable.",
+    background="He et al. (2015) saw it and left the cause open. Yang et al. (2019) derive that "
+    "gradients explode through batch normalisation, by a factor a layer, and that shortcuts "
+    "prevent it. Veit et al. (2016) read a residual net as an ensemble of shallow paths, so that "
+    "taking one block away costs little.",
+    studies=(DEPTHS, CURES, VARIANTS),
+    verdict=verdict,
+    pictures=pictures,
+    columns={
+        "train_eval_accuracy": "training images",
+        "test_accuracy": "test",
+        "gradient_ratio": "gradient, first over last",
+        "skipped_accuracy": "test without one block",
+    },
+    measure=measure,
+)
