@@ -1,0 +1,73 @@
+"""The course from its command to its page: one chapter, whose networks train for two steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cv_jax.course import chapters, run
+from cv_jax.errors import ExitCode
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import launch  # noqa: E402
+
+SHORT = {"total_steps": "2", "batch_size": "8", "schedule.warmup_epochs": "none"}
+
+
+@pytest.mark.slow
+def test_a_chapter_runs_stops_continues_and_has_a_page(tmp_path, data_dir):
+    out = tmp_path / "out"
+    script = tmp_path / "course.py"
+    script.write_text(
+        "import sys\n"
+        "from cv_jax import signals\n"
+        "signals.watch()\n"
+        "from cv_jax.devices import start\n"
+        "start.load_jax()\n"
+        "from cv_jax.course import chapters\n"
+        "linear = chapters.LINEAR\n"
+        f"overrides = { ({**SHORT, 'data.dir': str(data_dir)})!r}\n"
+        "study = linear.studies[0]._replace(overrides=overrides, seeds=2)\n"
+        "chapters.CHAPTERS = (linear._replace(studies=(study,)),)\n"
+        "from cv_jax.commands import course\n"
+        "sys.exit(course.main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, str(script), "--out", str(out), "--slots", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    process = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=900
+    )
+    assert process.returncode == ExitCode.DONE, process.stderr
+    assert "12 of 12 trials done" in process.stdout
+    text = (out / "course.md").read_text()
+    assert "**Verdict:" in text
+    assert "open" not in text.split("**Verdict:")[1].split("**")[0]
+    assert (out / "pictures" / "linear-1.png").stat().st_size > 1000
+    assert "pictures left out" not in text
+    assert "not measured" not in text
+    measured = json.loads(next((out / "runs").glob("*/*linear*.measured.json")).read_text())
+    assert -1 <= measured["values"]["own_cosine"] <= 1
+
+    again = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300
+    )
+    assert again.returncode == ExitCode.DONE
+    assert "trials done" not in again.stdout  # nothing was run
+    assert "written to" in again.stdout
+
+
+def test_the_command_of_a_study_is_a_plain_sweep(tmp_path):
+    study = chapters.CHAPTERS[0].studies[0]
+    words = run.flags(study, "digits", tmp_path, 3, ["--slots", "2"])
+    assert words[:2] == ["--config", run.reference(study, "digits", tmp_path)]
+    assert words[-2:] == ["--slots", "2"]
+    assert "--sweep=crops" in words
+    assert words[words.index("--seeds") + 1] == "3"
+    flags, overrides = launch.parse_arguments(words)
+    assert flags.sweep_dir == tmp_path / "crops"
+    assert overrides == {}
