@@ -164,7 +164,7 @@ def _list(options: argparse.Namespace, chosen, out: Path) -> int:
             if options.dataset not in study.arguments:
                 continue
             seeds = options.seeds or study.seeds
-            settings = run.sweep_of(study._replace(overrides={}), options.dataset, out, None)
+            settings = run.sweep_of(run.alone(study), options.dataset, out, None)
             for cost in estimate.costs(settings, speed):
                 numbers = cost.parameters, cost.multiply_adds, cost.steps, seeds
                 rows.append(

@@ -130,6 +130,7 @@ def _html(dataset: str, told: list[Told]) -> str:
         f"The line of image classifiers, tested on {dataset}",
         method=METHOD,
         overview=[(_title(t), f"chapter-{t.chapter.name}", t.chapter.claim, t.state) for t in told],
+        dataset=dataset,
         chapters=[_values(t) for t in told],
     )
 
@@ -176,13 +177,13 @@ def markdown(dataset: str, told: list[Told]) -> str:
     )
     parts = [f"# The line of image classifiers, tested on {dataset}", METHOD, overview]
     for one in told:
-        parts += _chapter_markdown(one)
+        parts += _chapter_markdown(dataset, one)
     return "\n\n".join(parts) + "\n"
 
 
-def _chapter_markdown(told: Told) -> list[str]:
+def _chapter_markdown(dataset: str, told: Told) -> list[str]:
     parts = [f"## {_title(told)}", f"**Claim.** {told.chapter.claim}"]
-    parts.append(f"**Verdict: {told.state}.** {printable(told.why)}")
+    parts.append(f"**Verdict on {dataset}: {told.state}.** {printable(told.why)}")
     pictures = [
         f"![{p.title}]({PICTURES}/{_file(told, i)})\n\n*{p.title}. {printable(p.text)}*"
         for i, p in enumerate(told.pictures)

@@ -1,5 +1,6 @@
 """Runs the studies of chapters: each is the sweep command that the page shows."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -39,12 +40,19 @@ def reference(study: Study, dataset: str, out: Path) -> str:
         raise InputError(f"{study.name} is not defined on {dataset}; allowed: {allowed}")
     base = Path() if Path().resolve() == ROOT else ROOT
     argument = study.arguments[dataset].replace("{out}", str(out))
-    return f"{base / EXPERIMENTS / study.file}:{argument}"
+    return f"{base / EXPERIMENTS / study.file}{':' if argument else ''}{argument}"
 
 
 def sweep_of(study: Study, dataset: str, out: Path, seeds: int | None) -> Sweep:
     """Return the sweep of a study; without seeds, one point for each setting."""
     return points.read(reference(study, dataset, out), _overrides(study, out), study.sweep, seeds)
+
+
+def alone(study: Study) -> Study:
+    """Return a study that needs no other study: its networks have the same sizes."""
+    arguments = {name: re.sub(r",\w+=\{out\}[^,]*", "", a) for name, a in study.arguments.items()}
+    kept = {name: text for name, text in study.overrides.items() if "{out}" not in text}
+    return study._replace(arguments=arguments, overrides=kept, needs=())
 
 
 def flags(study: Study, dataset: str, out: Path, seeds: int, executor: Sequence[str]) -> list[str]:

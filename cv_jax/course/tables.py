@@ -15,7 +15,7 @@ MARKS = {True: "holds", False: "does not hold", None: "no interval yet"}
 
 def of_checks(verdict: Verdict) -> Table:
     """One row for each check: what must hold, what was found, and whether it holds."""
-    head = ["check", "measured for each seed", "must be", "found, 95 % interval", ""]
+    head = ["check", "measured for each seed", "must be", "found, 95 % interval", "result"]
     rows = [
         [check.statement, check.statistic, check.threshold, check.value or "–", MARKS[check.held]]
         for check in verdict.checks

@@ -4,18 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from cv_jax.course import chapters, run
+from cv_jax.course import chapters, estimate, run
 from cv_jax.errors import ExitCode
+from cv_jax.sweep import trials
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import launch  # noqa: E402
 
+Named = namedtuple("Named", "name")
 SHORT = {"total_steps": "2", "batch_size": "8", "schedule.warmup_epochs": "none"}
 
 
@@ -45,8 +48,7 @@ def test_a_chapter_runs_stops_continues_and_has_a_page(tmp_path, data_dir):
     assert process.returncode == ExitCode.DONE, process.stderr
     assert "12 of 12 trials done" in process.stdout
     text = (out / "course.md").read_text()
-    assert "**Verdict:" in text
-    assert "open" not in text.split("**Verdict:")[1].split("**")[0]
+    assert "open" not in text.split("**Verdict on digits:")[1].split("**")[0]
     assert (out / "pictures" / "linear-1.png").stat().st_size > 1000
     assert "pictures left out" not in text
     assert "not measured" not in text
@@ -59,6 +61,24 @@ def test_a_chapter_runs_stops_continues_and_has_a_page(tmp_path, data_dir):
     assert again.returncode == ExitCode.DONE
     assert "trials done" not in again.stdout  # nothing was run
     assert "written to" in again.stdout
+
+
+def test_the_estimate_counts_starts_updates_and_products(monkeypatch):
+    size = trials.Size("point", 100, 2_000_000, steps=50, batch_size=30)
+    monkeypatch.setattr(trials, "sizes", lambda sweep: [size._replace(point=Named("a"))])
+    (cost,) = estimate.costs(None, speed=1e9)
+    assert cost[:4] == ("a", 100, 2_000_000, 50)
+    products = 50 * 30 * 2_000_000 / 1e9
+    assert cost.seconds == pytest.approx(estimate.START + 50 * estimate.UPDATE + products)
+
+
+def test_a_study_that_needs_another_can_be_counted_without_it():
+    for study in (s for chapter in chapters.CHAPTERS for s in chapter.studies):
+        alone = run.alone(study)
+        assert "{out}" not in str(alone)
+        assert alone.arguments.keys() == study.arguments.keys()
+    needing = [s for chapter in chapters.CHAPTERS for s in chapter.studies if s.needs]
+    assert [run.alone(s).arguments["digits"] for s in needing] == ["digits"] * len(needing)
 
 
 def test_the_command_of_a_study_is_a_plain_sweep(tmp_path):

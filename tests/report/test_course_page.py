@@ -54,7 +54,7 @@ def test_claim_verdict_and_checks_agree_in_both_files(out):
     html = page_reader.read(out / "course.html").words
     text = (out / "course.md").read_text()
     for words in (html, text):
-        assert "Verdict: held only in part" in words
+        assert "Verdict on digits: held only in part" in words
         # The seeds of both nets are equal, so the interval of the difference is one number.
         assert words.count("10.0, 10.0 to 10.0 points") >= 4
         assert "does not hold" in words

@@ -86,7 +86,7 @@ def verdict(trials: list[Trial]) -> Verdict:
             "nats",
         ),
         more(
-            "and the net is worse",
+            "without 1/√d the net is worse",
             "test accuracy with minus without",
             difference(of("test_accuracy"), of("test_accuracy", "none")),
             0.0,
@@ -113,7 +113,9 @@ def pictures(runs: Runs) -> list[Picture]:
     }
     return [
         networks.picture(path, "attention", title, name="attention_distance"),
-        networks.picture(path, "attention", "What the class token reads", name="attention_maps"),
+        networks.picture(
+            path, "attention", "What a place in the middle reads", name="attention_maps"
+        ),
         Picture(
             "With and without 1/√d",
             "Test accuracy of the same net.",

@@ -93,7 +93,7 @@ def verdict(trials: list[Trial]) -> Verdict:
             "points",
         ),
         less(
-            "a residual net does not",
+            f"a residual net of {DEEP} layers has no higher one than a residual net of {SHALLOW}",
             "difference of the errors on the training images",
             difference(depth("residual", DEEP), depth("residual", SHALLOW)),
             WORSE,

@@ -45,41 +45,41 @@ def verdict(trials: list[Trial]) -> Verdict:
     checks = (
         more(
             "the effective field grows with depth",
-            "side for three minus side for one 3×3 filter a stage, trained",
+            "side for three minus side for one 3×3 filter, trained",
             difference(effective, of("effective_field", "one_3x3")),
             0.0,
             "pixels",
         ),
         more(
-            "it grows with training",
-            "side after minus before the training, three 3×3 filters a stage",
+            "the effective field grows with training",
+            "side after minus before the training, three 3×3 filters",
             difference(effective, of("initial_field", deep)),
             0.0,
             "pixels",
         ),
         less(
-            "it is smaller than the theoretical field",
-            "effective minus theoretical side, three 3×3 filters a stage",
+            "the effective field is smaller than the theoretical one",
+            "effective minus theoretical side, three 3×3 filters",
             difference(effective, of("theoretical_field", deep)),
             0.0,
             "pixels",
         ),
         more(
             "a net that sees more is better",
-            "test accuracy of three 3×3 filters a stage minus one 1×1 filter",
+            "test accuracy of three 3×3 filters minus one 1×1 filter",
             difference(of("test_accuracy", deep), of("test_accuracy", "one_1x1")),
             0.0,
             "points",
         ),
         more(
             "three 3×3 filters are better than one 7×7 filter at equal field",
-            "difference of the test accuracies at equal width, with half the weights",
+            "difference of the test accuracies at equal width, 1.8 times the weights for 7×7",
             difference(three, seven),
             0.0,
             "points",
         ),
         more(
-            "they are better at equal parameters",
+            "three 3×3 filters are better at equal parameters",
             "difference of the test accuracies",
             difference(three, narrow),
             0.0,
@@ -100,7 +100,7 @@ def pictures(runs: Runs) -> list[Picture]:
         networks.picture(path, "receptive-field", "What a unit sees", initial=True),
         Picture(
             "Accuracy over the receptive field",
-            "Filters of a stage, from the smallest field to the largest.",
+            "Filters of the second stage, from the smallest field to the largest.",
             bars("Test accuracy", accuracies, "test accuracy, %"),
         ),
     ]

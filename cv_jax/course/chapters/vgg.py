@@ -25,14 +25,14 @@ def verdict(trials: list[Trial]) -> Verdict:
             "points",
         ),
         less(
-            "up to a point",
+            "beyond some depth it no longer pays",
             f"test accuracy of {DEEP} filters a stage minus {MIDDLE}",
             difference(of("test_accuracy", DEEP), of("test_accuracy", MIDDLE)),
             0.0,
             "points",
         ),
         less(
-            "beyond it, the training images are not learnt either",
+            "there the training images are learnt worse as well",
             f"accuracy on the training images of {DEEP} filters a stage minus {MIDDLE}",
             difference(of("train_eval_accuracy", DEEP), of("train_eval_accuracy", MIDDLE)),
             0.0,

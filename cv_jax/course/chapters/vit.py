@@ -47,7 +47,7 @@ def verdict(trials: list[Trial]) -> Verdict:
             "points",
         ),
         less(
-            "with all images the lead is smaller",
+            "with all images the lead of the ResNet is smaller",
             "lead with all images minus lead with a tenth",
             difference(lead(100.0), lead(10.0)),
             0.0,
@@ -89,7 +89,7 @@ def verdict(trials: list[Trial]) -> Verdict:
             "points",
         ),
         more(
-            "with equal compute they are still better",
+            "with equal compute patches of 2 are still better than patches of 8",
             "patches of 2 minus patches of 8 with as many multiply-adds",
             difference(patch(2, "updates"), patch(8, "compute")),
             0.0,
