@@ -5,7 +5,7 @@
     python -m cv_jax report SWEEP_DIR
 
 The recipe is that of `configs/vit_s16.py`; on digits four blocks of width 64 with two wide heads,
-on patches of 2 of 16 pixels, and 20 training images of each class.
+on patches of 2 of 16 pixels, and 200 training images.
 """
 
 from pathlib import Path
@@ -27,8 +27,9 @@ def get_config(arg=""):
         c.model.width, c.model.depth, c.model.num_heads = 64, 4, 2
         c.image_size = 16
         c.model.patch_size = 2
-        c.data.per_class = 20
-    c.eval.extra = "classification(name='train_eval', split='train', every_percent=100)"
+        c.data.train_split = "train[:200]"
+    split = c.data.train_split
+    c.eval.extra = f"classification(name='train_eval', split='{split}', every_percent=100)"
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs / 2
     return c
 

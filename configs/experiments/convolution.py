@@ -10,7 +10,7 @@ pixels of every image are moved by one random permutation: a fully connected net
 a convolution loses its neighbourhoods.
 
 The recipe is that of `configs/lenet5.py` without augmentation, with the learning rate of
-`configs/mlp.py` for the fully connected networks. Digits are few: 20 training images of each class.
+`configs/mlp.py` for the fully connected networks. Digits are few: 200 training images.
 """
 
 from pathlib import Path
@@ -35,10 +35,11 @@ def get_config(arg=""):
     c.batch_size = 32
     c.total_epochs = options["epochs"] or (60.0 if dataset == "digits" else 20.0)
     if dataset == "digits":
-        c.data.per_class = 20
+        c.data.train_split = "train[:200]"
     c.augment = "resize(32)" + ("|shuffle_pixels(0)" if options["pixels"] == "shuffled" else "")
     c.eval_preprocess = c.augment
-    c.eval.extra = "classification(name='train_eval', split='train', every_percent=100)"
+    split = c.data.train_split
+    c.eval.extra = f"classification(name='train_eval', split='{split}', every_percent=100)"
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs / 2
     return c
 

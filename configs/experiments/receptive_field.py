@@ -41,9 +41,10 @@ def get_config(arg=""):
     c.batch_size = 32
     c.total_epochs = options["epochs"] or (40.0 if dataset == "digits" else 10.0)
     if dataset == "digits":
-        c.data.per_class = 20
+        c.data.train_split = "train[:200]"
         c.image_size = 16
-    c.eval.extra = "classification(name='train_eval', split='train', every_percent=100)"
+    split = c.data.train_split
+    c.eval.extra = f"classification(name='train_eval', split='{split}', every_percent=100)"
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs / 2
     return c
 

@@ -5,8 +5,7 @@
     python -m cv_jax report SWEEP_DIR
 
 Three stages of 1, 2, 4, 8 and 12 convolutions with He's initialisation, a narrow head, and
-gradients clipped to norm 1. On digits images have 16 pixels and there are 20 training images of
-each class.
+gradients clipped to norm 1. On digits images have 16 pixels, and there are 200 training images.
 """
 
 from pathlib import Path
@@ -29,9 +28,10 @@ def get_config(arg=""):
     c.batch_size = 32
     c.total_epochs = options["epochs"] or (40.0 if dataset == "digits" else 10.0)
     if dataset == "digits":
-        c.data.per_class = 20
+        c.data.train_split = "train[:200]"
         c.image_size = 16
-    c.eval.extra = "classification(name='train_eval', split='train', every_percent=100)"
+    split = c.data.train_split
+    c.eval.extra = f"classification(name='train_eval', split='{split}', every_percent=100)"
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs / 2
     return c
 
