@@ -1,8 +1,11 @@
 """Chapter 6: deep plain nets fail in optimisation, and shortcuts cure it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from cv_jax.course import networks
@@ -49,16 +52,24 @@ def removable(path: Path) -> list[str]:
 def without(path: Path, block: str) -> float:
     """Test accuracy with one block replaced by the identity (Veit et al., 2016)."""
 
+    def predict(net, images):
+        return logits_without(net.model, net.weights.variables, images, block)
+
+    return networks.accuracy(path, predict)
+
+
+def logits_without(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, block: str
+) -> jax.Array:
+    """Return the logits of a residual or plain net without one block, which passes its input on."""
+
     def skip(call, args, kwargs, context):
         if isinstance(context.module, resnet.Block) and context.module.name == block:
             return args[0]
         return call(*args, **kwargs)
 
-    def predict(net, images):
-        with nn.intercept_methods(skip):
-            return net.model.apply(net.weights.variables, images, train=False)[0]
-
-    return networks.accuracy(path, predict)
+    with nn.intercept_methods(skip):
+        return model.apply(variables, images, train=False)[0]
 
 
 def verdict(trials: list[Trial]) -> Verdict:
