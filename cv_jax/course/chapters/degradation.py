@@ -11,7 +11,7 @@ import numpy as np
 from cv_jax.course import networks
 from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
 from cv_jax.course.figures import curves, error
-from cv_jax.course.verdict import Verdict, difference, less, more
+from cv_jax.course.verdict import Check, Verdict, difference, less, more
 from cv_jax.models import resnet
 
 EPOCHS = {"digits": "digits,epochs=6", "cifar10": "cifar10,epochs=6"}
@@ -74,39 +74,39 @@ def logits_without(
 
 def verdict(trials: list[Trial]) -> Verdict:
     """Training errors over depth, gradients, cures, variants, and nets without a block."""
+    checks = *_depth(trials), *_cures(trials), *_variants(trials), *_without_a_block(trials)
+    return Verdict(checks)
 
-    def mistakes(study, **values):
-        found = by_seed(trials, "train_eval_accuracy", study, **values)
-        return {seed: 1 - value for seed, value in found.items()}
 
-    def depth(net, layers):
-        return mistakes("depth", net=net, depth=layers)
+def _mistakes(trials: list[Trial], study: str, **values: Any) -> dict[int, float]:
+    """Return seed → error on the training images."""
+    found = by_seed(trials, "train_eval_accuracy", study, **values)
+    return {seed: 1 - value for seed, value in found.items()}
+
+
+def _depth(trials: list[Trial]) -> list[Check]:
+    def deeper(net):
+        deep, shallow = (_mistakes(trials, "depth", net=net, depth=d) for d in (DEEP, SHALLOW))
+        return difference(deep, shallow)
 
     def logarithm(layers):
         found = by_seed(trials, "gradient_ratio", "depth", net="plain", depth=layers)
         return {seed: float(np.log10(value)) for seed, value in found.items()}
 
-    def lost(net):
-        whole = by_seed(trials, "test_accuracy", "depth", net=net, depth=MIDDLE)
-        return difference(
-            whole, by_seed(trials, "skipped_accuracy", "depth", net=net, depth=MIDDLE)
-        )
-
-    plain = difference(depth("plain", DEEP), depth("plain", SHALLOW))
-    base = mistakes("cures", change="none")
-    checks = [
+    metric = "difference of the errors on the training images"
+    return [
         more(
             f"a plain net of {DEEP} layers has a higher error on its own training images than one "
             f"of {SHALLOW}",
-            "difference of the errors on the training images",
-            plain,
+            metric,
+            deeper("plain"),
             WORSE,
             "points",
         ),
         less(
             f"a residual net of {DEEP} layers has no higher one than a residual net of {SHALLOW}",
-            "difference of the errors on the training images",
-            difference(depth("residual", DEEP), depth("residual", SHALLOW)),
+            metric,
+            deeper("residual"),
             WORSE,
             "points",
         ),
@@ -117,48 +117,58 @@ def verdict(trials: list[Trial]) -> Verdict:
             1.0,
         ),
     ]
-    for change, name in (
-        ("small_rate", "a tenth of the learning rate"),
-        ("warm_up", "a warm-up of half the training"),
-        ("no_norm", "He's initialisation without batch normalisation"),
-    ):
-        checks.append(
-            more(
-                f"{name} cures a plain net of {DEEP} layers",
-                "training error without minus with the cure",
-                difference(base, mistakes("cures", change=change)),
-                CURED,
-                "points",
-            )
+
+
+def _cures(trials: list[Trial]) -> list[Check]:
+    base = _mistakes(trials, "cures", change="none")
+    names = {
+        "small_rate": "a tenth of the learning rate",
+        "warm_up": "a warm-up of half the training",
+        "no_norm": "He's initialisation without batch normalisation",
+    }
+    return [
+        more(
+            f"{name} cures a plain net of {DEEP} layers",
+            "training error without minus with the cure",
+            difference(base, _mistakes(trials, "cures", change=change)),
+            CURED,
+            "points",
         )
-    original = mistakes("variants", change="none")
-    checks += [
+        for change, name in names.items()
+    ]
+
+
+def _variants(trials: list[Trial]) -> list[Check]:
+    base = _mistakes(trials, "variants", change="none")
+    names = {"shortcut_b": "shortcut B", "shortcut_c": "shortcut C"}
+    names["stochastic_depth"] = "stochastic depth"
+    return [
         less(
-            f"{change.replace('_', ' ')} trains as well as shortcut a",
-            "training error minus that of shortcut a",
-            difference(mistakes("variants", change=change), original),
+            f"a residual net of {MIDDLE} layers with {name} trains as well as with shortcut A",
+            "difference of the errors on the training images",
+            difference(_mistakes(trials, "variants", change=change), base),
             SAME,
             "points",
         )
-        for change in ("shortcut_b", "shortcut_c", "stochastic_depth")
+        for change, name in names.items()
     ]
-    checks += [
-        less(
-            "a residual net without one block degrades gently",
-            f"test accuracy lost, mean over the blocks of {MIDDLE} layers",
-            lost("residual"),
-            GENTLE,
-            "points",
-        ),
-        more(
-            "a plain net without one block breaks",
-            f"test accuracy lost, mean over the blocks of {MIDDLE} layers",
-            lost("plain"),
-            GENTLE,
-            "points",
-        ),
+
+
+def _without_a_block(trials: list[Trial]) -> list[Check]:
+    def lost(net):
+        whole, without = (
+            by_seed(trials, metric, "depth", net=net, depth=MIDDLE)
+            for metric in ("test_accuracy", "skipped_accuracy")
+        )
+        return difference(whole, without)
+
+    metric = f"test accuracy lost, mean over the blocks of {MIDDLE} layers"
+    gentle = "a residual net without one block degrades gently"
+    breaks = "a plain net without one block breaks"
+    return [
+        less(gentle, metric, lost("residual"), GENTLE, "points"),
+        more(breaks, metric, lost("plain"), GENTLE, "points"),
     ]
-    return Verdict(tuple(checks))
 
 
 def pictures(runs: Runs) -> list[Picture]:

@@ -3,7 +3,7 @@
 from cv_jax.course import networks
 from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
 from cv_jax.course.figures import curves, percent
-from cv_jax.course.verdict import Verdict, difference, less, more
+from cv_jax.course.verdict import Check, Verdict, difference, less, more
 
 STEPS = {"digits": "digits", "cifar10": "cifar10,steps=2000"}
 DATA = Study("data", "vit_data.py", STEPS)
@@ -15,30 +15,20 @@ MARGIN = 0.02  # a difference of test accuracies that counts
 
 def verdict(trials: list[Trial]) -> Verdict:
     """Accuracy over the number of images, positions, pooling, and patch sizes."""
+    return Verdict((*_data(trials), *_parts(trials), *_patches(trials)))
 
-    def lead(percent, crops="no"):
-        resnet, vit = (
-            by_seed(trials, "test_accuracy", "data", net=net, percent=percent, crops=crops)
-            for net in ("resnet", "vit")
-        )
-        return difference(resnet, vit)
 
-    def crops(net):
-        yes, no = (
-            by_seed(trials, "test_accuracy", "data", net=net, percent=10.0, crops=crops)
-            for crops in ("yes", "no")
-        )
-        return difference(yes, no)
+def _data(trials: list[Trial]) -> list[Check]:
+    def of(net, percent, crops):
+        return by_seed(trials, "test_accuracy", "data", net=net, percent=percent, crops=crops)
 
-    def part(positions, pool):
-        return by_seed(trials, "test_accuracy", "parts", positions=positions, pool=pool)
+    def lead(percent):
+        return difference(of("resnet", percent, "no"), of("vit", percent, "no"))
 
-    def patch(size, budget):
-        return by_seed(trials, "test_accuracy", "patches", patch=size, budget=budget)
+    def gain(net):
+        return difference(of(net, 10.0, "yes"), of(net, 10.0, "no"))
 
-    whole = part("learned", "cls")
-    mean = difference(part("learned", "mean"), whole)
-    checks = (
+    return [
         more(
             "with a tenth of the images a ResNet is better than a ViT",
             "ResNet minus ViT, test accuracy",
@@ -63,40 +53,57 @@ def verdict(trials: list[Trial]) -> Verdict:
         more(
             "random crops help the ViT more than the ResNet",
             "gain of the ViT minus gain of the ResNet, a tenth of the images",
-            difference(crops("vit"), crops("resnet")),
+            difference(gain("vit"), gain("resnet")),
             0.0,
             "points",
         ),
+    ]
+
+
+def _parts(trials: list[Trial]) -> list[Check]:
+    def of(positions, pool):
+        return by_seed(trials, "test_accuracy", "parts", positions=positions, pool=pool)
+
+    whole = of("learned", "cls")
+    return [
         more(
             "position embeddings are needed",
             "test accuracy with learned positions minus without",
-            difference(whole, part("none", "cls")),
+            difference(whole, of("none", "cls")),
             MARGIN,
             "points",
         ),
         more(
             "the mean of the patches is no worse than a class token",
             "test accuracy of the mean minus the class token",
-            mean,
+            difference(of("learned", "mean"), whole),
             -MARGIN,
             "points",
         ),
+    ]
+
+
+def _patches(trials: list[Trial]) -> list[Check]:
+    def of(patch, budget):
+        return by_seed(trials, "test_accuracy", "patches", patch=patch, budget=budget)
+
+    small = of(2, "updates")
+    return [
         more(
             "with equal updates patches of 2 are better than patches of 8",
             "difference of the test accuracies",
-            difference(patch(2, "updates"), patch(8, "updates")),
+            difference(small, of(8, "updates")),
             0.0,
             "points",
         ),
         more(
             "with equal compute patches of 2 are still better than patches of 8",
             "patches of 2 minus patches of 8 with as many multiply-adds",
-            difference(patch(2, "updates"), patch(8, "compute")),
+            difference(small, of(8, "compute")),
             0.0,
             "points",
         ),
-    )
-    return Verdict(checks)
+    ]
 
 
 def pictures(runs: Runs) -> list[Picture]:
