@@ -93,7 +93,7 @@ class Chapter(NamedTuple):
       background: who claimed it, and the reason that they gave.
       studies: the sweeps.
       verdict: trials → verdict; a pure function.
-      pictures: runs → pictures; the first one stands beside the verdict.
+      pictures: functions runs → picture; the first picture stands beside the verdict.
       columns: metric → heading of the tables.
       measure: (study, run directory) → numbers from inside a trained network, for `verdict`; `None`
         if the records of the run are enough.
@@ -105,7 +105,7 @@ class Chapter(NamedTuple):
     background: str
     studies: tuple[Study, ...]
     verdict: Callable[[list[Trial]], Verdict]
-    pictures: Callable[[Runs], list[Picture]]
+    pictures: tuple[Callable[[Runs], Picture], ...]
     columns: Mapping[str, str]
     measure: Callable[[str, Path], dict[str, float]] | None = None
 

@@ -12,7 +12,7 @@ from cv_jax.course import evidence, run, tables
 from cv_jax.course.chapter import Chapter, Picture
 from cv_jax.course.evidence import Found
 from cv_jax.course.verdict import OPEN, Verdict
-from cv_jax.errors import one_line, printable, shell_line
+from cv_jax.errors import InputError, one_line, printable, shell_line
 from cv_jax.inspect.look import DoesNotApply
 from cv_jax.interop.disk import replacing
 from cv_jax.progress import counted
@@ -103,12 +103,14 @@ def tell(number: int, chapter: Chapter, out: Path, dataset: str, seeds: int | No
         why = "No trial is finished." if commands else f"It is not defined on {dataset}."
         return Told(number, chapter, NOT_RUN, why, None, found, commands, [], notes)
     verdict, pictures = chapter.verdict(runs.trials), []
-    try:
-        pictures = chapter.pictures(runs)
-    except (DoesNotApply, LookupError) as error:
-        notes.append(f"pictures left out: {one_line(error, 200)}")
-    except Exception as error:  # a picture must not cost the page
-        notes.append(f"pictures left out: {type(error).__name__}: {one_line(error, 200)}")
+    for draw in chapter.pictures:
+        name = draw.__name__.removeprefix("draw_").replace("_", " ")
+        try:
+            pictures.append(draw(runs))
+        except (DoesNotApply, LookupError, InputError) as error:
+            notes.append(f"picture of {name}: {one_line(error, 200)}")
+        except Exception as error:  # a picture must not cost the page
+            notes.append(f"picture of {name}: {type(error).__name__}: {one_line(error, 200)}")
     return Told(
         number, chapter, verdict.state, verdict.why, verdict, found, commands, pictures, notes
     )

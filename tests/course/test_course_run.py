@@ -50,7 +50,7 @@ def test_a_chapter_runs_stops_continues_and_has_a_page(tmp_path, data_dir):
     text = (out / "course.md").read_text()
     assert "open" not in text.split("**Verdict on digits:")[1].split("**")[0]
     assert (out / "pictures" / "linear-1.png").stat().st_size > 1000
-    assert "pictures left out" not in text
+    assert "Left out" not in text
     assert "not measured" not in text
     measured = json.loads(next((out / "runs").glob("*/*linear*.measured.json")).read_text())
     assert -1 <= measured["values"]["own_cosine"] <= 1

@@ -59,7 +59,7 @@ def test_claim_verdict_and_checks_agree_in_both_files(out):
         assert words.count("10.0, 10.0 to 10.0 points") >= 4
         assert "does not hold" in words
         assert "90.2 (" in words
-        assert "pictures left out" in words  # there is no checkpoint
+        assert "picture of filters: " in words  # there is no checkpoint
         assert "abc" in words  # the commit
     assert html.index("Verdict") < html.index("How it was tested")
     assert text.index("**Verdict") < text.index("| check")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cv_jax.course import networks
-from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
+from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed, select
 from cv_jax.course.figures import bars, percent
 from cv_jax.course.verdict import Verdict, difference, less, more
 from cv_jax.inspect.look.figures import COLOURS, panels
@@ -60,38 +60,43 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """First-layer filters, accuracy of each change, and training with tanh and ReLU."""
-    changes = dict.fromkeys(trial.values["change"] for trial in runs.trials)
-    found = {
-        change.replace("_", " "): percent(by_seed(runs.trials, "test_accuracy", change=change))
-        for change in changes
-    }
+def draw_filters(runs: Runs) -> Picture:
+    """First-layer filters."""
+    path = runs.path("alexnet", change="none")
+    return networks.picture(path, "filters", "First filters of the two towers")
+
+
+def draw_training(runs: Runs) -> Picture:
+    """Training with ReLU and with tanh."""
     figure, axes = panels(1, 1, "Accuracy on training batches", width=5.5, height=3.8)
     for i, (change, name) in enumerate((("none", "ReLU"), ("tanh", "tanh"))):
-        for trial in (t for t in runs.trials if t.values["change"] == change):
+        for k, trial in enumerate(select(runs.trials, change=change)):
             own = [x for x in networks.lines(runs.folder(trial)) if x["split"] == "train"]
-            label = name if trial.seed == 0 else None
             axes[0, 0].plot(
                 [line["step"] for line in own],
                 [100 * line["accuracy"] for line in own],
                 color=COLOURS[i],
                 alpha=0.7,
-                label=label,
+                label=None if k else name,
             )
     axes[0, 0].axhline(100 * REACHED, linestyle=":", color=COLOURS[2])
     axes[0, 0].set(xlabel="steps", ylabel="accuracy, %")
     axes[0, 0].legend(fontsize=10)
-    path = runs.path("alexnet", change="none")
-    return [
-        networks.picture(path, "filters", "First filters of the two towers"),
-        Picture("ReLU against tanh", "Each line is a seed; dotted: 25 % error.", figure),
-        Picture(
-            "Test accuracy after each change",
-            "“none” is the net of the paper.",
-            bars("One change at a time", found, "test accuracy, %"),
-        ),
-    ]
+    return Picture("ReLU against tanh", "Each line is a seed; dotted: 25 % error.", figure)
+
+
+def draw_changes(runs: Runs) -> Picture:
+    """Test accuracy after each change."""
+    changes = dict.fromkeys(trial.values["change"] for trial in runs.trials)
+    found = {
+        change.replace("_", " "): percent(by_seed(runs.trials, "test_accuracy", change=change))
+        for change in changes
+    }
+    return Picture(
+        "Test accuracy after each change",
+        "“none” is the net of the paper.",
+        bars("One change at a time", found, "test accuracy, %"),
+    )
 
 
 ALEXNET = Chapter(
@@ -103,7 +108,11 @@ ALEXNET = Chapter(
     "point. The two towers were a way to use two GPUs: they halve the weights of three layers.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_filters,
+        draw_training,
+        draw_changes,
+    ),
     columns={
         "test_accuracy": "test",
         "train_eval_accuracy": "training images",

@@ -103,25 +103,27 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(checks)
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Distances and maps of the heads; accuracies with and without the scale."""
+def draw_distances(runs: Runs) -> Picture:
+    """Distances of the heads."""
     path = runs.path("attention", scale="sqrt")
-    title = "How far each head looks"
+    name = "attention_distance"
+    return networks.picture(path, "attention", "How far each head looks", name=name)
+
+
+def draw_maps(runs: Runs) -> Picture:
+    """What one place reads."""
+    path, title = runs.path("attention", scale="sqrt"), "What a place in the middle reads"
+    return networks.picture(path, "attention", title, name="attention_maps")
+
+
+def draw_accuracies(runs: Runs) -> Picture:
+    """Accuracies with and without the scale."""
     found = {
         name: percent(by_seed(runs.trials, "test_accuracy", "attention", scale=scale))
         for scale, name in (("sqrt", "with 1/√d"), ("none", "without"))
     }
-    return [
-        networks.picture(path, "attention", title, name="attention_distance"),
-        networks.picture(
-            path, "attention", "What a place in the middle reads", name="attention_maps"
-        ),
-        Picture(
-            "With and without 1/√d",
-            "Test accuracy of the same net.",
-            bars("Test accuracy", found, "test accuracy, %"),
-        ),
-    ]
+    drawn = bars("Test accuracy", found, "test accuracy, %")
+    return Picture("With and without 1/√d", "Test accuracy of the same net.", drawn)
 
 
 ATTENTION = Chapter(
@@ -134,7 +136,11 @@ ATTENTION = Chapter(
     "gradient vanishes. The mask keeps a decoder from reading the token that it must predict.",
     studies=(SCALE, MASK),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_distances,
+        draw_maps,
+        draw_accuracies,
+    ),
     columns={
         "test_accuracy": "test",
         "train_accuracy": "last training batches",

@@ -47,8 +47,14 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """First-layer filters; test accuracies."""
+def draw_filters(runs: Runs) -> Picture:
+    """First-layer filters."""
+    path = runs.path("convolution", net="lenet5", pixels="in_order")
+    return networks.picture(path, "filters", "The first filters of LeNet-5")
+
+
+def draw_accuracies(runs: Runs) -> Picture:
+    """Test accuracies."""
     found = {
         f"{net.replace('_', ' ')}, {pixels.replace('_', ' ')}": percent(
             by_seed(runs.trials, "test_accuracy", net=net, pixels=pixels)
@@ -56,15 +62,11 @@ def pictures(runs: Runs) -> list[Picture]:
         for pixels in ("in_order", "shuffled")
         for net in ("lenet5", *RIVALS)
     }
-    path = runs.path("convolution", net="lenet5", pixels="in_order")
-    return [
-        Picture(
-            "Test accuracy with pixels in order and shuffled",
-            "Shuffled: the pixels of all images are moved by one random permutation.",
-            bars("LeNet-5 and fully connected nets", found, "test accuracy, %"),
-        ),
-        networks.picture(path, "filters", "The first filters of LeNet-5"),
-    ]
+    return Picture(
+        "Test accuracy with pixels in order and shuffled",
+        "Shuffled: the pixels of all images are moved by one random permutation.",
+        bars("LeNet-5 and fully connected nets", found, "test accuracy, %"),
+    )
 
 
 CONVOLUTION = Chapter(
@@ -77,6 +79,9 @@ CONVOLUTION = Chapter(
     "pixels takes both away and keeps all information.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_filters,
+        draw_accuracies,
+    ),
     columns={"test_accuracy": "test", "train_eval_accuracy": "training images"},
 )

@@ -1,6 +1,6 @@
 """Chapter 6: deep plain nets fail in optimisation, and shortcuts cure it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cv_jax.course import networks
 from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
-from cv_jax.course.figures import curves, error
+from cv_jax.course.figures import bars, curves, error
 from cv_jax.course.verdict import Check, Verdict, difference, less, more
 from cv_jax.models import resnet
 
@@ -171,46 +171,61 @@ def _without_a_block(trials: list[Trial]) -> list[Check]:
     ]
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Training error and gradient norms over depth."""
-    places = (SHALLOW, MIDDLE, DEEP)
+def _over_depth(
+    runs: Runs, metric: str, change: Callable[[Mapping[int, float]], dict[int, float]]
+) -> dict[str, list[dict[int, float]]]:
+    return {
+        net: [
+            change(by_seed(runs.trials, metric, "depth", net=net, depth=depth))
+            for depth in (SHALLOW, MIDDLE, DEEP)
+        ]
+        for net in ("plain", "residual")
+    }
 
-    def over_depth(metric, change):
-        return {
-            net: [change(by_seed(runs.trials, metric, "depth", net=net, depth=d)) for d in places]
-            for net in ("plain", "residual")
-        }
 
-    def log(values):
+def draw_gradients(runs: Runs) -> Picture:
+    """Gradient norms over depth."""
+
+    def logarithms(values):
         return {seed: float(np.log10(value)) for seed, value in values.items()}
 
-    found = [
-        Picture(
-            "Error on the training images over depth",
-            "Without augmentation and with the final weights: more layers could only copy their "
-            "input and would be no worse.",
-            curves(
-                "Plain and residual nets",
-                places,
-                over_depth("train_eval_accuracy", error),
-                "layers",
-                "error on the training images, %",
-            ),
-        )
-    ]
-    if by_seed(runs.trials, "gradient_ratio", "depth", net="plain", depth=DEEP):
-        drawn = curves(
-            "Gradient norm of the first over the last filters, first step",
-            places,
-            over_depth("gradient_ratio", log),
-            "layers",
-            "log₁₀ of the ratio",
-        )
-        text = "1 means that the first layer receives ten times the gradient of the last."
-        found.append(Picture("Gradients over depth", text, drawn))
-    path = runs.path("depth", net="residual", depth=MIDDLE)
-    found.append(networks.picture(path, "filters", "First filters of a residual net"))
-    return found
+    drawn = curves(
+        "Gradient norm of the first over the last filters, first step",
+        (SHALLOW, MIDDLE, DEEP),
+        _over_depth(runs, "gradient_ratio", logarithms),
+        "layers",
+        "log₁₀ of the ratio",
+    )
+    text = "1 means that the first layer receives ten times the gradient of the last."
+    return Picture("Gradients over depth", text, drawn)
+
+
+def draw_errors(runs: Runs) -> Picture:
+    """Training errors over depth."""
+    drawn = curves(
+        "Plain and residual nets",
+        (SHALLOW, MIDDLE, DEEP),
+        _over_depth(runs, "train_eval_accuracy", error),
+        "layers",
+        "error on the training images, %",
+    )
+    text = (
+        "Without augmentation and with the final weights: more layers could only copy their input "
+        "and would be no worse."
+    )
+    return Picture("Error on the training images over depth", text, drawn)
+
+
+def draw_cures(runs: Runs) -> Picture:
+    """Training errors of a deep plain net with each cure."""
+    names = {"none": "no cure", "small_rate": "small rate", "warm_up": "long warm-up"}
+    names["no_norm"] = "no normalisation"
+    found = {
+        name: error(by_seed(runs.trials, "train_eval_accuracy", "cures", change=change))
+        for change, name in names.items()
+    }
+    drawn = bars(f"Plain net of {DEEP} layers", found, "error on the training images, %")
+    return Picture("Cures without shortcuts", "The same net, trained in other ways.", drawn)
 
 
 DEGRADATION = Chapter(
@@ -224,7 +239,11 @@ DEGRADATION = Chapter(
     "taking one block away costs little.",
     studies=(DEPTHS, CURES, VARIANTS),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_gradients,
+        draw_errors,
+        draw_cures,
+    ),
     columns={
         "train_eval_accuracy": "training images",
         "test_accuracy": "test",

@@ -60,21 +60,24 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(checks)
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Accuracies of the students, and where one of them looks."""
+def draw_maps(runs: Runs) -> Picture:
+    """Where one of the students looks."""
+    path = runs.path("deit", net="augmented_and_taught")
+    title = "Where a taught student looks"
+    return networks.picture(path, "attention", title, name="attention_maps")
+
+
+def draw_accuracies(runs: Runs) -> Picture:
+    """Accuracies of the students."""
     found = {
         name: percent(by_seed(runs.trials, "test_accuracy", "deit", net=net))
         for net, name in NAMES.items()
     }
-    path = runs.path("deit", net="augmented_and_taught")
-    return [
-        Picture(
-            "Students",
-            "The same ViT with and without augmentation, with and without a teacher.",
-            bars("Test accuracy of the students", found, "test accuracy, %"),
-        ),
-        networks.picture(path, "attention", "Where a taught student looks", name="attention_maps"),
-    ]
+    return Picture(
+        "Students",
+        "The same ViT with and without augmentation, with and without a teacher.",
+        bars("Test accuracy of the students", found, "test accuracy, %"),
+    )
 
 
 DEIT = Chapter(
@@ -87,6 +90,9 @@ DEIT = Chapter(
     "teacher here has seen all training images.",
     studies=(TEACHER, STUDENTS),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_maps,
+        draw_accuracies,
+    ),
     columns={"test_accuracy": "test"},
 )

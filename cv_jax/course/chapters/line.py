@@ -60,19 +60,19 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
+def draw_training(runs: Runs) -> Picture:
     """Test accuracy over multiply-adds and over time, seed 0."""
     title = "Test accuracy while training, seed 0"
     figure, axes = panels(1, 2, title, width=5.2, height=4.2)
     chosen = [trial for trial in runs.trials if trial.seed == 0]
     for i, trial in enumerate(chosen):
         path = runs.folder(trial)
-        config = networks.config_of(path)
         own = [line for line in networks.lines(path) if line["split"] == "test"]
         steps = np.array([line["step"] for line in own])
         times = json_files.read_lines(path / "timing.jsonl")
         seconds = np.interp(steps, [t["step"] for t in times], [t["seconds"] for t in times])
-        adds = steps * config.batch_size * trial.metrics["multiply_adds"] / 1e9
+        batch = networks.config_of(path).batch_size
+        adds = steps * batch * trial.metrics["multiply_adds"] / 1e9
         style = dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % 8], markersize=4)
         accuracies = [100 * line["accuracy"] for line in own]
         for axis, places in ((axes[0, 0], adds), (axes[0, 1], seconds)):
@@ -86,10 +86,13 @@ def pictures(runs: Runs) -> list[Picture]:
     text = (
         "Left: over compute. Right: over time, which also counts how well a net uses the machine."
     )
-    found = [Picture("The line at equal compute", text, figure)]
+    return Picture("The line at equal compute", text, figure)
+
+
+def draw_maps(runs: Runs) -> Picture:
+    """Where the ViT looks."""
     path = runs.path("equal_compute", model="vit_s16")
-    found.append(networks.picture(path, "attention", "Where the ViT looks"))
-    return found
+    return networks.picture(path, "attention", "Where the ViT looks", name="attention_maps")
 
 
 LINE = Chapter(
@@ -103,7 +106,10 @@ LINE = Chapter(
     "learning rate ends for each net at its end.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_training,
+        draw_maps,
+    ),
     columns={
         "test_accuracy": "test",
         "train_eval_accuracy": "training images",

@@ -84,15 +84,19 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """The templates beside the averages; accuracy on shifted images."""
+def draw_templates(runs: Runs) -> Picture:
+    """The templates beside the class averages."""
     found, names = networks.class_templates(runs.path("crops", net="linear", policy="none"))
-    drawn = templates.figure(found, names)
     text = (
         "Above: the average image of each class. Middle: how it differs from the average of all "
         "classes. Below: the weights of the class as an image; red speaks for the class, blue "
         "against it."
     )
+    return Picture("What a linear classifier has learnt", text, templates.figure(found, names))
+
+
+def draw_shifted(runs: Runs) -> Picture:
+    """Accuracy on shifted images."""
     shifted = {
         f"{net}, {'crops' if policy == 'flip_crop' else 'none'}": percent(
             by_seed(runs.trials, "shifted_accuracy", net=net, policy=policy)
@@ -100,14 +104,11 @@ def pictures(runs: Runs) -> list[Picture]:
         for net in ("linear", "resnet", "vit")
         for policy in ("none", "flip_crop")
     }
-    return [
-        Picture("What a linear classifier has learnt", text, drawn),
-        Picture(
-            "Accuracy on shifted test images",
-            "Trained without augmentation, and on randomly cropped and mirrored images.",
-            bars("Shifted by an eighth of the side", shifted, "accuracy, %"),
-        ),
-    ]
+    return Picture(
+        "Accuracy on shifted test images",
+        "Trained without augmentation, and on randomly cropped and mirrored images.",
+        bars("Shifted by an eighth of the side", shifted, "accuracy, %"),
+    )
 
 
 LINEAR = Chapter(
@@ -121,7 +122,10 @@ LINEAR = Chapter(
     "training ask one template to fit all positions at once, which only blurs it.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_templates,
+        draw_shifted,
+    ),
     columns={
         "test_accuracy": "test",
         "shifted_accuracy": "shifted",

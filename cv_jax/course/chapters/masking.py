@@ -46,25 +46,24 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Reconstructions, and accuracy over the masking ratio."""
-    values = {
-        "fine-tuned": [
-            percent(by_seed(runs.trials, "test_accuracy", "mae", ratio=ratio)) for ratio in RATIOS
-        ]
-    }
+def draw_reconstructions(runs: Runs) -> Picture:
+    """Masked images and what the net makes of them."""
     path = runs.path("mae_pretrain", ratio=PAPER)
+    return networks.picture(path, "reconstruction", "What the net makes of a quarter of an image")
+
+
+def draw_ratios(runs: Runs) -> Picture:
+    """Accuracy over the masking ratio."""
+    found = [by_seed(runs.trials, "test_accuracy", "mae", ratio=ratio) for ratio in RATIOS]
     drawn = curves(
         "Few labels",
         RATIOS,
-        values,
+        {"fine-tuned": [percent(own) for own in found]},
         "share of masked patches (0: from scratch)",
         "test accuracy, %",
     )
-    return [
-        networks.picture(path, "reconstruction", "What the net makes of a quarter of an image"),
-        Picture("Accuracy over the masking ratio", "All start from the same pre-training.", drawn),
-    ]
+    text = "All seeds of a ratio start from the same pre-trained net."
+    return Picture("Accuracy over the masking ratio", text, drawn)
 
 
 MASKING = Chapter(
@@ -77,6 +76,9 @@ MASKING = Chapter(
     "each ratio; the seeds differ in fine-tuning only.",
     studies=(PRETRAIN, FINETUNE),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_reconstructions,
+        draw_ratios,
+    ),
     columns={"test_accuracy": "test", "test_loss": "loss"},
 )

@@ -89,21 +89,30 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(checks)
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Effective fields, trained and initial; accuracy over fields."""
+def draw_fields(runs: Runs) -> Picture:
+    """Effective fields beside the theoretical ones."""
     path = runs.path("field", net="three_3x3")
-    accuracies = {
-        f"{net.replace('_', ' ')}": percent(by_seed(runs.trials, "test_accuracy", "field", net=net))
+    return networks.picture(path, "receptive-field", "What a unit sees")
+
+
+def draw_growth(runs: Runs) -> Picture:
+    """Effective fields before and after the training."""
+    path, title = runs.path("field", net="three_3x3"), "What a unit sees before and after training"
+    name = "effective_field_growth"
+    return networks.picture(path, "receptive-field", title, name=name, initial=True)
+
+
+def draw_accuracies(runs: Runs) -> Picture:
+    """Accuracy over fields."""
+    found = {
+        net.replace("_", " "): percent(by_seed(runs.trials, "test_accuracy", "field", net=net))
         for net in ORDER
     }
-    return [
-        networks.picture(path, "receptive-field", "What a unit sees", initial=True),
-        Picture(
-            "Accuracy over the receptive field",
-            "Filters of the second stage, from the smallest field to the largest.",
-            bars("Test accuracy", accuracies, "test accuracy, %"),
-        ),
-    ]
+    return Picture(
+        "Accuracy over the receptive field",
+        "Filters of the second stage, from the smallest field to the largest.",
+        bars("Test accuracy", found, "test accuracy, %"),
+    )
 
 
 RECEPTIVE_FIELD = Chapter(
@@ -116,7 +125,11 @@ RECEPTIVE_FIELD = Chapter(
     "the pixels that matter are fewer than those that could.",
     studies=(FILTERS, FIELD),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_fields,
+        draw_growth,
+        draw_accuracies,
+    ),
     columns={
         "test_accuracy": "test",
         "train_eval_accuracy": "training images",

@@ -84,8 +84,14 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(tuple(checks))
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Cost over the image size; attention inside windows; accuracies."""
+def draw_maps(runs: Runs) -> Picture:
+    """Attention inside windows."""
+    path = runs.path("windows", windows="shifted")
+    return networks.picture(path, "attention", "Attention inside windows", name="attention_maps")
+
+
+def draw_costs(runs: Runs) -> Picture:
+    """Cost over the image size."""
     path = runs.path("windows", windows="shifted")
     channels = networks.subject(path, 1).images.shape[-1]
     labels = {"multiply_adds": "multiply-adds", "seconds": "seconds", "memory": "bytes of memory"}
@@ -94,27 +100,27 @@ def pictures(runs: Runs) -> list[Picture]:
     for i, (name, build) in enumerate(rivals(path).items()):
         found = [costs(build(side), side, channels) for side in SIDES]
         for axis, (what, label) in zip(axes[0], labels.items(), strict=True):
-            axis.plot(
-                SIDES, [x[what] for x in found], color=COLOURS[i], marker=MARKERS[i], label=name
-            )
+            values = [cost[what] for cost in found]
+            axis.plot(SIDES, values, color=COLOURS[i], marker=MARKERS[i], label=name)
             axis.set(xscale="log", yscale="log", xlabel="side of the image, pixels", ylabel=label)
             axis.set_xticks(SIDES, [str(side) for side in SIDES])
             axis.minorticks_off()
             axis.grid(alpha=0.6)
     axes[0, 0].legend(fontsize=10)
-    accuracies = {
+    return Picture("Cost over the image size", "Both scales are logarithmic.", figure)
+
+
+def draw_accuracies(runs: Runs) -> Picture:
+    """Accuracies with shifted and with fixed windows."""
+    found = {
         name: percent(by_seed(runs.trials, "test_accuracy", windows=name))
         for name in ("shifted", "fixed")
     }
-    return [
-        Picture("Cost over the image size", "Both scales are logarithmic.", figure),
-        networks.picture(path, "attention", "Attention inside windows", name="attention_maps"),
-        Picture(
-            "Shifted and fixed windows",
-            "Without the shift, tokens of different windows meet only where patches merge.",
-            bars("Test accuracy", accuracies, "test accuracy, %"),
-        ),
-    ]
+    return Picture(
+        "Shifted and fixed windows",
+        "Without the shift, tokens of different windows meet only where patches merge.",
+        bars("Test accuracy", found, "test accuracy, %"),
+    )
 
 
 SWIN = Chapter(
@@ -127,7 +133,11 @@ SWIN = Chapter(
     "their side.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_maps,
+        draw_costs,
+        draw_accuracies,
+    ),
     columns={
         "test_accuracy": "test",
         "swin_multiply_adds_exponent": "exponent, Swin",

@@ -42,19 +42,21 @@ def verdict(trials: list[Trial]) -> Verdict:
     return Verdict(checks)
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Errors over depth; effective fields of a net of middle depth."""
+def draw_fields(runs: Runs) -> Picture:
+    """Effective fields of a net of middle depth."""
+    path = runs.path("vgg_depth", filters=MIDDLE)
+    return networks.picture(path, "receptive-field", "What the units of each layer see")
+
+
+def draw_errors(runs: Runs) -> Picture:
+    """Errors over depth."""
     names = {"test_accuracy": "test images", "train_eval_accuracy": "training images"}
     values = {
         name: [error(by_seed(runs.trials, metric, filters=n)) for n in FILTERS]
         for metric, name in names.items()
     }
     drawn = curves("VGG without shortcuts", FILTERS, values, "filters a stage", "error, %")
-    path = runs.path("vgg_depth", filters=MIDDLE)
-    return [
-        Picture("Error over depth", "Three stages with as many filters each.", drawn),
-        networks.picture(path, "receptive-field", "What the units of each layer see"),
-    ]
+    return Picture("Error over depth", "Three stages with as many filters each.", drawn)
 
 
 VGG = Chapter(
@@ -65,6 +67,9 @@ VGG = Chapter(
     "falling. The next chapter asks why.",
     studies=(STUDY,),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_fields,
+        draw_errors,
+    ),
     columns={"test_accuracy": "test", "train_eval_accuracy": "training images"},
 )

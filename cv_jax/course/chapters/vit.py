@@ -106,8 +106,14 @@ def _patches(trials: list[Trial]) -> list[Check]:
     ]
 
 
-def pictures(runs: Runs) -> list[Picture]:
-    """Accuracy over the share of the images; position embeddings; attention."""
+def draw_positions(runs: Runs) -> Picture:
+    """Position embeddings."""
+    path = runs.path("parts", positions="learned", pool="cls")
+    return networks.picture(path, "positions", "What the position embeddings have learnt")
+
+
+def draw_data(runs: Runs) -> Picture:
+    """Accuracy over the share of the images."""
     lines = {
         f"{name}{', crops' if crops == 'yes' else ''}": [
             percent(
@@ -126,17 +132,11 @@ def pictures(runs: Runs) -> list[Picture]:
         "test accuracy, %",
         logarithmic=True,
     )
-    found = [
-        Picture(
-            "Accuracy over the number of training images",
-            "All nets make the same number of updates; only the number of different images grows.",
-            drawn,
-        )
-    ]
-    path = runs.path("parts", positions="learned", pool="cls")
-    title = "What the position embeddings have learnt"
-    found.append(networks.picture(path, "positions", title))
-    return found
+    return Picture(
+        "Accuracy over the number of training images",
+        "All nets make the same number of updates; only the number of different images grows.",
+        drawn,
+    )
 
 
 VIT = Chapter(
@@ -149,6 +149,9 @@ VIT = Chapter(
     "between one and hundreds of millions of images.",
     studies=(DATA, PARTS, PATCHES),
     verdict=verdict,
-    pictures=pictures,
+    pictures=(
+        draw_positions,
+        draw_data,
+    ),
     columns={"test_accuracy": "test", "train_accuracy": "last training batches"},
 )
