@@ -30,7 +30,7 @@ OPTIONS = dict(
     budget=("updates", "compute"),
     steps=0,
 )
-PATCHES = (2, 4, 8)
+PATCHES = (2, 8)
 
 
 def get_config(arg=""):

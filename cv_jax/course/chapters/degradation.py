@@ -14,7 +14,7 @@ from cv_jax.course.figures import bars, curves, error
 from cv_jax.course.verdict import Check, Verdict, difference, less, more
 from cv_jax.models import resnet
 
-EPOCHS = {"digits": "digits,epochs=6", "cifar10": "cifar10,epochs=6"}
+EPOCHS = {"digits": "digits,epochs=4", "cifar10": "cifar10,epochs=6"}
 NORMS = {"log.norms": "true", "log.every_steps": "1"}  # the first line is that of step 1
 DEPTHS = Study("depth", "depth.py", EPOCHS, sweep="few", overrides=NORMS)
 CURES = Study("cures", "depth.py", EPOCHS, sweep="cures", overrides=NORMS)
