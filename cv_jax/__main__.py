@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cv_jax.commands.report",
         "write the page of a run, of several runs or of a sweep, with its tables",
     ),
+    "course": (
+        "cv_jax.commands.course",
+        "test the claims of the line of classifiers by runs, and write them as a page",
+    ),
     "predict": ("cv_jax.commands.predict", "predict the classes of image files"),
     "look": ("cv_jax.commands.look", "show what a trained network has learnt"),
     "features": ("cv_jax.commands.features", "write features of images or of a split to a file"),

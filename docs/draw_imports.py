@@ -20,7 +20,7 @@ BEGIN, END = "<!-- imports: begin -->", "<!-- imports: end -->"
 WIDTH, ROW, COLUMN, BOX = 720, 62, 130, (124, 30)  # pixels
 # Column of each box, for arrows that do not cross boxes; a part that is not listed is put aside.
 COLUMNS = {
-    **dict.fromkeys(("__main__", "commands", "report"), 3.2),
+    **dict.fromkeys(("__main__", "commands", "course", "report"), 3.2),
     **dict.fromkeys(("sweep", "training", "interop", "run", "evaluation"), 2.3),
     **dict.fromkeys(("data", "progress", "devices", "errors"), 2.3),
     "launch": 1.2,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_configs import SHAPES, Blank
@@ -11,11 +12,18 @@ from cv_jax import config as configs
 from cv_jax.data import pipeline, sources
 from cv_jax.data.source import Source
 from cv_jax.errors import InputError
+from cv_jax.inspect import receptive_field
 from cv_jax.sweep import points
 from cv_jax.training import experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "experiments"
 DATASETS = ("digits", "cifar10", "imagenet2012")
+
+
+# Experiments of the course, whose networks are small.
+SMALL = ("convolution.py", "alexnet.py", "receptive_field.py", "vgg_depth.py", "attention.py")
+SMALL += ("vit_data.py", "windows.py", "equal_compute.py")
+NEEDS = {"teachers.py": "teacher=RUN", "masking.py": "pretrained=FOLDER"}
 
 
 class Labelled(Blank):
@@ -50,9 +58,15 @@ def test_every_docstring_has_the_commands():
         # Experiments with datasets of their own: known places, and sequences.
         own = ("pointing.py", "transformer_ablations.py")
         others = () if file.name in own else (":cifar10", ":imagenet2012")
+        if file.name in SMALL:
+            others = (":cifar10",)
+        if file.name in NEEDS:  # the run of another sweep
+            others = ()
+            for place in ("", "cifar10,"):
+                assert f"experiments/{file.name}:{place}{NEEDS[file.name]} --sweep" in docstring
         for argument in ("", *others):
             command = f"python launch.py --config configs/experiments/{file.name}{argument} --sweep"
-            assert command in docstring
+            assert command in docstring or file.name in NEEDS
 
 
 def test_the_documented_table_is_the_recorded_one():
@@ -147,3 +161,66 @@ def test_a_point_builds_on_data_of_that_shape(name, dataset, point, monkeypatch)
     if extra is not None:
         image, _ = evaluations[extra].images.get(0)
         assert image.shape == parts.input_shape
+
+
+def test_mlps_have_the_size_of_lenet5():
+    """Within one percent: parameters and multiply-adds as counted from the programs."""
+    for dataset, channels in (("digits", 1), ("cifar10", 3)):
+        sizes = {}
+        for name, config in configs_of("convolution", dataset).items():
+            if name.endswith("pixels=in_order"):
+                assert config.image_size == 32
+                fields = {k: v for k, v in config.model.items() if k != "name"}
+                model = models.create(config.model.name, num_classes=10, **fields)
+                sizes[name.split(",")[0]] = size_of(model, 32, channels)
+        for i, rival in enumerate(("mlp_parameters", "mlp_multiply_adds")):
+            assert abs(sizes[f"net={rival}"][i] / sizes["net=lenet5"][i] - 1) < 0.01
+
+
+def size_of(model, side, channels):
+    """(parameters, multiply-adds) of a network."""
+    image = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    return count, models.count_multiply_adds(model.apply, variables, image)[0]
+
+
+def test_equal_compute_is_equal():
+    """All but the smallest networks, whose updates are limited, make the same multiply-adds."""
+    for dataset, channels in (("digits", 1), ("cifar10", 3)):
+        totals, parameters = {}, {}
+        for name, config in configs_of("equal_compute", dataset).items():
+            fields = {k: v for k, v in config.model.items() if k != "name"}
+            if "image_size" in models.fields(config.model.name):
+                fields["image_size"] = config.image_size
+            model = models.create(config.model.name, num_classes=10, **fields)
+            count, adds = size_of(model, config.image_size, channels)
+            if config.total_steps < (3000 if dataset == "digits" else 30_000):
+                totals[name] = config.total_steps * config.batch_size * adds
+            parameters[name] = count
+        assert len(totals) >= 5
+        assert max(totals.values()) / min(totals.values()) < 1.02
+        if dataset == "digits":
+            sizes = [n for name, n in parameters.items() if name != "model=linear"]
+            assert min(sizes) > 50_000
+            assert max(sizes) < 70_000
+
+
+def test_three_small_filters_have_the_field_and_the_parameters_of_a_large_one():
+    found = configs_of("receptive_field", "digits")
+    field = points.read(f"{FOLDER / 'receptive_field.py'}:digits", {}, "field")
+    found |= {p.name: configs.load(field.reference(p), field.texts(p)) for p in field.points}
+    sizes, fields = {}, {}
+    for name, config in found.items():
+        options = {k: v for k, v in config.model.items() if k != "name"}
+        model = models.create(config.model.name, num_classes=10, **options)
+        sizes[name] = size_of(model, 16, 1)[0]
+        inputs = (np.zeros((1, 16, 16, 1), np.float32),)
+        last = f"conv2_{config.model.depths[-1]}"
+        layers = receptive_field.layers(model, inputs, (16, 16))
+        fields[name] = next(x.size for x in layers if x.name == last)
+    assert fields["net=three_3x3"] == fields["net=one_7x7"] == fields["net=one_7x7_narrow"]
+    assert abs(sizes["net=one_7x7_narrow"] / sizes["net=three_3x3"] - 1) < 0.05
+    assert sizes["net=one_7x7"] > 1.6 * sizes["net=three_3x3"]
+    smaller = [fields[f"net={name}"][0] for name in ("one_1x1", "one_3x3", "two_3x3", "three_3x3")]
+    assert smaller == [4, 8, 12, 16]

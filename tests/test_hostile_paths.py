@@ -67,6 +67,7 @@ COMMANDS = {
     "augment dir": ["augment", "flip", "--rows", "1", "--out", "NEW.png", "--dir", "{}"],
     "augment data": ["augment", "flip", "--out", "NEW.png", "--data", "folder:{}"],
     "verify": ["verify", "{}"],
+    "course out": ["course", "--page_only", "--chapters", "linear", "--out", "{}"],
 }
 TARGETS = ["missing", "empty", "locked", "read-only", "file", "unreadable", "inside locked"]
 TARGETS += ["inside a file", "pipe", "socket", "loop", "dangling", "long", "control missing"]

@@ -3,6 +3,7 @@
     python launch.py --config configs/experiments/augmentation.py --sweep --seeds 3
     python launch.py --config configs/experiments/augmentation.py:cifar10 --sweep --seeds 3
     python launch.py --config configs/experiments/augmentation.py:imagenet2012 --sweep --seeds 3
+    python launch.py --config configs/experiments/augmentation.py --sweep=crops --seeds 3
     python launch.py --config configs/experiments/augmentation.py --sweep=long --seeds 3
     python -m cv_jax report SWEEP_DIR
 
@@ -114,6 +115,13 @@ def sweep(arg):
         if net != "linear" or dataset != "imagenet2012":
             for policy in POLICIES:
                 yield {"net": net, "policy": policy}
+
+
+def sweep_crops(arg):
+    """Every network without augmentation, and with random crops and mirroring."""
+    for point in sweep(arg):
+        if point["policy"] in ("none", "flip_crop"):
+            yield point
 
 
 def sweep_long():

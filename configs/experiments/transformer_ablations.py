@@ -1,6 +1,7 @@
 """The Transformer without positions, and without the causal mask, on copy, reverse and sort.
 
     python launch.py --config configs/experiments/transformer_ablations.py --sweep --seeds 3
+    python launch.py --config configs/experiments/transformer_ablations.py --sweep=mask --seeds 3
     python -m cv_jax report SWEEP_DIR
 
 The recipe is that of `configs/transformer.py`. In the report, "test" is the exact match of greedy
@@ -26,3 +27,9 @@ def sweep():
     for dataset in ("copy", "reverse", "sort"):
         for pos_embed, causal in (("sincos", True), ("none", True), ("sincos", False)):
             yield {"dataset": dataset, "model.pos_embed": pos_embed, "model.causal": causal}
+
+
+def sweep_mask():
+    """With and without the causal mask, on copying."""
+    for causal in (True, False):
+        yield {"dataset": "copy", "model.causal": causal}

@@ -108,6 +108,24 @@ def shift(down: int, right: int):
     return apply
 
 
+def shuffle_pixels(seed: int = 0):
+    """Move the pixels by a random permutation, the same for all images of one size.
+
+    Each pixel keeps its channels. A network whose layers treat all positions alike, such as a fully
+    connected one, loses nothing; neighbours are no longer neighbours for a convolution.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+    def apply(generator, image):
+        image = np.asarray(image)
+        height, width, channels = image.shape
+        order = np.random.default_rng(seed).permutation(height * width)
+        return image.reshape(height * width, channels)[order].reshape(image.shape)
+
+    return apply
+
+
 def random_crop(size: int | tuple[int, int]):
     """Crop a window at a uniform position; sides shorter than `size` are padded with zeros."""
     height, width = _pair(size)
@@ -173,6 +191,7 @@ DETERMINISTIC = {
     "central_crop": central_crop,
     "mirror": mirror,
     "shift": shift,
+    "shuffle_pixels": shuffle_pixels,
 }
 RANDOM = {
     "random_resize_small": random_resize_small,

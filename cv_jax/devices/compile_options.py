@@ -1,10 +1,9 @@
 """Options of the compiler: for the steps of a run on a CPU, and for programs that run once."""
 
+import contextlib
 import os
 import platform
 import re
-
-import contextlib
 from collections.abc import Iterator
 
 import jax

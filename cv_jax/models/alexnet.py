@@ -27,7 +27,7 @@ import jax
 from cv_jax.models import checks
 from cv_jax.models.conv_layers import adaptive_avg_pool, local_response_norm, uniform_fan_in
 from cv_jax.models.entry import Entry
-from cv_jax.models.layers import at_least_float32
+from cv_jax.models.layers import activation, at_least_float32
 from cv_jax.models.pooling import max_pool
 
 INITS = ("normal", "uniform", "he")
@@ -41,7 +41,9 @@ class AlexNet(nn.Module):
       num_classes: size of the output; 0 gives the second hidden layer.
       channels: output channels of the five convolutions.
       groups: groups of each convolution; must divide its input and output channels.
+      act: activation of all layers, one of `layers.ACTIVATIONS`.
       lrn: local response normalisation after conv 1 and conv 2.
+      overlap: pooling windows of 3×3 with stride 2; else of 2×2.
       fc_width: units of the two hidden layers.
       dropout_rate: dropped share of the hidden layers' units.
       pool_size: side of the grid to which the last maps are averaged; 6 for 224 pixels.
@@ -57,7 +59,9 @@ class AlexNet(nn.Module):
     num_classes: int = 1000
     channels: tuple[int, ...] = (96, 256, 384, 384, 256)
     groups: tuple[int, ...] = (1, 2, 1, 2, 2)
+    act: str = "relu"
     lrn: bool = True
+    overlap: bool = True
     fc_width: int = 4096
     dropout_rate: float = 0.5
     pool_size: int = 6
@@ -87,21 +91,23 @@ class AlexNet(nn.Module):
         """Return the logits of float images [B, H, W, C], H and W at least 63.
 
         Returns:
-          `(logits float32 [B, num_classes], features)`: the maps after each convolution's ReLU
-          (`conv1` …) and each pooling, the hidden layers `fc6` and `fc7`, and `"pre_logits"`.
+          `(logits float32 [B, num_classes], features)`: the maps after each convolution's
+          activation (`conv1` …) and each pooling, the hidden layers `fc6` and `fc7`, and
+          `"pre_logits"`.
 
         Raises:
           ValueError: see `check`; or the image is too small.
         """
         self.check()
         checks.image_at_least("alexnet", image.shape, SMALLEST)
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        types, act = dict(dtype=self.dtype, param_dtype=self.param_dtype), activation(self.act)
         types["kernel_init"] = {
             "normal": nn.initializers.normal(0.01),
             "uniform": uniform_fan_in,
             "he": nn.initializers.he_normal(),
         }[self.kernel_init]
         normal = self.kernel_init == "normal"
+        window_size = 3 if self.overlap else 2
         ones = nn.initializers.ones if normal else nn.initializers.zeros
         features = OrderedDict()
 
@@ -116,11 +122,11 @@ class AlexNet(nn.Module):
                 **options,
                 name=f"features_{index}",
             )
-            x = features[f"conv{number}"] = nn.relu(layer(x))
+            x = features[f"conv{number}"] = act(layer(x))
             return x
 
         def pool(x, number):
-            x = features[f"pool{number}"] = max_pool(x, 3, stride=2)
+            x = features[f"pool{number}"] = max_pool(x, window_size, stride=2)
             return x
 
         x = conv(image.astype(self.dtype), 1, 0, size=11, stride=4, padding=2)
@@ -134,7 +140,7 @@ class AlexNet(nn.Module):
         x = adaptive_avg_pool(x, self.pool_size).reshape(len(x), -1)
         for number, index in ((6, 1), (7, 4)):
             dense = nn.Dense(self.fc_width, bias_init=ones, **types, name=f"classifier_{index}")
-            x = features[f"fc{number}"] = nn.relu(dense(x))
+            x = features[f"fc{number}"] = act(dense(x))
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         features["pre_logits"] = x
         if self.num_classes:

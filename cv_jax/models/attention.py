@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from cv_jax.models import checks
 
 IMPLEMENTATIONS = ("xla", "cudnn", "auto")
+SCALES = ("sqrt", "none")
 
 # Registry facts of all Transformers (see `Entry`). They are shared, because a teacher is placed on
 # the mesh with the axes of its student.
@@ -185,6 +186,7 @@ class Attention(nn.Module):
       num_heads: number of heads; must divide the width.
       qk_norm: LayerNorm of each head's queries and keys (Dehghani et al., 2023, arXiv:2302.05442,
         section 2), which limits the growth of the scores in training.
+      scale: "sqrt" divides the scores by √head_dim; "none" does not (for comparisons).
       dropout_rate: dropped share of the output projection.
       implementation: one of `IMPLEMENTATIONS`.
       dtype: dtype of the computation.
@@ -193,6 +195,7 @@ class Attention(nn.Module):
 
     num_heads: int
     qk_norm: bool = False
+    scale: str = "sqrt"
     dropout_rate: float = 0.0
     implementation: str = "xla"
     dtype: str = "float32"
@@ -209,6 +212,7 @@ class Attention(nn.Module):
         if self.qk_norm:
             q = nn.LayerNorm(epsilon=1e-6, **types, name="q_norm")(q)
             k = nn.LayerNorm(epsilon=1e-6, **types, name="k_norm")(k)
-        out, weights = attend(q, k, v, implementation=self.implementation)
+        scale = 1.0 if self.scale == "none" else None
+        out, weights = attend(q, k, v, scale=scale, implementation=self.implementation)
         out = nn.Dense(dim, **dense, name="proj")(merge_heads(out))
         return nn.Dropout(self.dropout_rate, deterministic=not train)(out), weights

@@ -70,6 +70,7 @@ class Block(nn.Module):
       mlp_ratio: hidden width of the MLP over the token width.
       act: activation of the MLP, one of `layers.ACTIVATIONS`.
       qk_norm: see `Attention`.
+      attention_scale: see `Attention`.
       layer_scale: initial value of a learned factor per channel on both branches; 0: no factor.
       norm_epsilon: constant under the root of both LayerNorms.
       dropout_rate: dropped share after attention and MLP layers.
@@ -84,6 +85,7 @@ class Block(nn.Module):
     mlp_ratio: float = 4.0
     act: str = "gelu"
     qk_norm: bool = False
+    attention_scale: str = "sqrt"
     layer_scale: float = 0.0
     norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
@@ -117,6 +119,7 @@ class Block(nn.Module):
         y, weights = Attention(
             self.num_heads,
             self.qk_norm,
+            self.attention_scale,
             self.dropout_rate,
             "xla" if returns else self.implementation,
             **types,

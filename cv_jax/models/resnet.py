@@ -45,6 +45,7 @@ BLOCKS = {"basic": 1, "bottleneck": 4}  # block → output channels over the wid
 SHORTCUTS = ("A", "B", "C", "none")
 STRIDES = ("3x3", "1x1")
 STEMS = ("imagenet", "cifar")
+NORMS = ("batch", "none")
 
 
 def pad_shortcut(x: jax.Array, channels: int, stride: int) -> jax.Array:
@@ -72,7 +73,7 @@ class Block(nn.Module):
       preact: normalisation and ReLU before the convolutions instead of after them.
       zero_init: the branch is initially zero.
       drop_path_rate: probability of dropping one example's branch.
-      axis_name, dtype, param_dtype: as in `ResNet`.
+      norm, axis_name, dtype, param_dtype: as in `ResNet`.
     """
 
     convs: tuple[tuple[int, int, int, int], ...]
@@ -80,6 +81,7 @@ class Block(nn.Module):
     preact: bool
     zero_init: bool
     drop_path_rate: float
+    norm: str
     axis_name: str | None
     dtype: str
     param_dtype: str
@@ -97,7 +99,7 @@ class Block(nn.Module):
                 strides=stride,
                 padding=size // 2,
                 feature_group_count=groups,
-                use_bias=False,
+                use_bias=self.norm == "none",
                 kernel_init=zeros if zero else he_fan_out,
                 **types,
                 name=name,
@@ -105,6 +107,8 @@ class Block(nn.Module):
             return layer(x)
 
         def norm(x, name, zero=False):
+            if self.norm == "none":
+                return x
             scale_init = zeros if zero else ones
             layer = BatchNorm(scale_init=scale_init, axis_name=self.axis_name, **types, name=name)
             return layer(x, train=train)
@@ -149,6 +153,8 @@ class ResNet(nn.Module):
       preact: pre-activation (v2) blocks.
       groups: groups of a bottleneck's 3×3 convolution.
       width_per_group: channels of a group in a stage of width 64; proportional to the width.
+      norm: "batch": batch normalisation of every convolution; "none": biases instead, without the
+        published networks' way to train (for comparisons).
       zero_init_residual: every branch is initially zero: its last scale, or with `preact` its last
         kernel.
       pool: pooling of the last maps, one of `layers.POOLINGS`.
@@ -158,8 +164,8 @@ class ResNet(nn.Module):
       dtype: dtype of the computation.
       param_dtype: dtype of the parameters.
 
-    Rngs: `dropout` when training with `drop_path_rate` > 0. Variables: `batch_stats`, mutable in
-    training.
+    Rngs: `dropout` when training with `drop_path_rate` > 0. Variables: `batch_stats` with
+    `norm="batch"`, mutable in training.
     """
 
     num_classes: int = 1000
@@ -173,6 +179,7 @@ class ResNet(nn.Module):
     preact: bool = False
     groups: int = 1
     width_per_group: int = 64
+    norm: str = "batch"
     zero_init_residual: bool = False
     pool: str = "mean"
     drop_path_rate: float = 0.0
@@ -197,6 +204,7 @@ class ResNet(nn.Module):
         checks.one_of("shortcut", self.shortcut, SHORTCUTS)
         checks.one_of("stride_in", self.stride_in, STRIDES)
         checks.one_of("pool", self.pool, POOLINGS)
+        checks.one_of("norm", self.norm, NORMS)
         checks.rate("drop_path_rate", self.drop_path_rate)
         checks.one_of("remat_policy", self.remat_policy, REMAT_POLICIES)
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
@@ -210,6 +218,8 @@ class ResNet(nn.Module):
             raise ValueError(
                 "zero_init_residual and drop_path_rate need a shortcut, got shortcut 'none'"
             )
+        if self.norm == "none" and self.zero_init_residual and not self.preact:
+            raise ValueError("zero_init_residual sets scales, which norm 'none' does not have")
 
     def convs(self, width: int, stride: int) -> tuple[tuple[int, int, int, int], ...]:
         """Return (channels, kernel size, stride, groups) of each convolution of a block."""
@@ -240,6 +250,8 @@ class ResNet(nn.Module):
         features = OrderedDict()
 
         def norm(x, name):
+            if self.norm == "none":
+                return nn.relu(x)
             layer = BatchNorm(axis_name=self.axis_name, **types, name=name)
             return nn.relu(layer(x, train=train))
 
@@ -249,7 +261,7 @@ class ResNet(nn.Module):
             (size, size),
             strides=stride,
             padding=size // 2,
-            use_bias=False,
+            use_bias=self.norm == "none",
             kernel_init=he_fan_out,
             **types,
             name="conv1",
@@ -273,6 +285,7 @@ class ResNet(nn.Module):
                     self.preact,
                     self.zero_init_residual,
                     next(rates),
+                    self.norm,
                     self.axis_name,
                     **types,
                     name=f"layer{stage}_{i}",

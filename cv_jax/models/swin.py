@@ -145,6 +145,7 @@ class Stage(nn.Module):
 
     drop_path_rates: tuple[float, ...]
     merge: bool
+    shift: bool
     block: dict
 
     @nn.compact
@@ -160,7 +161,10 @@ class Stage(nn.Module):
             module = nn.remat(Block, policy=policy, static_argnums=(2,))
         for i, rate in enumerate(self.drop_path_rates):
             block = module(
-                shifted=i % 2 == 1, drop_path_rate=rate, **self.block, name=f"blocks_{i}"
+                shifted=self.shift and i % 2 == 1,
+                drop_path_rate=rate,
+                **self.block,
+                name=f"blocks_{i}",
             )
             x, weights = block(x, train)
             if weights is not None:
@@ -180,6 +184,7 @@ class Swin(nn.Module):
       depths: blocks of each stage.
       num_heads: attention heads of each stage.
       window_size: side of a window in tokens.
+      shift: whether every second block shifts its windows.
       window_rule: treatment of maps that a window does not divide. "shrink" (official code, timm):
         on an axis no longer than the window, the window shrinks to the axis, and so does the bias
         table; maps are rolled, then padded. "pad" (torchvision): the window is not changed; maps
@@ -205,6 +210,7 @@ class Swin(nn.Module):
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
+    shift: bool = True
     window_rule: str = "shrink"
     pretrained_windows: tuple[int, ...] = (0,)
     mlp_ratio: float = 4.0
@@ -258,7 +264,7 @@ class Swin(nn.Module):
             index = 1 + jnp.arange(size[0] * size[1]).reshape(1, *size, 1)
             for block in range(depth):
                 window, shift = fit_window(size, self.window_size, self.window_rule)
-                shift = shift if block % 2 else (0, 0)
+                shift = shift if self.shift and block % 2 else (0, 0)
                 windows = arrange(index, window, shift, self.window_rule)
                 found[f"layers_{stage}/blocks_{block}/attention"] = (
                     np.asarray(windows)[0, :, :, 0] - 1
@@ -306,7 +312,7 @@ class Swin(nn.Module):
                 **types,
             )
             stage_rates = tuple(rates[done : done + depth])
-            module = Stage(stage_rates, stage > 0, block, name=f"layers_{stage}")
+            module = Stage(stage_rates, stage > 0, self.shift, block, name=f"layers_{stage}")
             x, stage_features = module(x, train=train)
             features.update({f"layers_{stage}/{k}": v for k, v in stage_features.items()})
         x = features["norm"] = nn.LayerNorm(epsilon=1e-5, **types, name="norm")(x)

@@ -43,6 +43,7 @@ class VGG(nn.Module):
       widths: channels of each stage.
       norm: "none"; "batch": batch normalisation after every convolution; "lrn": local response
         normalisation after the first convolution, with AlexNet's constants.
+      kernel_sizes: side of the filters, odd: one value, or one for each stage; 3 in the paper.
       pointwise: the last filter of each stage with three or more convolutions is 1×1.
       fc_width: units of the two hidden layers.
       dropout_rate: dropped share of the hidden layers' units.
@@ -60,6 +61,7 @@ class VGG(nn.Module):
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     norm: str = "none"
+    kernel_sizes: tuple[int, ...] = (3,)
     pointwise: bool = False
     fc_width: int = 4096
     dropout_rate: float = 0.5
@@ -79,6 +81,13 @@ class VGG(nn.Module):
         checks.positive("depths", self.depths)
         checks.positive("widths", self.widths)
         checks.positive("fc_width", [self.fc_width])
+        if len(self.kernel_sizes) not in (1, len(self.depths)):
+            raise ValueError(
+                f"kernel_sizes {self.kernel_sizes} needs one value, or one for each of depths "
+                f"{self.depths}"
+            )
+        if any(side < 1 or side % 2 == 0 for side in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must be odd and positive, got {self.kernel_sizes}")
         checks.positive("pool_size", [self.pool_size])
         checks.rate("dropout_rate", self.dropout_rate)
         checks.one_of("norm", self.norm, NORMS)
@@ -104,12 +113,13 @@ class VGG(nn.Module):
         fc_init = nn.initializers.he_normal() if self.kernel_init == "he" else glorot
         features = OrderedDict()
 
+        sides = self.kernel_sizes * (len(self.depths) if len(self.kernel_sizes) == 1 else 1)
         # torchvision numbers every convolution, normalisation, ReLU and pooling.
         index = 0
         x = image.astype(self.dtype)
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
             for i in range(1, depth + 1):
-                size = 1 if self.pointwise and i == depth >= 3 else 3
+                size = 1 if self.pointwise and i == depth >= 3 else sides[stage - 1]
                 conv = nn.Conv(
                     width,
                     (size, size),

@@ -23,7 +23,15 @@ import jax
 import jax.numpy as jnp
 
 from cv_jax.models import checks
-from cv_jax.models.attention import FUSED, TENSOR_AXES, FusedDense, attend, merge_heads, split_heads
+from cv_jax.models.attention import (
+    FUSED,
+    SCALES,
+    TENSOR_AXES,
+    FusedDense,
+    attend,
+    merge_heads,
+    split_heads,
+)
 from cv_jax.models.batch_norm import BatchNorm
 from cv_jax.models.encoder import check_blocks, run_blocks
 from cv_jax.models.entry import Entry
@@ -31,7 +39,7 @@ from cv_jax.models.layers import Mlp, at_least_float32, pool
 from cv_jax.models.positions import resize_patch_kernel, resize_positions, sincos_2d
 
 POOLS = ("cls", "mean", "max", "mean_max", "map", "cls_mean")
-POSITIONS = ("learned", "sincos")
+POSITIONS = ("learned", "sincos", "none")
 
 
 def patch_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -100,9 +108,10 @@ class ViT(nn.Module):
       distilled: a distillation token after the class token, with its own head (DeiT); needs pool
         "cls". See `__call__` for the outputs.
       pos_embed: "learned" (normal 0.02), or "sincos", fixed in two dimensions and zero for tokens
-        that are not patches.
+        that are not patches; "none" (for comparisons): the patches are a set.
       pos_embed_prefix: whether learned positions include the tokens that are not patches.
       qk_norm: LayerNorm of every head's queries and keys.
+      attention_scale: "sqrt" divides the scores by √head_dim; "none" does not (for comparisons).
       layer_scale: initial value of a learned factor per channel on every branch; 0: no factor.
       norm_epsilon: constant under the root of every LayerNorm of tokens.
       dropout_rate: dropped share after positions, attention and MLP layers.
@@ -134,6 +143,7 @@ class ViT(nn.Module):
     pos_embed: str = "learned"
     pos_embed_prefix: bool = True
     qk_norm: bool = False
+    attention_scale: str = "sqrt"
     layer_scale: float = 0.0
     norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
@@ -164,6 +174,7 @@ class ViT(nn.Module):
         )
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("pos_embed", self.pos_embed, POSITIONS)
+        checks.one_of("attention_scale", self.attention_scale, SCALES)
         checks.rate("dropout_rate", self.dropout_rate)
         if self.distilled and self.pool != "cls":
             raise ValueError(f"distilled needs pool 'cls', got {self.pool!r}")
@@ -234,6 +245,7 @@ class ViT(nn.Module):
             mlp_ratio=self.mlp_ratio,
             act=self.act,
             qk_norm=self.qk_norm,
+            attention_scale=self.attention_scale,
             layer_scale=self.layer_scale,
             norm_epsilon=self.norm_epsilon,
             dropout_rate=self.dropout_rate,
@@ -281,6 +293,8 @@ class ViT(nn.Module):
             tokens.append(self.param("reg_token", normal(1e-6), shape, self.param_dtype))
         prefix = [jnp.broadcast_to(t.astype(x.dtype), (len(x), *t.shape[1:])) for t in tokens]
 
+        if self.pos_embed == "none":
+            return jnp.concatenate([*prefix, x], axis=1)
         if self.pos_embed == "sincos":
             return jnp.concatenate([*prefix, x + sincos_2d(*grid, dim).astype(x.dtype)], axis=1)
         shape = (1, self.pos_embed_prefix_tokens() + x.shape[1], dim)

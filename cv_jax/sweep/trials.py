@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cv_jax import config as configs
 from cv_jax.errors import InputError, RunError
@@ -56,11 +56,23 @@ def prepare(
     return trials
 
 
-def listing(sweep: Sweep, folder: Path) -> list[str]:
-    """Return a table of the points: values, parameters, multiply-adds, steps, steps done."""
-    keys = distinct(sweep.points) or ["point"]
-    head = [*keys, "parameters", "mult-adds/image", "steps", "done"]
-    rows, counted_sizes = [], {}
+class Size(NamedTuple):
+    """Sizes of the run of a point: of its network for one example, and of its training."""
+
+    point: Point
+    parameters: int
+    multiply_adds: int
+    steps: int
+    batch_size: int
+
+
+def sizes(sweep: Sweep) -> list[Size]:
+    """Return the sizes of every point, in order; write nothing.
+
+    Raises:
+      InputError: the run of a point would be refused.
+    """
+    found, counted_sizes = [], {}
     for point in counted(sweep.points, "counting"):
         with _named(point):
             parts = _build(sweep, point)
@@ -68,11 +80,23 @@ def listing(sweep: Sweep, folder: Path) -> list[str]:
         net = parts.model, parts.input_shape, labels, parts.config.optim.master_weights
         if net not in counted_sizes:  # many points have the same network
             counted_sizes[net] = parts.sizes
+        own = *counted_sizes[net], parts.total_steps, parts.config.batch_size
+        found.append(Size(point, *own))
+    return found
+
+
+def listing(sweep: Sweep, folder: Path) -> list[str]:
+    """Return a table of the points: values, parameters, multiply-adds, steps, steps done."""
+    keys = distinct(sweep.points) or ["point"]
+    head = [*keys, "parameters", "mult-adds/image", "steps", "done"]
+    rows = []
+    for size in sizes(sweep):
+        point = size.point
         values = {**point.arguments, **point.overrides, "point": point.name}
         shown = [text_of(values[key]) if key in values else "" for key in keys]
         step = folders.progress(folder / point.name)
-        sizes = [f"{n:,}" for n in (*counted_sizes[net], parts.total_steps, step)]
-        rows.append([*shown, *sizes])
+        numbers = size.parameters, size.multiply_adds, size.steps, step
+        rows.append([*shown, *(f"{n:,}" for n in numbers)])
     return aligned([head, *rows], left=len(keys))
 
 

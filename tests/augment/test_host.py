@@ -11,6 +11,7 @@ from PIL import Image
 from cv_jax import augment
 from cv_jax.augment import host
 from cv_jax.data import decode
+from cv_jax.errors import InputError
 
 
 def picture(height, width, channels, seed=0):
@@ -57,6 +58,28 @@ def test_mirror_and_shift_are_deterministic():
     for operation in (host.mirror(), host.shift(1, 1)):
         opened = decode.open_image(jpeg.getvalue(), 3, str)
         assert operation(None, opened).shape == image.shape
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_shuffle_pixels_is_one_permutation_of_all_images(height, width, seed):
+    """The permutation that a picture of the places shows is that of any other image of the size."""
+    places = np.arange(height * width, dtype=np.int64).reshape(height, width, 1)
+    order = host.shuffle_pixels(seed)(None, places).reshape(-1)
+    assert sorted(order) == list(range(height * width))
+    image = picture(height, width, 3)
+    got = host.shuffle_pixels(seed)(np.random.default_rng(1), image)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got.reshape(-1, 3), image.reshape(-1, 3)[order])
+
+
+def test_shuffle_pixels_moves_most_pixels_and_depends_on_the_seed():
+    places = np.arange(32 * 32).reshape(32, 32, 1)
+    first, second = (host.shuffle_pixels(seed)(None, places) for seed in (0, 1))
+    assert (first == places).mean() < 0.02
+    assert (first == second).mean() < 0.02
+    with pytest.raises(InputError, match="seed must not be negative"):
+        augment.parse("resize(8)|shuffle_pixels(-1)")
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20))

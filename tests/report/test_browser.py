@@ -8,11 +8,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import course_runs
 import numpy as np
 import pytest
 import sweeps
 
 from cv_jax.__main__ import main
+from cv_jax.course.chapters import CHAPTERS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -23,7 +25,7 @@ pytestmark = [
 ]
 SCHEMES, WIDTHS = ("light", "dark"), (390, 1280)
 AXE = Path(sys.prefix) / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-PAGES = ("run", "damaged", "sweep", "runs")
+PAGES = ("run", "damaged", "sweep", "runs", "course")
 
 # Contrast ratio (WCAG 2.2) of every element with text of its own, with its colours in the page.
 CONTRAST = """
@@ -80,7 +82,12 @@ def pages(load_config, tmp_path_factory):
     assert main(["report", str(folder / "sweep")]) == 1  # one trial is damaged, one not started
     trials = [str(folder / "sweep" / point.name) for point in points[:4]]
     assert main(["report", str(folder / "run"), *trials, "--out", str(folder / "runs")]) == 0
+    (convolution,) = CHAPTERS[1].studies
+    nets = {"lenet5": 0.9, "mlp_parameters": 0.8, "mlp_multiply_adds": 0.7}
+    course_runs.write(folder, convolution, lambda own, seed: (nets[own["net"]], 0.99 - seed / 100))
+    assert main(["course", "--out", str(folder), "--page_only"]) == 0
     return {
+        "course": folder / "course.html",
         "run": folder / "run" / "report.html",
         "damaged": folder / "sweep" / points[4].name / "report.html",
         "sweep": folder / "sweep" / "report" / "report.html",
@@ -116,7 +123,8 @@ def opened(browser, pages):
         context.close()
     assert said == []
     files = [url for url in requests if not url.startswith("data:image/")]
-    assert all(url.startswith("file:///") and url.endswith("report.html") for url in files)
+    pages = ("report.html", "course.html")
+    assert all(url.startswith("file:///") and url.endswith(pages) for url in files)
     assert len(files) == len(contexts)
 
 
@@ -176,6 +184,13 @@ def test_a_table_sorts_by_click_and_by_keyboard(opened, key):
         assert values == sorted([90.0, 10.0, 50.0, 70.0], reverse=order == "descending")
         head = page.locator("[aria-label='Trials'] th").nth(place - 1)
         assert head.get_attribute("aria-sort") == order
+
+
+def test_the_first_screen_of_a_chapter_has_claim_and_verdict(opened):
+    page = opened("course")
+    place = "document.querySelector('#chapter-convolution .verdict').getBoundingClientRect()"
+    page.goto(page.url + "#chapter-convolution")
+    assert 0 <= page.evaluate(f"{place}.top") < page.evaluate(f"{place}.bottom") < 900
 
 
 def test_a_trial_is_a_link_to_its_page(opened):
