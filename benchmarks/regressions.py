@@ -2,8 +2,8 @@
 
     python -m benchmarks.regressions [--out benchmarks/results/regressions.json]
 
-Each measurement takes turns with a product of two matrices, and the shortest time of either counts:
-other load on the machine can only slow them down. A score is the number of such measurements in the
+Each measurement takes turns with a product of two matrices, and the shortest processor time of
+either counts: other load on the machine changes it little, and can only make it longer. A score is the number of such measurements in the
 time of a thousand products. The file has the scores of every kind of processor on which this was
 called; `tests/test_speed.py` compares them.
 """
@@ -94,19 +94,19 @@ def product() -> Callable[[], None]:
 
 
 def shortest(function: Callable[[], None], other: Callable[[], None], rounds: int) -> list[float]:
-    """Return the shortest seconds of two functions that take turns."""
+    """Return the shortest processor seconds of two functions that take turns."""
     counts, best = [], [float("inf")] * 2
     for each in (function, other):
         each()
-        began = time.perf_counter()
+        began = time.process_time()
         each()
-        counts.append(max(1, round(SHORT / (time.perf_counter() - began))))
+        counts.append(max(1, round(SHORT / (time.process_time() - began))))
     for _ in range(rounds):
         for i, each in enumerate((function, other)):
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(counts[i]):
                 each()
-            best[i] = min(best[i], (time.perf_counter() - began) / counts[i])
+            best[i] = min(best[i], (time.process_time() - began) / counts[i])
     return best
 
 
