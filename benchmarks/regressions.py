@@ -3,9 +3,9 @@
     python -m benchmarks.regressions [--out benchmarks/results/regressions.json]
 
 Each measurement takes turns with a product of two matrices, and the shortest processor time of
-either counts: other load on the machine changes it little, and can only make it longer. A score is the number of such measurements in the
-time of a thousand products. The file has the scores of every kind of processor on which this was
-called; `tests/test_speed.py` compares them.
+either counts: other load on the machine changes it little, and can only make it longer. A score is
+the number of such measurements in the time of a thousand products. The file has the scores of every
+kind of processor on which this was called; `tests/test_speed.py` compares them.
 """
 
 import argparse
