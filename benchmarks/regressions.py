@@ -142,6 +142,7 @@ def main():
     entry = {"commit": conditions["commit"], "threads": conditions["cpu_threads"]}
     entry |= {"versions": conditions["versions"], "scores": found}
     result = {"command": " ".join(["python -m benchmarks.regressions", *sys.argv[1:]])}
+    result["commit"] = conditions["commit"]
     result["processors"] = {processor.kind(): entry}
     for title, score in found.items():
         print(f"{title}: {score:,.1f} in the time of a thousand products")
