@@ -11,9 +11,10 @@ from cv_jax.devices import processor
 
 _FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 # Version of jaxlib → options that make training steps of convolutional networks faster on an idle
-# x86-64 CPU with two threads; `python -m benchmarks.levers` measures them. By default 0.10.2 computes
-# single convolutions by YNNPACK; this list leaves out LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION, so
-# that Eigen computes them. In processor time, and with one thread, Eigen is no faster.
+# x86-64 CPU with two threads; `python -m benchmarks.levers` measures them. By default 0.10.2
+# computes single convolutions by YNNPACK. This list leaves them out (LIBRARY_FUSION_TYPE_
+# INDIVIDUAL_CONVOLUTION), so that Eigen computes them. In processor time, and with one thread,
+# Eigen is no faster.
 MEASURED = {
     "0.10.2": {_FUSIONS: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
 }
