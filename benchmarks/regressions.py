@@ -2,10 +2,10 @@
 
     python -m benchmarks.regressions [--out benchmarks/results/regressions.json]
 
-Each measurement takes turns with a product of two matrices, and the shortest time of either counts:
-other load on the machine can only slow them down. A score is the number of such measurements in the
-time of a thousand products. The file has the scores of every kind of processor on which this was
-called; `tests/test_speed.py` compares them.
+Each measurement takes turns with a product of two matrices, and the shortest processor time of
+either counts: other load on the machine changes it little, and can only make it longer. A score is
+the number of such measurements in the time of a thousand products. The file has the scores of every
+kind of processor on which this was called; `tests/test_speed.py` compares them.
 """
 
 import argparse
@@ -94,19 +94,19 @@ def product() -> Callable[[], None]:
 
 
 def shortest(function: Callable[[], None], other: Callable[[], None], rounds: int) -> list[float]:
-    """Return the shortest seconds of two functions that take turns."""
+    """Return the shortest processor seconds of two functions that take turns."""
     counts, best = [], [float("inf")] * 2
     for each in (function, other):
         each()
-        began = time.perf_counter()
+        began = time.process_time()
         each()
-        counts.append(max(1, round(SHORT / (time.perf_counter() - began))))
+        counts.append(max(1, round(SHORT / (time.process_time() - began))))
     for _ in range(rounds):
         for i, each in enumerate((function, other)):
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(counts[i]):
                 each()
-            best[i] = min(best[i], (time.perf_counter() - began) / counts[i])
+            best[i] = min(best[i], (time.process_time() - began) / counts[i])
     return best
 
 
@@ -142,6 +142,7 @@ def main():
     entry = {"commit": conditions["commit"], "threads": conditions["cpu_threads"]}
     entry |= {"versions": conditions["versions"], "scores": found}
     result = {"command": " ".join(["python -m benchmarks.regressions", *sys.argv[1:]])}
+    result["commit"] = conditions["commit"]
     result["processors"] = {processor.kind(): entry}
     for title, score in found.items():
         print(f"{title}: {score:,.1f} in the time of a thousand products")

@@ -121,13 +121,23 @@ def pointing(record: dict) -> str:
 
 
 def levers(record: dict) -> str:
-    gains = {name: max(row["ratios"].values()) for name, row in record["steps"].items()}
-    return "fastest ÷ library and defaults: " + ", ".join(f"{n} {r:.2f}" for n, r in gains.items())
+    pooling = [f"{name} {row['ratio']:.1f}" for name, row in record["pooling"].items()]
+    steps = [f"{name} {row['ratios']['pooling']:.2f}" for name, row in record["steps"].items()]
+    return f"max pooling, gather ÷ library: {'; '.join(pooling)}; steps: {', '.join(steps)}"
 
 
 def regressions(record: dict) -> str:
     (scores,) = [entry["scores"] for entry in list(record["processors"].values())[-1:]]
     return "per thousand products: " + ", ".join(f"{n} {s:,.0f}" for n, s in scores.items())
+
+
+def start_before(record: dict) -> str:
+    rows = [
+        f"{Path(name).stem} {row['warm_processor_seconds']:.1f} instead of "
+        f"{record['before'][name]['warm_processor_seconds']:.1f} s of processor time, warm"
+        for name, row in record["configs"].items()
+    ]
+    return "; ".join(rows)
 
 
 def strips(record: dict) -> str:
@@ -140,8 +150,7 @@ BENCHMARKS: dict[str, list[Recorded]] = {
         Recorded("gpu/h200.jsonl", "python -m benchmarks.gpu --minutes 8", on_gpu, "NVIDIA H200")
     ],
     "levers": [
-        Recorded("levers.json", "", levers, "2 CPU cores, jaxlib 0.10.2"),
-        Recorded("levers_jaxlib_0.12.json", "", levers, "2 CPU cores, jaxlib 0.12.0.1"),
+        Recorded("levers.json", "", levers, "2 CPU cores with other load"),
     ],
     "regressions": [Recorded("regressions.json", "", regressions)],
     "attention": [Recorded(None, "python -m benchmarks.attention")],
@@ -183,7 +192,8 @@ BENCHMARKS: dict[str, list[Recorded]] = {
                 f"{Path(name).stem} {c['cold_seconds']:.1f} s cold, {c['warm_seconds']:.1f} s warm"
                 for name, c in r["configs"].items()
             ),
-        )
+        ),
+        Recorded("start_before.json", "", start_before, "2 CPU cores with other load"),
     ],
     "initialisation": [
         Recorded(

@@ -148,7 +148,7 @@ def test_ratios_compare_turns_of_one_round():
 def clock(monkeypatch):
     """Returns `work(seconds)`, which moves the clock of the benchmarks forward."""
     now = [0.0]
-    fake = types.SimpleNamespace(perf_counter=lambda: now[0])
+    fake = types.SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0])
     for module in (levers, regressions):
         monkeypatch.setattr(module, "time", fake)
     return lambda seconds: now.__setitem__(0, now[0] + seconds)

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 import jax
 import jaxlib
 
+from cv_jax.devices import processor
+
 _FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
-# Version of jaxlib → options that make training steps faster on an x86-64 CPU. Measured by
-# `python -m benchmarks.levers` and recorded in `benchmarks/results/levers.json`. By default 0.10.2
-# computes single convolutions by YNNPACK; these lists leave out LIBRARY_FUSION_TYPE_
-# INDIVIDUAL_CONVOLUTION, so that Eigen computes them.
+# Version of jaxlib → options that make training steps of convolutional networks faster on an idle
+# x86-64 CPU with two threads; `python -m benchmarks.levers` measures them. By default 0.10.2
+# computes single convolutions by YNNPACK. This list leaves them out (LIBRARY_FUSION_TYPE_
+# INDIVIDUAL_CONVOLUTION), so that Eigen computes them. In processor time, and with one thread,
+# Eigen is no faster.
 MEASURED = {
     "0.10.2": {_FUSIONS: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
 }
@@ -22,9 +25,12 @@ MEASURED = {
 def for_steps() -> dict[str, str]:
     """Return the options of a new run for its steps: the fastest that were measured.
 
-    There are none on an accelerator, and for a version of jaxlib that was not measured.
+    There are none on an accelerator, with one thread, and for a version of jaxlib that was not
+    measured.
     """
     if jax.default_backend() != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return {}
+    if processor.threads() < 2:
         return {}
     return without_flags(MEASURED.get(jaxlib.__version__, {}))
 

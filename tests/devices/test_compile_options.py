@@ -47,7 +47,7 @@ def test_the_measured_options_concern_convolutions_only():
     arrays = [jax.ShapeDtypeStruct(s, "float32") for s in ((4, 28, 28, 32), (3, 3, 32, 32))]
     arrays += [jax.ShapeDtypeStruct((512, 512), "float32")]
     fused = []
-    for options in (None, compile_options.for_steps()):
+    for options in (None, compile_options.MEASURED[jaxlib.__version__]):
         text = jax.jit(function, compiler_options=options).lower(*arrays).compile().as_text()
         lines = [line for line in text.splitlines() if "__ynn_fusion" in line]
         fused.append(sorted(re.search(r"f32\[[\d,]*\]", line)[0] for line in lines))
@@ -62,11 +62,15 @@ def test_flags_of_the_user_count(monkeypatch):
     assert compile_options.without_flags(options) == {"xla_a": "1"}
 
 
-def test_an_accelerator_and_an_unknown_version_have_no_options(monkeypatch):
+def test_an_accelerator_one_thread_and_an_unknown_version_have_no_options(monkeypatch):
     monkeypatch.setattr(jaxlib, "__version__", "0.0.1")
     assert compile_options.for_steps() == {}
     monkeypatch.setattr(compile_options, "MEASURED", {"0.0.1": {"xla_a": "1"}})
     monkeypatch.setattr(compile_options.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("PJRT_NPROC", "2")
     assert compile_options.for_steps() == {"xla_a": "1"}
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    assert compile_options.for_steps() == {}
+    monkeypatch.setenv("PJRT_NPROC", "2")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compile_options.for_steps() == {}

@@ -56,8 +56,12 @@ def result(path, parts):
 
 
 @pytest.mark.slow
-def test_a_run_of_an_older_version_continues_without_options(parts, tmp_path, full_optimisation):
+def test_a_run_of_an_older_version_continues_without_options(
+    load_config, tmp_path, full_optimisation, monkeypatch
+):
     """Its start has no entry; a new run has the measured options in its record."""
+    monkeypatch.setenv("PJRT_NPROC", "2")
+    parts = experiment.build(load_config("lenet5", OVERRIDES))
     old = dataclasses.replace(parts, compiler_options={})
     assert train(old, tmp_path / "old", "") == 0
     stopped_at_2(tmp_path / "old", tmp_path / "again", forget=["compiler_options"])
