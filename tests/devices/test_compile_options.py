@@ -1,5 +1,6 @@
 """Programs that run once: the same bits as with all optimisations."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -29,3 +30,14 @@ def test_an_initialisation_has_the_same_bits(key):
     ]
     for usual, quick in zip(*map(jax.tree.leaves, made), strict=True):
         np.testing.assert_array_equal(np.asarray(usual), np.asarray(quick))
+
+
+def test_hasty_programs_only_inside_the_block():
+    def flag():
+        return jax.config.read("jax_disable_most_optimizations")
+
+    assert not flag()
+    with contextlib.suppress(ValueError), compile_options.hasty():
+        assert flag() == (jax.default_backend() == "cpu")
+        raise ValueError
+    assert not flag()
