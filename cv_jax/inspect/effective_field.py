@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cv_jax.inspect import network, places
@@ -64,13 +63,13 @@ def effective_fields(
     model, variables = network.readable(model, variables)
     grid = places.token_grid(model, tuple(x[:1] for x in (images, *others)), images.shape[1:3])
     shapes = network.shapes(model, variables, images, *others)
-    known = places.maps({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, grid)
+    zeros = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    known = places.maps(zeros, grid)
     if unknown := set(names or ()) - set(known):
         raise ValueError(f"no places in the image: {', '.join(sorted(unknown))}")
     names = tuple(names or known)
 
-    zeros = {name: np.zeros(shapes[name].shape, shapes[name].dtype) for name in names}
-    found = []
+    zeros, found = {name: zeros[name] for name in names}, []
     for name in names:
         unit = _central_unit(zeros[name], grid, seed)
         slope = _pull_back(model, names, variables, {**zeros, name: unit}, images, *others)

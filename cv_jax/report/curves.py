@@ -14,6 +14,7 @@ from cv_jax.report.run_files import RunFiles
 MOST_POINTS = 300  # of one line
 MOST_CHARTS = 12
 SIZE = (4.4, 3.0)  # inches
+TOP = 0.96  # upper edge of the axes, as a share of the height
 STYLES = ("-", "--", ":", "-.")
 LEFT_OUT = ("correct", "count")  # counts of examples are no curves
 
@@ -64,14 +65,14 @@ def over_steps(runs: Sequence[RunFiles]) -> list[Chart]:
     def decorate(axis):
         axis.set_xlabel("steps")
         if epoch:
-            axis.get_gridspec().update(top=0.83)
             upper = axis.secondary_xaxis(
                 "top", functions=(lambda x: x / epoch, lambda x: x * epoch)
             )
             upper.set_xlabel("epochs")
 
     names = metrics_of(runs)[:MOST_CHARTS]
-    return _charts(runs, names, lambda run, steps: steps, decorate, "over steps")
+    top = 0.83 if epoch else TOP
+    return _charts(runs, names, lambda run, steps: steps, decorate, "over steps", top)
 
 
 def over_time(runs: Sequence[RunFiles]) -> list[Chart]:
@@ -119,13 +120,14 @@ def _charts(
     places: Callable[[RunFiles, np.ndarray], np.ndarray],
     decorate: Callable[[Any], Any],
     what: str,
+    top: float = TOP,
 ) -> list[Chart]:
     charts = []
     for name in names:
         lines = _lines(runs, name)
         if not lines:
             continue
-        figure, axis = _axes(label_of(name))
+        figure, axis = _axes(label_of(name), top)
         _draw(axis, lines, places, legend=len(runs) == 1)
         values = np.concatenate([line.values for line in lines])
         if name == "loss" and values.min() > 0 and values.max() / values.min() > 30:
@@ -167,10 +169,10 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return steps[kept], values[kept]
 
 
-def _axes(label: str):
+def _axes(label: str, top: float = TOP):
     # Fixed margins: a layout from the sizes of all texts takes as long as the drawing.
     figure = Figure(figsize=SIZE)
-    axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.97, bottom=0.16, top=0.96))
+    axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.97, bottom=0.16, top=top))
     axis.set_ylabel(text(label))
     axis.grid(alpha=0.6)
     axis.spines[["top", "right"]].set_visible(False)

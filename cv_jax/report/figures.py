@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cv_jax.inspect.look.figures import text
+from cv_jax.inspect.look.figures import shortened, text
 from cv_jax.report.settings import Setting, metrics_of, show
+
+MOST_LETTERS = 32  # of a value below a bar; the tables have the whole values
 
 
 def figure(settings: list[Setting]) -> Figure | None:
@@ -116,7 +118,8 @@ def _bars(axis, settings, axis_key, value) -> None:
         axis.bar(places, means, width, yerr=deviations, color=f"C{i}", label=text(label), capsize=2)
         for place, seeds in zip(places, values, strict=True):
             axis.plot([place] * len(seeds), seeds, ".", color="black", alpha=0.4, markersize=3)
-    axis.set_xticks(range(len(names)), list(map(text, names)), rotation=30, ha="right", fontsize=8)
+    shown = [text(shortened(name, MOST_LETTERS)) for name in names]
+    axis.set_xticks(range(len(names)), shown, rotation=30, ha="right", fontsize=8)
 
 
 def _deviation(values: np.ndarray) -> float:

@@ -176,7 +176,8 @@ def subject(net: Trained, source: Source, count: int = LOOKED_AT) -> Subject:
     """Return the network with a few images of a split, for the analyses of `look`."""
     index = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     batch = trained.with_written(net, next(_batches(net, source, index)))
-    images, *others = trained.inputs(net, batch)
+    # One program: each operation on its own would be compiled.
+    images, *others = jax.jit(lambda batch: trained.inputs(net, batch))(batch)
     split = net.config.data.eval_split
     return Subject(
         model=net.model,

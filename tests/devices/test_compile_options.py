@@ -1,5 +1,6 @@
 """Options of the compiler: the operations they concern; programs that run once keep their bits."""
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -74,3 +75,14 @@ def test_an_accelerator_one_thread_and_an_unknown_version_have_no_options(monkey
     monkeypatch.setenv("PJRT_NPROC", "2")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compile_options.for_steps() == {}
+
+
+def test_hasty_programs_only_inside_the_block():
+    def flag():
+        return jax.config.read("jax_disable_most_optimizations")
+
+    assert not flag()
+    with contextlib.suppress(ValueError), compile_options.hasty():
+        assert flag() == (jax.default_backend() == "cpu")
+        raise ValueError
+    assert not flag()
