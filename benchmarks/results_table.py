@@ -278,7 +278,7 @@ BENCHMARKS: dict[str, list[Recorded]] = {
             "",
             lambda r: (
                 f"{r['steps']:,} steps, {sum(r['readings']):,} readings: "
-                + ("memory flat" if not r["objections"] else "memory grows")
+                + ("; ".join(r["objections"]) or "memory flat")
             ),
         )
     ],

@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py --output benchmarks/results/soak.json
 
-A run of 5,000 steps saves every tenth step and evaluates every fiftieth. Meanwhile two processes
-verify it, read its newest checkpoint and describe it, again and again. Memory, descriptors and
+A run of 5,000 steps saves every 50th step and evaluates every 100th. Meanwhile two processes verify
+it, read its newest checkpoint and describe it, again and again. Memory, descriptors and
 threads of all processes are sampled. The benchmark fails if a reader fails once, if one of them
 grows, or if shared memory is left afterwards.
 
@@ -33,9 +33,9 @@ FIELDS = {
     "image_size": 8,
     "batch_size": 16,
     "model.widths": "32,32",
-    "eval.every_steps": 50,
-    "checkpoint.every_steps": 10,
-    "log.every_steps": 10,
+    "eval.every_steps": 100,
+    "checkpoint.every_steps": 50,
+    "log.every_steps": 50,
     "data.cache": "none",
     "data.workers": 1,
     "mesh.devices": 1,
