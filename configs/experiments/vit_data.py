@@ -67,7 +67,7 @@ def _vit(c, options, size, digits):
 
 def _steps(options, digits):
     """Updates; with equal compute in proportion to the number of patches of the smallest size."""
-    steps = options["steps"] or (400 if digits else 4000)
+    steps = options["steps"] or (300 if digits else 4000)
     if options["budget"] == "compute":
         steps *= (options["patch"] // PATCHES[0]) ** 2
     return steps
