@@ -155,17 +155,11 @@ class Stage(nn.Module):
         if self.merge:
             types = {k: self.block[k] for k in ("version", "dtype", "param_dtype")}
             x = features["downsample"] = PatchMerging(**types, name="downsample")(x)
-        module = Block
         policy = REMAT_POLICIES.get(self.block["remat_policy"])
-        if policy is not None:
-            module = nn.remat(Block, policy=policy, static_argnums=(2,))
+        module = Block if policy is None else nn.remat(Block, policy=policy, static_argnums=(2,))
         for i, rate in enumerate(self.drop_path_rates):
-            block = module(
-                shifted=self.shift and i % 2 == 1,
-                drop_path_rate=rate,
-                **self.block,
-                name=f"blocks_{i}",
-            )
+            shifted = self.shift and i % 2 == 1
+            block = module(shifted=shifted, drop_path_rate=rate, **self.block, name=f"blocks_{i}")
             x, weights = block(x, train)
             if weights is not None:
                 features[f"blocks_{i}/attention"] = weights
