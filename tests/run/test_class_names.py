@@ -8,7 +8,7 @@ from PIL import Image
 
 from cv_jax.__main__ import main
 from cv_jax.errors import InputError
-from cv_jax.run import class_names
+from cv_jax.run import class_names, json_files, starts
 from cv_jax.training import evaluate, experiment, loop
 
 NAMES = ("10", "2", "cat")
@@ -94,6 +94,8 @@ def test_an_older_run_gets_its_names_at_the_next_start(parts, tmp_path):
     folder, run = make_folder(tmp_path / "photos"), tmp_path / "run"
     assert loop.train(parts(f"folder:{folder}"), run, "") == 0
     (run / "classes.json").unlink()
+    older = [{k: v for k, v in s.items() if k != "classes"} for s in starts.read_starts(run)]
+    json_files.write_json(run / "run.json", [json_files.sealed(start) for start in older])
     assert main(["verify", str(run)]) == 0
     assert loop.train(parts(f"folder:{folder}"), run, "") == 0
     assert class_names.read(run) == NAMES
