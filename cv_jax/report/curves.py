@@ -172,7 +172,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _axes(label: str, top: float = TOP):
     # Fixed margins: a layout from the sizes of all texts takes as long as the drawing.
     figure = Figure(figsize=SIZE)
-    axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.97, bottom=0.16, top=top))
+    axis = figure.subplots(gridspec_kw=dict(left=0.2, right=0.93, bottom=0.16, top=top))
     axis.set_ylabel(text(label))
     axis.grid(alpha=0.6)
     axis.spines[["top", "right"]].set_visible(False)
