@@ -72,8 +72,9 @@ def check_of_checks(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_more_than_a_thousand_faults(tmp_path, fast_compilation):
-    counts = reliability.plan(1000)
+@pytest.mark.parametrize("faults", [100, pytest.param(1000, marks=pytest.mark.long)])
+def test_faults_of_every_kind(faults, tmp_path, fast_compilation):
+    counts = reliability.plan(faults)
     if not fault_injection.can_mount(tmp_path):
         counts.pop("full disk")
     reports = list(reliability.campaign(counts, RECORD["seed"], tmp_path))
