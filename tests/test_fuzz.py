@@ -115,6 +115,7 @@ def sensible_fields(draw):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @max_examples(9)
 @given(sensible_fields())
 def test_sensible_values_together(attempt, fields):

@@ -170,6 +170,7 @@ def every(tmp_path_factory, good, data_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_every_command_on_every_path(every, case):
     check(case, *every[case])

@@ -48,7 +48,7 @@ NAMES = ("024", "٤٨", "2４", "best", "4", "4.writing", "3.abcd.deleting", "da
 
 
 @pytest.mark.parametrize("kind", slow_except(KINDS, "folder", "pipe"))
-@pytest.mark.parametrize("name", slow_except(NAMES, "024", "4"))
+@pytest.mark.parametrize("name", slow_except(NAMES, "024", "4", long=True))
 def test_a_start_continues_beside_any_entry_among_the_checkpoints(
     name,
     kind,
@@ -88,7 +88,7 @@ ENTRIES = (*FILES, "lock", "checkpoints", "tensorboard", ".writing-x", "notes")
 
 
 @pytest.mark.parametrize("kind", slow_except(KINDS, "folder", "pipe"))
-@pytest.mark.parametrize("name", slow_except(ENTRIES, "metrics.jsonl", "timing.jsonl"))
+@pytest.mark.parametrize("name", slow_except(ENTRIES, "metrics.jsonl", "timing.jsonl", long=True))
 def test_a_start_continues_or_names_what_is_in_the_place_of_a_file(
     name,
     kind,
