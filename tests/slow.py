@@ -6,7 +6,7 @@ import pytest
 def slow_except(cases, *quick, long=False):
     """The cases for `pytest.mark.parametrize`, all except those named `quick` marked slow.
 
-    The name of a case is its attribute `name`, else its text. With `long` they are marked long, too.
+    The name of a case is its attribute `name`, else its text. With `long` they are long, too.
     """
     marks = [pytest.mark.slow, pytest.mark.long] if long else [pytest.mark.slow]
     names = [str(getattr(case, "name", case)) for case in cases]
