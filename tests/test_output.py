@@ -76,7 +76,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", slow_except(CASES, "run 2>&1 | head -1"))
+@pytest.mark.parametrize("case", slow_except(CASES, "run 2>&1 | head -1", long=True))
 def test_training_goes_on_without_output(tmp_path, data_dir, case):
     kind, _, redirection = case.partition(" ")
     flags = [

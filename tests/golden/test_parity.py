@@ -36,7 +36,7 @@ def sized(case: cases.Case, fields: dict) -> dict:
 
 
 def by_name(given: tuple[cases.Case, ...], *quick: str):
-    chosen = slow_except(given, *quick)
+    chosen = slow_except(given, *quick, long=True)
     return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
 
 
