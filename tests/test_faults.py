@@ -27,6 +27,7 @@ def references(tmp_path_factory, data_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # `test_reliability.py` is the shorter form
 @pytest.mark.parametrize(
     ("seed", "kind", "names"),
     [

@@ -43,7 +43,7 @@ def augmented(load_config, batch):
     return run
 
 
-@pytest.mark.parametrize("string", slow_except(RECIPES, RECIPES[0]))
+@pytest.mark.parametrize("string", slow_except(RECIPES, RECIPES[0], long=True))
 def test_pixels_are_the_same_bit_for_bit(load_config, batch, augmented, string):
     one, eight = augmented(string, 1), augmented(string, 8)
     np.testing.assert_array_equal(one["image"], eight["image"])

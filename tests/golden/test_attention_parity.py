@@ -205,7 +205,7 @@ def test_mae(name):
 QUICK = ("adapted-big_vision-class", "adapted-swin-windows", "big_vision-vit", "official-mae_b")
 
 
-@pytest.mark.parametrize("name", slow_except(ADAPTED, *QUICK))
+@pytest.mark.parametrize("name", slow_except(ADAPTED, *QUICK, long=True))
 def test_adapted(name):
     """Names, positions, windows and patches convert as in timm's own loaders."""
     case = ADAPTED[name]

@@ -30,7 +30,7 @@ def write(folder: pathlib.Path, name: str, **more) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("name", slow_except(CASES, *QUICK))
+@pytest.mark.parametrize("name", slow_except(CASES, *QUICK, long=True))
 def test_output_is_that_of_transformers(name, tmp_path):
     notes = []
     weights = place.read(write(tmp_path, name), notes.append)

@@ -44,7 +44,7 @@ def close(got: np.ndarray, expected: list) -> bool:
 QUICK = ("vit-avg-fc_norm=False", "vit-max-fc_norm=True", "resnet18-max", "swin-catavgmax", "gap")
 
 
-@pytest.mark.parametrize("name", slow_except(NETWORKS, *QUICK))
+@pytest.mark.parametrize("name", slow_except(NETWORKS, *QUICK, long=True))
 def test_a_folder_is_the_network_that_its_config_describes(name):
     """The logits are those of timm."""
     facts, notes = NETWORKS[name], []

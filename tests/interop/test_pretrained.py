@@ -180,7 +180,7 @@ SMALL_RUNS = {  # 16x24 images; batch statistics and averaged weights; a flat mo
 }
 
 
-@pytest.mark.parametrize("name", slow_except(SMALL_RUNS, "vit_ti16", "linear"))
+@pytest.mark.parametrize("name", slow_except(SMALL_RUNS, "vit_ti16", "linear", long=True))
 def test_a_run_is_read_as_it_was_evaluated(name, small_runs, load_config):
     workdir, _ = small_runs(name, **SMALL_RUNS[name])
     found = pretrained.read_run(workdir)
