@@ -13,6 +13,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from cv_jax.inspect.dependence import Program, dependence, trace
 from cv_jax.inspect.primitives import NOTHING, Field
@@ -54,8 +55,7 @@ def intervals(
 
     Returns:
       Feature → int [..., 2]: first and last row or column, −1 and −1 if a unit depends on no pixel.
-        The
-      other axes are the axes of the feature without the batch, of length 1 where all units are
+      The other axes are the axes of the feature without the batch, of length 1 where all units are
         equal.
       The last feature is "output".
 
@@ -101,7 +101,8 @@ def _longer(model, inputs, image_size) -> list[_Longer] | None:
     """Trace a taller and a wider image; `None` for a model with a fixed image size."""
     height, width = image_size
     try:
-        _shapes(model, _Inputs.of(inputs), (height + _added(height, LONG[0]), width))
+        taller = height + _added(height, LONG[0]), width
+        _program(model, _Inputs.of(inputs), taller, image_size)
     except ValueError:
         return None
     return [_lengthened(model, inputs, image_size, axis) for axis in (0, 1)]
@@ -122,7 +123,7 @@ def _lengthened(model, inputs, image_size, axis) -> _Longer:
         added = _added(image_size[axis], long)
         size = list(image_size)
         size[axis] += added
-        fields = _trace(model, inputs, tuple(size), axis)
+        fields = _trace(model, inputs, tuple(size), axis, image_size)
         maps = [field for field in fields.values() if len(field.shape) == 4]
         if all(_size(field, size[axis]) is not None for field in maps):
             break
@@ -170,17 +171,20 @@ class _Inputs(NamedTuple):
 # Most analyses of a network need the fields of the same features, and rows and columns have one
 # program: the tracing takes most of the time.
 @functools.lru_cache(maxsize=16)
-def _shapes(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]):
-    """Abstract image and variables."""
+def _variables(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]):
+    """Abstract variables."""
     image = jax.ShapeDtypeStruct((1, *image_size, inputs.channels), inputs.dtype)
     rngs = {name: jax.random.key(0) for name in ("params", "dropout", "mask")}
     others = inputs.arrays()
-    return image, jax.eval_shape(lambda x: model.init(rngs, x, *others), image)
+    return jax.eval_shape(lambda x: model.init(rngs, x, *others), image)
 
 
 @functools.lru_cache(maxsize=16)
-def _program(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]) -> Program:
-    image, variables = _shapes(model, inputs, image_size)
+def _program(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int], like) -> Program:
+    """Program for images of a size; the variables for images of the size `like` are tried first.
+
+    Most networks have the same variables for both sizes, and do not need another initialisation.
+    """
     others = inputs.arrays()
 
     def run(variables, image):
@@ -188,16 +192,20 @@ def _program(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]) -> 
         output, features = model.apply(variables, image, *others, train=False, rngs=rngs)
         return OrderedDict(features, output=output)
 
-    return trace(run, (variables, image))
+    image = jax.ShapeDtypeStruct((1, *image_size, inputs.channels), inputs.dtype)
+    try:
+        return trace(run, (_variables(model, inputs, like), image))
+    except FlaxError:  # such as position embeddings for more patches
+        return trace(run, (_variables(model, inputs, image_size), image))
 
 
-def _trace(model, inputs, image_size, axis) -> OrderedDict[str, Field]:
-    return _traced(model, _Inputs.of(inputs), image_size, axis)
+def _trace(model, inputs, image_size, axis, like=None) -> OrderedDict[str, Field]:
+    return _traced(model, _Inputs.of(inputs), image_size, axis, like or image_size)
 
 
 @functools.lru_cache(maxsize=16)
-def _traced(model, inputs: _Inputs, image_size, axis) -> OrderedDict[str, Field]:
-    return dependence(_program(model, inputs, image_size), image=1, axis=1 + axis)
+def _traced(model, inputs: _Inputs, image_size, axis, like) -> OrderedDict[str, Field]:
+    return dependence(_program(model, inputs, image_size, like), image=1, axis=1 + axis)
 
 
 def _ends(field: Field) -> np.ndarray:
