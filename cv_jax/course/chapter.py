@@ -95,6 +95,8 @@ class Chapter(NamedTuple):
       verdict: trials → verdict; a pure function.
       pictures: functions runs → picture; the first picture stands beside the verdict.
       columns: metric → heading of the tables.
+      findings: dataset → what the recorded runs showed and why, as far as it was found out; written
+        after the runs and shown beside any runs of the dataset.
       measure: (study, run directory) → numbers from inside a trained network, for `verdict`; `None`
         if the records of the run are enough.
     """
@@ -107,6 +109,7 @@ class Chapter(NamedTuple):
     verdict: Callable[[list[Trial]], Verdict]
     pictures: tuple[Callable[[Runs], Picture], ...]
     columns: Mapping[str, str]
+    findings: Mapping[str, str] = {}
     measure: Callable[[str, Path], dict[str, float]] | None = None
 
 

@@ -26,9 +26,9 @@ PICTURES, RECORDS = "pictures", "records"  # folders beside the page
 NOT_RUN = "not run yet"
 METHOD = (
     "Each claim is divided into checks. A check holds if the whole 95 % confidence interval over "
-    "the seeds is beyond its threshold. Statistics and thresholds stand in the code before the "
-    "runs; the verdict is computed. A check that does not hold may be wrong, or the seeds may "
-    "differ too much to tell."
+    "the seeds is beyond its threshold. It is contradicted if the whole interval is on the other "
+    "side, and else undecided: the seeds differ too much to tell. Statistics and thresholds stand "
+    "in the code before the runs; the verdict is computed."
 )
 
 
@@ -39,7 +39,8 @@ class Told(NamedTuple):
       number: its place in the course, from 1.
       chapter: the chapter.
       state: the verdict in two words, or NOT_RUN.
-      why: one or two sentences.
+      why: one to three sentences.
+      findings: those of the chapter on this dataset; "" without any.
       verdict: the checks; `None` if no trial is finished.
       found: its studies.
       commands: for each study the command that runs or continues it.
@@ -51,6 +52,7 @@ class Told(NamedTuple):
     chapter: Chapter
     state: str
     why: str
+    findings: str
     verdict: Verdict | None
     found: list[Found]
     commands: list[str]
@@ -99,10 +101,11 @@ def tell(number: int, chapter: Chapter, out: Path, dataset: str, seeds: int | No
         if dataset in study.arguments
     ]
     notes = [note for one in found for note in (*one.not_counted, *one.notes)]
+    findings, pictures = chapter.findings.get(dataset, ""), []
     if not runs.trials:
         why = "No trial is finished." if commands else f"It is not defined on {dataset}."
-        return Told(number, chapter, NOT_RUN, why, None, found, commands, [], notes)
-    verdict, pictures = chapter.verdict(runs.trials), []
+        return Told(number, chapter, NOT_RUN, why, findings, None, found, commands, [], notes)
+    verdict = chapter.verdict(runs.trials)
     for draw in chapter.pictures:
         name = draw.__name__.removeprefix("draw_").replace("_", " ")
         try:
@@ -111,9 +114,8 @@ def tell(number: int, chapter: Chapter, out: Path, dataset: str, seeds: int | No
             notes.append(f"picture of {name}: {one_line(error, 200)}")
         except Exception as error:  # a picture must not cost the page
             notes.append(f"picture of {name}: {type(error).__name__}: {one_line(error, 200)}")
-    return Told(
-        number, chapter, verdict.state, verdict.why, verdict, found, commands, pictures, notes
-    )
+    said = verdict.state, verdict.why, findings, verdict
+    return Told(number, chapter, *said, found, commands, pictures, notes)
 
 
 def facts(told: Told) -> list[tuple[str, str]]:
@@ -160,6 +162,7 @@ def _values(told: Told) -> dict[str, Any]:
         "title": _title(told),
         "claim": told.chapter.claim,
         "background": told.chapter.background,
+        "findings": told.findings,
         "state": told.state,
         "kind": told.state.replace(" ", "-"),
         "why": told.why,
@@ -192,6 +195,8 @@ def _chapter_markdown(dataset: str, told: Told) -> list[str]:
     ]
     parts += pictures[:1]
     parts.append(told.chapter.background)
+    if told.findings:
+        parts.append(f"**In the recorded runs.** {told.findings}")
     if told.verdict:
         parts.append(tables.of_checks(told.verdict).markdown())
     for one in told.found:

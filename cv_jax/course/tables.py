@@ -10,14 +10,12 @@ from cv_jax.report.settings import Setting, group, show
 from cv_jax.report.statistics import compare
 from cv_jax.report.tables import Table, size_in_words
 
-MARKS = {True: "holds", False: "does not hold", None: "no interval yet"}
-
 
 def of_checks(verdict: Verdict) -> Table:
     """One row for each check: what must hold, what was found, and whether it holds."""
     head = ["check", "measured for each seed", "must be", "found, 95 % interval", "result"]
     rows = [
-        [check.statement, check.statistic, check.threshold, check.value or "–", MARKS[check.held]]
+        [check.statement, check.statistic, check.threshold, check.value or "–", check.result]
         for check in verdict.checks
     ]
     return Table(head, rows, 3)

@@ -3,7 +3,8 @@ runs.
 
 A check compares one number a seed, such as the difference of two accuracies, with its threshold. It
 holds if the whole 95 % confidence interval of the mean (Student's t over the seeds) is beyond the
-threshold. So a check that does not hold may be wrong, or the seeds may differ too much to tell.
+threshold. It is contradicted if the whole interval is on the other side, and else undecided: the
+seeds differ too much to tell.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,17 @@ from typing import NamedTuple
 from cv_jax.report.statistics import Comparison, compare
 
 HELD, PARTLY, NOT_HELD, OPEN = "held", "held only in part", "not held", "open"
+HOLDS, CONTRADICTED, UNDECIDED, NO_INTERVAL = (
+    "holds",
+    "contradicted",
+    "undecided",
+    "no interval yet",
+)
+_WORDS = {
+    HOLDS: "It holds that",
+    CONTRADICTED: "The runs contradict that",
+    UNDECIDED: "It is undecided whether",
+}
 
 
 class Check(NamedTuple):
@@ -22,14 +34,14 @@ class Check(NamedTuple):
       statistic: what is measured for each seed.
       threshold: the bound, in words.
       value: mean and 95 % confidence interval, in words; "" without trials.
-      held: whether the interval is beyond the threshold; `None` if there are too few seeds.
+      result: HOLDS, CONTRADICTED or UNDECIDED; NO_INTERVAL with fewer than two seeds.
     """
 
     statement: str
     statistic: str
     threshold: str
     value: str
-    held: bool | None
+    result: str
 
 
 class Verdict(NamedTuple):
@@ -40,24 +52,22 @@ class Verdict(NamedTuple):
     @property
     def state(self) -> str:
         """HELD if all checks hold, NOT_HELD if none, OPEN if one has no interval, else PARTLY."""
-        found = [check.held for check in self.checks]
-        if None in found:
+        found = [check.result for check in self.checks]
+        if NO_INTERVAL in found:
             return OPEN
-        return HELD if all(found) else PARTLY if any(found) else NOT_HELD
+        return NOT_HELD if HOLDS not in found else HELD if {*found} == {HOLDS} else PARTLY
 
     @property
     def why(self) -> str:
-        """The checks in one or two sentences."""
+        """The checks in one to three sentences."""
         if self.state == OPEN:
-            missing = sum(check.held is None for check in self.checks)
+            missing = sum(check.result == NO_INTERVAL for check in self.checks)
             return f"{missing} of {len(self.checks)} checks have no interval: runs are missing."
-        held, failed = (
-            "; ".join(f"{c.statement} ({c.value})" for c in self.checks if c.held is wanted)
-            for wanted in (True, False)
-        )
-        parts = [f"It holds that {held}." if held else ""]
-        parts.append(f"It was not shown that {failed}." if failed else "")
-        return " ".join(filter(None, parts))
+        parts = []
+        for result, words in _WORDS.items():
+            found = [f"{c.statement} ({c.value})" for c in self.checks if c.result == result]
+            parts += [f"{words} {'; '.join(found)}."] if found else []
+        return " ".join(parts)
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
@@ -78,10 +88,8 @@ def more(
       unit: "points" or "%": the values are shares, shown in percent; or any other unit.
     """
     found = compare(values, dict.fromkeys(values, 0.0))
-    held = None if found is None or found.low is None else found.low > threshold
-    return Check(
-        statement, statistic, f"more than {_number(threshold, unit)}", *_said(found, held, unit)
-    )
+    bound = f"more than {_number(threshold, unit)}"
+    return Check(statement, statistic, bound, _said(found, unit), _result(found, threshold, 1))
 
 
 def less(
@@ -89,20 +97,25 @@ def less(
 ) -> Check:
     """A check that holds if the values are less than the threshold; see `more`."""
     found = compare(values, dict.fromkeys(values, 0.0))
-    held = None if found is None or found.high is None else found.high < threshold
-    return Check(
-        statement, statistic, f"less than {_number(threshold, unit)}", *_said(found, held, unit)
-    )
+    bound = f"less than {_number(threshold, unit)}"
+    return Check(statement, statistic, bound, _said(found, unit), _result(found, threshold, -1))
 
 
-def _said(found: Comparison | None, held: bool | None, unit: str) -> tuple[str, bool | None]:
+def _result(found: Comparison | None, threshold: float, sign: int) -> str:
+    if found is None or found.low is None:
+        return NO_INTERVAL
+    ends = sorted(sign * (end - threshold) for end in (found.low, found.high))
+    return HOLDS if ends[0] > 0 else CONTRADICTED if ends[1] < 0 else UNDECIDED
+
+
+def _said(found: Comparison | None, unit: str) -> str:
     if found is None:
-        return "", None
+        return ""
     if found.low is None:
-        return f"{_number(found.mean, unit)}, one seed", None
+        return f"{_number(found.mean, unit)}, one seed"
     low, high = (_number(x, unit).removesuffix(f" {unit}") for x in (found.low, found.high))
     text = f"{_number(found.mean, unit).removesuffix(f' {unit}')}, {low} to {high}"
-    return f"{text} {unit}".strip(), held
+    return f"{text} {unit}".strip()
 
 
 def _number(value: float, unit: str) -> str:

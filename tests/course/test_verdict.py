@@ -7,10 +7,14 @@ import pytest
 from scipy import stats
 
 from cv_jax.course.verdict import (
+    CONTRADICTED,
     HELD,
+    HOLDS,
+    NO_INTERVAL,
     NOT_HELD,
     OPEN,
     PARTLY,
+    UNDECIDED,
     Check,
     Verdict,
     difference,
@@ -29,10 +33,14 @@ def interval(values):
 
 def test_a_check_holds_only_if_the_whole_interval_is_beyond_the_threshold():
     low, high = interval(VALUES.values())
-    assert more("", "", VALUES, low - 1e-9).held
-    assert not more("", "", VALUES, low + 1e-9).held
-    assert less("", "", VALUES, high + 1e-9).held
-    assert not less("", "", VALUES, high - 1e-9).held
+    for threshold, over, under in (
+        (low - 1e-9, HOLDS, CONTRADICTED),
+        (low + 1e-9, UNDECIDED, UNDECIDED),
+        (high - 1e-9, UNDECIDED, UNDECIDED),
+        (high + 1e-9, CONTRADICTED, HOLDS),
+    ):
+        assert more("", "", VALUES, threshold).result == over
+        assert less("", "", VALUES, threshold).result == under
 
 
 def test_the_interval_and_the_threshold_are_in_words():
@@ -45,8 +53,8 @@ def test_the_interval_and_the_threshold_are_in_words():
 
 def test_too_few_seeds_are_open():
     for values in ({}, {0: 0.5}):
-        assert more("", "", values, 0.0).held is None
-        assert less("", "", values, 0.0).held is None
+        assert more("", "", values, 0.0).result == NO_INTERVAL
+        assert less("", "", values, 0.0).result == NO_INTERVAL
     assert "one seed" in more("", "", {0: 0.5}, 0.0).value
 
 
@@ -55,20 +63,26 @@ def test_differences_are_paired_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("held", "state"),
+    ("results", "state"),
     [
-        ((True, True), HELD),
-        ((False, False), NOT_HELD),
-        ((True, False), PARTLY),
-        ((True, None), OPEN),
-        ((None, False), OPEN),
+        ((HOLDS, HOLDS), HELD),
+        ((CONTRADICTED, UNDECIDED), NOT_HELD),
+        ((UNDECIDED, UNDECIDED), NOT_HELD),
+        ((HOLDS, UNDECIDED), PARTLY),
+        ((CONTRADICTED, HOLDS), PARTLY),
+        ((HOLDS, NO_INTERVAL), OPEN),
+        ((NO_INTERVAL, CONTRADICTED), OPEN),
     ],
 )
-def test_states(held, state):
-    checks = (Check(f"part {i}", "", "", f"value {i}", x) for i, x in enumerate(held))
-    verdict = Verdict(tuple(checks))
-    assert verdict.state == state
-    if state == PARTLY:
-        assert verdict.why == (
-            "It holds that part 0 (value 0). It was not shown that part 1 (value 1)."
-        )
+def test_states(results, state):
+    checks = (Check(f"part {i}", "", "", f"value {i}", x) for i, x in enumerate(results))
+    assert Verdict(tuple(checks)).state == state
+
+
+def test_the_verdict_says_which_checks_hold():
+    results = HOLDS, UNDECIDED, CONTRADICTED, HOLDS
+    checks = (Check(f"part {i}", "", "", f"value {i}", x) for i, x in enumerate(results))
+    assert Verdict(tuple(checks)).why == (
+        "It holds that part 0 (value 0); part 3 (value 3). The runs contradict that part 2 "
+        "(value 2). It is undecided whether part 1 (value 1)."
+    )

@@ -57,7 +57,7 @@ def test_claim_verdict_and_checks_agree_in_both_files(out):
         assert "Verdict on digits: held only in part" in words
         # The seeds of both nets are equal, so the interval of the difference is one number.
         assert words.count("10.0, 10.0 to 10.0 points") >= 4
-        assert "does not hold" in words
+        assert "The runs contradict that" in words
         assert "90.2 (" in words
         assert "picture of filters: " in words  # there is no checkpoint
         assert "abc" in words  # the commit
