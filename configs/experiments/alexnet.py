@@ -23,7 +23,7 @@ OPTIONS = dict(change=COLOUR_CHANGES, epochs=0.0)
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, **OPTIONS)
     c = from_file(RECIPES / "alexnet.py", dataset)
-    c.total_epochs = options["epochs"] or (8.0 if dataset == "digits" else 20.0)
+    c.total_epochs = options["epochs"] or 20.0
     if dataset == "digits":
         c.model.channels = (24, 48, 64, 64, 48)
         c.model.fc_width = 128

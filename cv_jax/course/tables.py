@@ -55,13 +55,15 @@ def _size(setting: Setting, name: str) -> str:
 
 
 def _interval(values: Mapping[int, float], name: str) -> str:
-    """Format as `97.2 (96.1 … 98.3) %`; a share is shown in percent."""
+    """Format as `97.2 (96.1 … 98.3) %`; a share is shown in percent, its interval within 0 … 100."""
     found = compare(values, dict.fromkeys(values, 0.0))
     if found is None:
         return ""
     share = name.endswith(("accuracy", "share"))
     factor, unit = (100, " %") if share else (1, "")
     numbers = [found.mean] if found.low is None else [found.mean, found.low, found.high]
+    if share:  # Student's t knows no bounds
+        numbers = [min(max(x, 0.0), 1.0) for x in numbers]
     shown = [_digits(factor * x, share) for x in numbers]
     text = shown[0] if len(shown) == 1 else f"{shown[0]} ({shown[1]} … {shown[2]})"
     return f"{text}{unit}".replace("-", "−")
