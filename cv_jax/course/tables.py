@@ -55,7 +55,7 @@ def _size(setting: Setting, name: str) -> str:
 
 
 def _interval(values: Mapping[int, float], name: str) -> str:
-    """Format as `97.2 (96.1 … 98.3) %`; a share is shown in percent, its interval within 0 … 100."""
+    """Format as `97.2 (96.1 … 98.3) %`; shares are in percent, their intervals within 0 … 100."""
     found = compare(values, dict.fromkeys(values, 0.0))
     if found is None:
         return ""

@@ -9,7 +9,8 @@ from cv_jax.course import tables
 def test_the_interval_of_a_share_stays_within_its_bounds():
     values = np.array([0.99, 1.0, 0.95])
     low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
-    assert low > 0 and high > 1
+    assert low > 0
+    assert high > 1
     found = tables._interval(dict(enumerate(values)), "test_accuracy")
     assert found == f"98.0 ({100 * low:.1f} … 100.0) %"
     assert tables._interval({0: 0.01, 1: 0.2}, "kept_share").startswith("10.5 (0.0 … 100.0")
