@@ -1,13 +1,14 @@
-"""LeNet-5 against fully connected networks, also on pixels in a fixed random order.
+"""LeNet-5 against fully connected networks, also on moved images and on pixels in a random order.
 
     python launch.py --config configs/experiments/convolution.py --sweep --seeds 5
     python launch.py --config configs/experiments/convolution.py:cifar10 --sweep --seeds 5
     python -m cv_jax report SWEEP_DIR
 
 The fully connected networks have one hidden layer, with as many parameters as LeNet-5
-(`mlp_parameters`), or as many multiply-adds (`mlp_multiply_adds`). With `pixels=shuffled` the
-pixels of every image are moved by one random permutation: a fully connected network loses nothing,
-a convolution loses its neighbourhoods.
+(`mlp_parameters`), or as many multiply-adds (`mlp_multiply_adds`). With `pixels=moved` the training
+images are at random places, up to a quarter of their side away, and the test images an eighth of
+their side down and right. With `pixels=shuffled` the pixels of every image are moved by one random
+permutation: a fully connected network loses nothing, a convolution loses its neighbourhoods.
 
 The recipe is that of `configs/lenet5.py` without augmentation, with the learning rate of
 `configs/mlp.py` for the fully connected networks. Digits are few: 200 training images.
@@ -20,8 +21,13 @@ from cv_jax.config.files import from_file
 
 RECIPES = Path(__file__).resolve().parent.parent
 NETS = ("lenet5", "mlp_parameters", "mlp_multiply_adds")
-PIXELS = ("in_order", "shuffled")
-OPTIONS = dict(net=NETS, pixels=PIXELS, epochs=0.0)
+# pixels → operations after the enlargement, of the training images and of the test images.
+PIXELS = {
+    "in_order": ("", ""),
+    "moved": ("|pad_crop(8)", "|shift(4, 4)"),
+    "shuffled": ("|shuffle_pixels(0)", "|shuffle_pixels(0)"),
+}
+OPTIONS = dict(net=NETS, pixels=tuple(PIXELS), epochs=0.0)
 CLASSES = 10
 
 
@@ -36,8 +42,7 @@ def get_config(arg=""):
     c.total_epochs = options["epochs"] or (60.0 if dataset == "digits" else 20.0)
     if dataset == "digits":
         c.data.train_split = "train[:200]"
-    c.augment = "resize(32)" + ("|shuffle_pixels(0)" if options["pixels"] == "shuffled" else "")
-    c.eval_preprocess = c.augment
+    c.augment, c.eval_preprocess = (f"resize(32){added}" for added in PIXELS[options["pixels"]])
     split = c.data.train_split
     c.eval.extra = f"classification(name='train_eval', split='{split}', every_percent=100)"
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs / 2
@@ -59,7 +64,7 @@ def hidden(net, channels):
 
 
 def sweep():
-    """Every network on pixels in order and shuffled."""
+    """Every network on pixels in order, moved, and shuffled."""
     for pixels in PIXELS:
         for net in NETS:
             yield {"net": net, "pixels": pixels}

@@ -30,8 +30,9 @@ def _linear():
 
 def _convolution():
     rows = _nets("convolution", "net", {"lenet5": (0.95, 0.8)}, pixels="in_order")
+    rows += _nets("convolution", "net", {"lenet5": (0.9, 0.8)}, pixels="moved")
     rows += _nets("convolution", "net", {"lenet5": (0.8, 0.95)}, pixels="shuffled")
-    for pixels in ("in_order", "shuffled"):
+    for pixels in ("in_order", "moved", "shuffled"):
         rivals = dict.fromkeys(("mlp_parameters", "mlp_multiply_adds"), (0.85, 0.85))
         rows += _nets("convolution", "net", rivals, pixels=pixels)
     return rows

@@ -70,7 +70,7 @@ def test_records_have_every_trial_with_its_command(out):
     names = sorted(file.name for file in (out / "records").iterdir())
     assert names == ["convolution.csv", "vgg_depth.csv"]
     rows = (out / "records" / "convolution.csv").read_text().splitlines()
-    assert len(rows) == 1 + 6 * 5
+    assert len(rows) == 1 + 9 * 5
     assert all("python launch.py --config" in row for row in rows[1:])
 
 
