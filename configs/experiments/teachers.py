@@ -8,7 +8,7 @@
 
 RUN is the run directory of the teacher, such as `runs/teacher/seed=0`: a residual network that has
 seen all training images, with random crops. The students see few images on digits: 20 of each
-class, at 16 pixels. The recipe is that of `configs/deit.py`.
+class, at 16 pixels with patches of 4. The recipe is that of `configs/deit.py`.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def get_config(arg=""):
 
 def _student(c, options, digits, crops):
     c.model.width, c.model.depth, c.model.num_heads = 64, 4, 2
-    c.model.patch_size = 2 if digits else 4
+    c.model.patch_size = 4
     c.augment = crops if "augmented" in options["net"] else ""
     taught = "taught" in options["net"]
     c.model.distilled = taught
@@ -49,7 +49,7 @@ def _student(c, options, digits, crops):
         c.distill.teacher = options["teacher"] or None
     if digits:
         c.data.per_class = 20
-    c.total_epochs = options["epochs"] or (60.0 if digits else 20.0)
+    c.total_epochs = options["epochs"] or (180.0 if digits else 20.0)
 
 
 def sweep():

@@ -11,7 +11,7 @@ the positions and the pooling of the ViT. `sweep_patches` compares patch sizes w
 and with equal compute: larger patches then train for more updates.
 
 The recipes are those of `configs/resnet20_cifar.py` (8 layers on digits) and `configs/vit_s16.py`
-(on digits four blocks of width 64). Digits have 16 pixels.
+(on digits four blocks of width 64). Digits have 16 pixels, patches 4.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ OPTIONS = dict(
     budget=("updates", "compute"),
     steps=0,
 )
-PATCHES = (2, 8)
+PATCHES = (4, 8)
 
 
 def get_config(arg=""):
@@ -42,7 +42,7 @@ def get_config(arg=""):
         c = from_file(RECIPES / "resnet20_cifar.py", f"{dataset},model={model},epochs=1")
     else:
         c = from_file(RECIPES / "vit_s16.py", dataset)
-        _vit(c, options, size, digits)
+        _vit(c, options, digits)
     c.image_size = size
     c.batch_size = 32 if digits else 128
     if options["percent"] != 100:
@@ -57,17 +57,17 @@ def get_config(arg=""):
     return c
 
 
-def _vit(c, options, size, digits):
+def _vit(c, options, digits):
     if digits:
         c.model.width, c.model.depth, c.model.num_heads = 64, 4, 2
-    c.model.patch_size = options["patch"] or size // 8
+    c.model.patch_size = options["patch"] or PATCHES[0]
     c.model.pos_embed = options["positions"]
     c.model.pool = options["pool"]
 
 
 def _steps(options, digits):
     """Updates; with equal compute in proportion to the number of patches of the smallest size."""
-    steps = options["steps"] or (300 if digits else 4000)
+    steps = options["steps"] or (900 if digits else 4000)
     if options["budget"] == "compute":
         steps *= (options["patch"] // PATCHES[0]) ** 2
     return steps

@@ -119,7 +119,7 @@ def _vit():
     ):
         rows.append(("parts", {"positions": positions, "pool": pool}, {TEST: pair}))
     for patch, budget, pair in (
-        (2, "updates", (0.95, 0.8)),
+        (4, "updates", (0.95, 0.8)),
         (8, "updates", (0.8, 0.9)),
         (8, "compute", (0.85, 0.95)),
     ):

@@ -87,18 +87,18 @@ def _patches(trials: list[Trial]) -> list[Check]:
     def of(patch, budget):
         return by_seed(trials, "test_accuracy", "patches", patch=patch, budget=budget)
 
-    small = of(2, "updates")
+    small = of(4, "updates")
     return [
         more(
-            "with equal updates patches of 2 are better than patches of 8",
+            "with equal updates patches of 4 are better than patches of 8",
             "difference of the test accuracies",
             difference(small, of(8, "updates")),
             0.0,
             "points",
         ),
         more(
-            "with equal compute patches of 2 are still better than patches of 8",
-            "patches of 2 minus patches of 8 with as many multiply-adds",
+            "with equal compute patches of 4 are still better than patches of 8",
+            "patches of 4 minus patches of 8 with as many multiply-adds",
             difference(small, of(8, "compute")),
             0.0,
             "points",
