@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from cv_jax.course import networks
-from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed
-from cv_jax.course.figures import bars, curves, error
+from cv_jax.course.chapter import Chapter, Picture, Runs, Study, Trial, by_seed, select
+from cv_jax.course.figures import bars, curves, error, percent
 from cv_jax.course.verdict import Check, Verdict, difference, less, more
 from cv_jax.models import resnet
 
@@ -24,6 +24,7 @@ WORSE = 0.02  # a difference of training errors that counts
 CURED = 0.1  # a lower training error that counts as a cure
 SAME = 0.01
 GENTLE = 0.1  # accuracy that a gentle degradation may cost
+WITHOUT = "accuracy_without_"  # and the name of a block
 
 
 def measure(study: str, path: Path) -> dict[str, float]:
@@ -38,7 +39,8 @@ def measure(study: str, path: Path) -> dict[str, float]:
         "plain20_cifar",
         "resnet20_cifar",
     ):
-        found["skipped_accuracy"] = float(np.mean([without(path, b) for b in removable(path)]))
+        alone = {f"{WITHOUT}{block}": without(path, block) for block in removable(path)}
+        found |= {"skipped_accuracy": float(np.mean(list(alone.values()))), **alone}
     return found
 
 
@@ -228,6 +230,26 @@ def draw_cures(runs: Runs) -> Picture:
     return Picture("Cures without shortcuts", "The same net, trained in other ways.", drawn)
 
 
+def draw_blocks(runs: Runs) -> Picture:
+    """Test accuracies without single blocks: figure 3 of Veit et al. (2016)."""
+    middle = select(runs.trials, "depth", depth=MIDDLE)
+    names = sorted({name for trial in middle for name in trial.metrics if name.startswith(WITHOUT)})
+    lines = {
+        net: [percent(by_seed(middle, name, net=net)) for name in names]
+        for net in ("plain", "residual")
+    }
+    drawn = curves(
+        f"{MIDDLE} layers, one block left out",
+        range(1, len(names) + 1),
+        lines,
+        "block left out, counted from the input",
+        "test accuracy, %",
+    )
+    blocks = ", ".join(name.removeprefix(WITHOUT) for name in names)
+    text = f"A block that is left out passes its input on. The blocks are {blocks}."
+    return Picture("Nets without one block", text, drawn)
+
+
 DEGRADATION = Chapter(
     name="degradation",
     title="Degradation and shortcuts",
@@ -243,6 +265,7 @@ DEGRADATION = Chapter(
         draw_gradients,
         draw_errors,
         draw_cures,
+        draw_blocks,
     ),
     columns={
         "train_eval_accuracy": "training images",
