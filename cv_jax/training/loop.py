@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 
 from cv_jax import signals
+from cv_jax.data import digests
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode, printable
 from cv_jax.evaluation.kinds import make_evaluator
@@ -101,6 +102,7 @@ def _train(
         result = record.write_summary(*experiment.sizes, again=True)
         print(printable(f"finished already: {result}"))
         return ExitCode.DONE
+    digests.keep(experiment.sources(), [workdir], jax.process_index())
     progress = Progress(total_steps, start_step, experiment.config.batch_size)
     record.open_writers(progress.line)
     _announce(experiment, workdir, start_step, progress, record.other_conditions)
