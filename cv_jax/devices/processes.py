@@ -71,7 +71,7 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
     timer.daemon = True
     timer.start()
     try:
-        with coordination.on_loss(lambda: _lost_service(cluster)):
+        with coordination.on_loss(_lost_service):
             jax.distributed.initialize(
                 cluster.coordinator,
                 cluster.count,
@@ -263,30 +263,34 @@ def lost(error: Exception) -> str | None:
         r"Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|coordination", str(error)
     ):
         return None
-    which = "another process"
-    try:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         global_state.client.key_value_try_get("cv_jax/end")
         time.sleep(FAREWELL_SECONDS)  # `_watch` ends this process with the other's message
-    except jax.errors.JaxRuntimeError as answer:
-        if "UNAVAILABLE" in str(answer):
-            which = "process 0"
-    return f"{which} {_ENDED} ({one_line(error, 200)})"
+    return f"{_which_is_lost()}; {_ADVICE} ({one_line(error, 200)})"
 
 
-_ENDED = "of this run has ended; start all processes again to continue"
+_ADVICE = "start all processes again to continue"
 
 
-def _lost_service(cluster: Cluster) -> None:
-    """End this process: process 0 has ended, or the service reports another one as dead."""
-    host, _, port = cluster.coordinator.rpartition(":")
-    which, reason = "another process", "it does not answer"
+def _which_is_lost() -> str:
+    """Say which process is lost, by a connection to process 0, whose service greets at once."""
+    host, _, port = global_state.coordinator_address.rpartition(":")
+    address = host.strip("[]"), int(port)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-    except OSError as error:
-        which, reason = "process 0", one_line(error.strerror or error)
-    if not _leaving.acquire(timeout=FAREWELL_SECONDS + 1):
-        end_at_once(1)
-    print(f"error: {which} {_ENDED} ({printable(reason)})", file=sys.stderr, flush=True)
+        with socket.create_connection(address, timeout=ANSWER_SECONDS) as connection:
+            answer = connection.recv(1)
+    except TimeoutError:
+        return "process 0 of this run does not answer"
+    except OSError:
+        answer = b""
+    return f"{'another process' if answer else 'process 0'} of this run has ended"
+
+
+def _lost_service() -> None:
+    """End this process: process 0 is lost, or its service reports another process as dead."""
+    which = _which_is_lost()
+    if _leaving.acquire(timeout=FAREWELL_SECONDS + 1):  # else the holder has printed its line
+        print(f"error: {which}; {_ADVICE}", file=sys.stderr, flush=True)
     end_at_once(1)
 
 

@@ -164,7 +164,11 @@ def test_timed_saves_follow_the_clock_of_process_0(double):
 def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
     workdir = tmp_path / "run"
     # Process 1 is killed, then process 0; then process 0 is frozen: only its heartbeat tells.
-    for victim, how in ((1, signal.SIGKILL), (0, signal.SIGKILL), (0, signal.SIGSTOP)):
+    for victim, how, what in (
+        (1, signal.SIGKILL, "another process of this run has ended"),
+        (0, signal.SIGKILL, "process 0 of this run has ended"),
+        (0, signal.SIGSTOP, "process 0 of this run does not answer"),
+    ):
         started = start(2, workdir, data_dir)
         wait_for_save(started, workdir, after=max(saved(workdir), default=0))
         started[victim].send_signal(how)
@@ -172,9 +176,8 @@ def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path
         _, err = started[1 - victim].communicate(timeout=60)
         assert started[1 - victim].returncode == 1, err
         assert time.monotonic() - since < 25
-        (line,) = [line for line in err.splitlines() if "of this run has ended" in line]
-        subject = "process 0" if (victim, how) == (0, signal.SIGKILL) else "another process"
-        assert line.startswith(f"error: {subject} of this run has ended; start all processes again")
+        (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: {what}; start all processes again to continue"), err
         assert victim or err == f"{line}\n"  # process 0 has written lines on its progress before
         assert "Traceback" not in err
         started[victim].kill()
