@@ -162,14 +162,14 @@ def test_timed_saves_follow_the_clock_of_process_0(double):
 
 @pytest.mark.slow
 def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
-    workdir = tmp_path / "run"
+    workdir, noted = tmp_path / "run", {"data.hash": "full", "data.cache": "none"}
     # Process 1 is killed, then process 0; then process 0 is frozen: only its heartbeat tells.
     for victim, how, what in (
         (1, signal.SIGKILL, "another process of this run has ended"),
         (0, signal.SIGKILL, "process 0 of this run has ended"),
         (0, signal.SIGSTOP, "process 0 of this run does not answer"),
     ):
-        started = start(2, workdir, data_dir)
+        started = start(2, workdir, data_dir, **noted)
         wait_for_save(started, workdir, after=max(saved(workdir), default=0))
         started[victim].send_signal(how)
         since = time.monotonic()
@@ -185,7 +185,9 @@ def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path
         for step in saved(workdir):
             assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
 
-    finish(start(2, workdir, data_dir))
+    finish(start(2, workdir, data_dir, **noted))
+    files = sorted(file.name for file in (workdir / "digests").iterdir())
+    assert files == ["eval-0.bin", "eval-1.bin", "train-0.bin", "train-1.bin"]
     for file in ("metrics.jsonl", "summary.json"):
         assert (workdir / file).read_text() == (double[0] / file).read_text()
     got, step = checkpoint.read_newest(workdir / "checkpoints", lambda name: True)
