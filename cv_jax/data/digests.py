@@ -248,6 +248,13 @@ def noted(source: Any, identity: dict[str, Any]) -> Any:
     return dataclasses.replace(source, records=records)
 
 
+def compare(sources: dict[str, Any], folder: Path) -> None:
+    """Compare what all processes of a run have noted, as `Noted.learn` does."""
+    for split, source in sources.items():
+        if isinstance(source.records, Noted):
+            source.records.learn(folder, split)
+
+
 def keep(sources: dict[str, Any], folders: Iterable[Path], process: int = 0) -> None:
     """Call `Noted.keep` for those of the sources, by the names of their splits, that note."""
     for split, source in sources.items():

@@ -200,13 +200,15 @@ def test_processes_have_files_of_their_own_and_learn_from_all(photos, run):
     assert read_all(noted(name), run, 3, range(40, 80)) is None
 
 
-def test_processes_that_read_different_data_are_noticed_at_the_next_start(photos, run):
+def test_processes_that_read_different_data_are_noticed_at_the_end_and_at_a_start(photos, run):
     first, second = noted(f"folder:{photos}"), noted(f"folder:{photos}")
     digests.keep({"train": first}, [run], 0)
     digests.keep({"train": second}, [run], 1)
     first.read(1)
     replace(photos / CHANGED)
     second.read(1)
+    with pytest.raises(digests.Changed, match=CHANGED):  # at the end of the run
+        digests.compare({"train": first}, run)
     assert CHANGED in read_all(noted(f"folder:{photos}"), run)
 
 
