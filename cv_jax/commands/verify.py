@@ -5,6 +5,7 @@ The data of a run are read as a whole and compared with its record.
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from cv_jax.commands import option_types
 from cv_jax.errors import InputError, Parser, RunError, one_line, printable
@@ -58,7 +59,8 @@ def _verify_run(workdir: Path) -> int:
 def _verify_data(workdir: Path) -> int:
     """Print a line per split of a run's data; return the number of those that have changed."""
     from cv_jax import config as configs
-    from cv_jax.data import fingerprint, splits
+    from cv_jax.data import digests, fingerprint, splits
+    from cv_jax.data.decode import BrokenExample
     from cv_jax.run import json_files
     from cv_jax.run import workdir as records
 
@@ -67,26 +69,45 @@ def _verify_data(workdir: Path) -> int:
         config = configs.restore(json_files.read_record(workdir / "config.json"))
     except (FileNotFoundError, IndexError, KeyError, json_files.Damaged):
         return 0  # named by `record_damage.damage`
-    config.data.hash, changed = "full", 0
+    changed = 0
     for part, field in (("train", "train_split"), ("eval", "eval_split")):
-        before = recorded.get(part, {})
+        before, split = recorded.get(part, {}), config.data[field]
+        config.data.hash = "full" if before.get("contents") else "auto"
         try:
-            source = splits.open_split(
-                config, config.data.name, config.data[field], f"data.{field}"
-            )
-        except (InputError, RunError, OSError) as error:
-            line = f"not checked: {one_line(error)}"
-        else:
+            if part == "train":
+                source = splits.open_train(config)
+            else:
+                source = splits.open_split(config, config.data.name, split, f"data.{field}")
+                source = splits.noted(config, source, split, {})
             differing = fingerprint.differing(before, source.fingerprint)
-            changed += bool(differing)
             if differing:
                 line = f"changed since the training ({', '.join(differing)})"
             elif before.get("contents"):
                 line = "the data of the training"
             else:
                 line = "names and sizes of the training; without a recorded hash (data.hash=full)"
+                line += _verify_examples(source, workdir, part)
+            changed += bool(differing)
+        except (digests.Changed, BrokenExample) as error:
+            changed, line = changed + 1, one_line(error)
+        except (InputError, RunError, OSError) as error:
+            line = f"not checked: {one_line(error)}"
         print(printable(f"{workdir}, data.{field}: {line}"))
     return changed
+
+
+def _verify_examples(source: Any, workdir: Path, part: str) -> str:
+    """Compare the examples with what a run has read; return how many it has, as words to append."""
+    from cv_jax.data import digests
+    from cv_jax.progress import counted
+
+    if not isinstance(source.records, digests.Noted):
+        return ""
+    known = source.records.learn(workdir, part)
+    for index in counted(known, f"reading examples of {source.name}"):
+        source.read(int(index))
+    count = f"{len(known):,} of {len(source):,}"
+    return f"; {count} examples were read by the run, and are unchanged" if len(known) else ""
 
 
 def _verify_records(folder: Path) -> int:

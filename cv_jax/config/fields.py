@@ -161,7 +161,8 @@ _GROUPS = [
          allowed=("auto", "device", "memory", "none")),
     _run("data.hash", str, "auto",
          "which files of the data are read and hashed at a start, to notice changes; auto: all of "
-         "a dataset up to 1 GiB, else names, sizes and times; full: all",
+         "a dataset up to 1 GiB, else names, sizes and times, and each example when it is read; "
+         "full: all",
          allowed=("auto", "full")),
     _run("data.workers", int, 0,
          "loader processes for images that are not cached; 0: threads of the main process",

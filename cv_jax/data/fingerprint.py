@@ -4,7 +4,8 @@
     contents   names and SHA-256 of all files, of small datasets or on request; else `None`
 
 Equal contents are equal data, whatever the times: a dataset may be copied. Without contents, the
-times decide: copy with them (`cp -a`, `rsync -a`).
+times decide: copy with them (`cp -a`, `rsync -a`). Then each example is compared when it is read
+again; see `digests`.
 """
 
 import functools

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cv_jax.data import decode
-from cv_jax.errors import InputError, one_line
+from cv_jax.errors import InputError, RunError, one_line
 
 PADDING = -1  # after the last class of a sequence
 
@@ -90,6 +90,7 @@ class Source:
 
         Raises:
           BrokenExample: the record or its image is damaged, or the label is out of range.
+          InputError: the example has changed since the run read it first; see `digests`.
         """
 
         def place():
@@ -99,6 +100,8 @@ class Source:
             data, label = self.records[index]
             if isinstance(data, Path):
                 data = decode.read_file(data, self.max_pixels)
+        except (InputError, RunError):  # of `digests`
+            raise
         except Exception as error:  # readers of record files raise many types
             reason = getattr(error, "strerror", None) or one_line(error)
             raise decode.BrokenExample(f"{place()}: {reason}") from None

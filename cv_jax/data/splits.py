@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import sys
+from typing import Any
 
 import ml_collections
 
-from cv_jax.data import fingerprint, sources, subsets
+from cv_jax.data import digests, fingerprint, sources, subsets
 from cv_jax.data.source import Source
 from cv_jax.devices.processes import is_main
 from cv_jax.errors import InputError, printable
@@ -46,7 +47,10 @@ def open_split(config: ml_collections.ConfigDict, dataset: str, split: str, fiel
 
 
 def open_train(config: ml_collections.ConfigDict) -> Source:
-    """Open the training split, reduced by `config.data.fraction` or `config.data.per_class`."""
+    """Open the training split, reduced by `config.data.fraction` or `config.data.per_class`.
+
+    See `noted` for large data.
+    """
     data = config.data
     source = open_split(config, data.name, data.train_split, "config.data.train_split")
     source = subsets.balanced(
@@ -58,7 +62,28 @@ def open_train(config: ml_collections.ConfigDict) -> Source:
     )
     if not len(source):
         raise InputError(f"config.data.fraction={data.fraction} selects no example")
-    return source
+    chosen = {name: data[name] for name in ("fraction", "per_class", "subset_seed")}
+    return noted(config, source, data.train_split, chosen)
+
+
+def noted(
+    config: ml_collections.ConfigDict, source: Source, split: str, chosen: dict[str, Any]
+) -> Source:
+    """Return a split that compares each example with its first reading; see `digests`.
+
+    Small data are hashed at each start, and returned as they are. The index of an example is that
+    in its part of the split: if a label that selects the part has changed, all examples have.
+
+    Args:
+      config: config of the run.
+      source: the split.
+      split: its name.
+      chosen: the options that select the part.
+    """
+    if source.fingerprint.get("contents") and config.data.hash != "full":
+        return source
+    fixed = {k: v for k, v in source.fingerprint.items() if k not in fingerprint.LATER}
+    return digests.noted(source, {**fixed, "split": split, **chosen})
 
 
 def contents(source: Source, full: bool) -> dict[str, str | None]:

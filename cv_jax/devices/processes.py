@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ import jax
 from jax._src.distributed import global_state
 
 from cv_jax import signals
+from cv_jax.devices import coordination
 from cv_jax.devices.clusters import START_SECONDS, Cluster
 from cv_jax.errors import InputError, one_line, printable
 from cv_jax.signals import end_at_once
@@ -33,6 +35,7 @@ FAREWELL_SECONDS = 5  # process 0 stays alive for so long after an error, to sen
 EXIT_SECONDS = 0.5  # a process that has acknowledged the end needs less to exit
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a missing heartbeat reports a dead process much earlier
 EXCHANGE_SECONDS = 0.2
+ANSWER_SECONDS = 3  # a host that is gone does not refuse a connection
 
 _messages = 0  # number of keys used; equal in all processes
 _leaving = threading.Lock()  # held by the thread that ends this process
@@ -68,15 +71,16 @@ def start(cluster: Cluster | None, heartbeat_seconds: int) -> None:
     timer.daemon = True
     timer.start()
     try:
-        jax.distributed.initialize(
-            cluster.coordinator,
-            cluster.count,
-            cluster.index,
-            local_device_ids=cluster.local_devices,
-            cluster_detection_method="deactivate",
-            initialization_timeout=2 * START_SECONDS,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-        )
+        with coordination.on_loss(_lost_service):
+            jax.distributed.initialize(
+                cluster.coordinator,
+                cluster.count,
+                cluster.index,
+                local_device_ids=cluster.local_devices,
+                cluster_detection_method="deactivate",
+                initialization_timeout=2 * START_SECONDS,
+                heartbeat_timeout_seconds=heartbeat_seconds,
+            )
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"cannot connect processes at {cluster.coordinator}: {one_line(error, 300)}"
@@ -259,15 +263,35 @@ def lost(error: Exception) -> str | None:
         r"Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|coordination", str(error)
     ):
         return None
-    try:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         global_state.client.key_value_try_get("cv_jax/end")
         time.sleep(FAREWELL_SECONDS)  # `_watch` ends this process with the other's message
-    except jax.errors.JaxRuntimeError:
-        pass
-    return (
-        "another process of this run has ended; start all processes again to continue "
-        f"({one_line(error, 200)})"
-    )
+    return f"{_which_is_lost()}; {_ADVICE} ({one_line(error, 200)})"
+
+
+_ADVICE = "start all processes again to continue"
+
+
+def _which_is_lost() -> str:
+    """Say which process is lost, by a connection to process 0, whose service greets at once."""
+    host, _, port = global_state.coordinator_address.rpartition(":")
+    address = host.strip("[]"), int(port)
+    try:
+        with socket.create_connection(address, timeout=ANSWER_SECONDS) as connection:
+            answer = connection.recv(1)
+    except TimeoutError:
+        return "process 0 of this run does not answer"
+    except OSError:
+        answer = b""
+    return f"{'another process' if answer else 'process 0'} of this run has ended"
+
+
+def _lost_service() -> None:
+    """End this process: process 0 is lost, or its service reports another process as dead."""
+    which = _which_is_lost()
+    if _leaving.acquire(timeout=FAREWELL_SECONDS + 1):  # else the holder has printed its line
+        print(f"error: {which}; {_ADVICE}", file=sys.stderr, flush=True)
+    end_at_once(1)
 
 
 def _watch() -> None:

@@ -24,7 +24,7 @@ from cv_jax.config.terms import Term, parse_terms
 from cv_jax.config.values import check
 from cv_jax.data import pipeline
 from cv_jax.data.source import Source, check_classes, require_images
-from cv_jax.data.splits import open_split
+from cv_jax.data.splits import noted, open_split
 from cv_jax.devices import memory
 from cv_jax.errors import InputError, did_you_mean
 from cv_jax.evaluation.kind import Evaluation, FieldName, Request
@@ -183,6 +183,7 @@ def _request(config, model, train_source, options, field) -> Request:
         )
     if not field.name:
         check_classes(train_source, source)
+        source = noted(config, source, options["split"], {})
     image = augment.apply_host(operations.fixed, None, source.example(0)[0])
     views = apply_views(operations.test, image) if operations.test else image
     values, batch_size = sum(x.size for x in jax.tree.leaves(views)), config.eval.batch_size

@@ -5,7 +5,6 @@ the newest checkpoint, which have one.
 """
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from cv_jax import config as configs
 from cv_jax.config.fields import FIELDS
 from cv_jax.config.tree import type_of
 from cv_jax.config.values import check, tuples
-from cv_jax.errors import InputError
+from cv_jax.errors import InputError, RunError
 from cv_jax.evaluation.metrics import implausible
-from cv_jax.run import identity
+from cv_jax.run import identity, json_files
 from cv_jax.sweep.points import Point, Sweep, text_of
 
 PLACES = (*identity.PLACES.values(), "init_from")  # what is in a place may move
@@ -114,8 +113,8 @@ def _contradiction(path: Path, summary, lines) -> str | None:
             if written is not None and written != last.get(split, {}).get(name):
                 return f"metrics.jsonl and summary.json differ in {split}_{name}"
     copy = path / "checkpoints" / str(summary["step"]) / "metrics.jsonl"
-    with contextlib.suppress(OSError, ValueError):  # checkpoints may be deleted
+    with contextlib.suppress(OSError, ValueError, RunError):  # checkpoints may be deleted
         # A pipe would wait for its writer.
-        if copy.is_file() and [json.loads(line) for line in copy.read_text().splitlines()] != lines:
+        if copy.is_file() and json_files.read_lines(copy) != lines:
             return f"metrics.jsonl differs from the metric lines in checkpoint {summary['step']}"
     return None

@@ -123,7 +123,8 @@ def _sound_lines(needed: tuple[str, ...], damage: list[str]) -> Callable:
         found, wrong = [], 0
         if not file.is_file():
             return found
-        for text in file.read_text(errors="replace").splitlines(True):
+        content = json_files.read_text(file, json_files.LINES_BYTES, errors="replace")
+        for text in content.splitlines(True):
             line = None
             with contextlib.suppress(ValueError, RecursionError):
                 line = json.loads(text)

@@ -5,6 +5,8 @@ never taken for a result. Files are replaced atomically; an appended line is on 
 the function returns.
 
 A `guard` is called before a write; it raises if the file is no longer this process's to write.
+
+Files above a limit are damaged, and are not read: one of terabytes may take no place on the disk.
 """
 
 import contextlib
@@ -21,6 +23,9 @@ from typing import Any
 
 from cv_jax.errors import RunError, one_line
 from cv_jax.paths import described
+
+RECORD_BYTES = 2**26
+LINES_BYTES = 2**28
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +104,30 @@ def read_object(path: Path) -> dict[str, Any]:
     return _read(path, dict)[1]
 
 
+def read_text(path: Path, most: int, errors: str = "strict") -> str:
+    """Return the text of a file.
+
+    Args:
+      path: the file.
+      most: limit of its size in bytes.
+      errors: see `open`.
+
+    Raises:
+      Damaged: the file is larger.
+      OSError, UnicodeDecodeError: it cannot be read.
+    """
+    with path.open(errors=errors) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise Damaged(f"it has {size:,} bytes, more than the limit of {most:,}")
+        return file.read(most)
+
+
 def _read(path: Path, type: type) -> tuple[str, Any]:
     try:
         if os.path.lexists(path) and not path.is_file():  # reading a pipe or a device may not end
             raise Damaged(f"it {described(path)}")
-        text = path.read_text()
+        text = read_text(path, RECORD_BYTES)
         value = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
@@ -165,15 +189,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the objects of a file of lines, without an incomplete last line.
 
     Raises:
-      RunError: a complete line is not valid JSON.
+      RunError: a complete line is not valid JSON, or the file is larger than `LINES_BYTES`.
     """
     if not path.is_file():
         return []
     try:
-        text = path.read_text()
+        text = read_text(path, LINES_BYTES)
         return [json.loads(line) for line in text.splitlines(True) if line.endswith("\n")]
-    except ValueError as error:
+    except (ValueError, RecursionError, Damaged) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+
+
+def beginning(path: Path, size: int) -> bytes:
+    """Return at most `size` bytes of a file; b"" without a file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 class Lines:
@@ -206,7 +238,7 @@ class Lines:
 
     def restore(self, later: bool = False) -> None:
         """Write the file again if its content differs; `later` lines alone are not damage."""
-        content = self.path.read_bytes() if self.path.is_file() else b""
+        content = beginning(self.path, len(self.text.encode()) + 1)
         leads_nowhere = os.path.lexists(self.path) and not self.path.is_file()
         if content == self.text.encode() and not leads_nowhere:
             return

@@ -78,7 +78,7 @@ def _locked(path: Path, flag: str) -> IO[str]:
         except OSError:
             if time.monotonic() > end or not _only_readers(file):
                 file.seek(0)
-                owner = file.read().strip() or "another process"
+                owner = file.read(1000).strip() or "another process"
                 file.close()
                 raise InputError(f"{flag}={path} is in use by {owner}") from None
         file.close()

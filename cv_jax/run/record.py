@@ -273,8 +273,8 @@ class Record:
         for name, text in self._records.items():
             file = self.workdir / name
             try:
-                same = file.read_text() == text
-            except (OSError, ValueError):
+                same = json_files.read_text(file, json_files.RECORD_BYTES) == text
+            except (OSError, ValueError, json_files.Damaged):
                 same = False
             if not same:
                 logger.warning("%s was changed or removed, and is written again", file)

@@ -30,7 +30,7 @@ def damage(path: Path, kept: str, newest: int | None = None) -> list[str]:
             reason = str(error)
         found += [f"{file}: {reason}"] if reason else []
     file = path / "metrics.jsonl"
-    text = file.read_bytes() if file.is_file() else b""
+    text = json_files.beginning(file, len(kept.encode()) + 1)
     # A run that continues from an older checkpoint writes the lines after it again.
     again = kept.encode().startswith(text) and lock.in_use(path)
     if not (text.startswith(kept.encode()) or again):

@@ -5,6 +5,7 @@ classes.json     names of the classes, in the order of the classifier
 run.json         a list of starts: time, commit, versions, devices, flags, data fingerprint
 metrics.jsonl    one object a line: step, split, name → value; equal if the run is repeated
 timing.jsonl     times and throughput; they differ from run to run
+digests/         of large data: digests of the examples that were read; see `data.digests`
 summary.json     written at the end
 evaluation.json  the metrics of --evaluate
 lock             locked by the running process
@@ -31,6 +32,7 @@ import ml_collections
 from cv_jax import config as configs
 from cv_jax import paths
 from cv_jax.config.fields import FIELDS
+from cv_jax.data import digests
 from cv_jax.devices import processes
 from cv_jax.errors import InputError
 from cv_jax.run import (
@@ -45,7 +47,7 @@ from cv_jax.run import (
 from cv_jax.run.starts import read_starts as read_starts
 from cv_jax.run.starts import started_with
 
-FOLDERS = ("checkpoints", "checkpoints/damaged", "pictures", "profile")
+FOLDERS = ("checkpoints", "checkpoints/damaged", "pictures", "profile", digests.FOLDER)
 FILES = ("config.json", class_names.FILE, "metrics.jsonl", "timing.jsonl", "summary.json")
 
 logger = logging.getLogger(__name__)

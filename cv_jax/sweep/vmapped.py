@@ -24,7 +24,7 @@ import ml_collections
 
 from cv_jax import config as configs
 from cv_jax import signals
-from cv_jax.data import pipeline
+from cv_jax.data import digests, pipeline
 from cv_jax.devices.prefetch import on_devices
 from cv_jax.errors import ExitCode, InputError
 from cv_jax.interop.pretrained import digest
@@ -192,6 +192,7 @@ def _train(lanes: list[Lane], weights: Any, stop: signals.Stop) -> None:
     for lane in lanes:
         lane.record.start(start_step, None if weights is None else digest(weights))
         lane.record.open_writers(progress.line)
+    digests.keep(first.sources(), [lane.workdir for lane in lanes])
     progress.line(
         f"{config.model.name}, {first.sizes.parameters:,} parameters, {len(lanes)} trials "
         f"on {config.data.name}: step {start_step} of {total_steps}, {devices} "

@@ -103,6 +103,10 @@ class Experiment:
         examples = len(self.train_images.source)
         return configs.steps_of(self.config, name, examples, self.total_steps) or 0
 
+    def sources(self) -> dict[str, Any]:
+        """Return the splits of training and of its own evaluation: name → `Source`."""
+        return {"train": self.train_images.source, "eval": self.evaluations[0].images.source}
+
     def task(self) -> tasks.Task:
         """Return the task of the model."""
         return tasks.make_task(self.config, self.model)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 
 from cv_jax import signals
+from cv_jax.data import digests
 from cv_jax.devices import processes
 from cv_jax.errors import ExitCode, printable
 from cv_jax.evaluation.kinds import make_evaluator
@@ -101,6 +102,7 @@ def _train(
         result = record.write_summary(*experiment.sizes, again=True)
         print(printable(f"finished already: {result}"))
         return ExitCode.DONE
+    digests.keep(experiment.sources(), [workdir], jax.process_index())
     progress = Progress(total_steps, start_step, experiment.config.batch_size)
     record.open_writers(progress.line)
     _announce(experiment, workdir, start_step, progress, record.other_conditions)
@@ -152,16 +154,19 @@ def _train(
     record.close(code)
     progress.close()
     if code == ExitCode.DONE:
+        processes.decided(lambda: digests.compare(experiment.sources(), workdir))
         took, result = clock(time.monotonic() - started), record.write_summary(*experiment.sizes)
         text = f"done in {took}: {result}; evaluate it again with: {command} --evaluate"
         print(printable(text))
     elif processes.is_main():
-        text = (
-            f"stopped by {signal.Signals(agreement.signal).name} at step {step} of {total_steps}, "
-            f"all saved in {workdir}; continue with: {command}"
-        )
-        print(printable(text), file=sys.stderr)
+        name = signal.Signals(agreement.signal).name
+        _tell_stop(f"{name} at step {step} of {total_steps}", workdir, command)
     return code
+
+
+def _tell_stop(event: str, workdir: Path, command: str) -> None:
+    text = f"stopped by {event}, all saved in {workdir}; continue with: {command}"
+    print(printable(text), file=sys.stderr)
 
 
 def _announce(

@@ -162,22 +162,32 @@ def test_timed_saves_follow_the_clock_of_process_0(double):
 
 @pytest.mark.slow
 def test_a_dead_process_is_detected_and_a_restart_continues_bit_for_bit(tmp_path, double, data_dir):
-    workdir = tmp_path / "run"
-    # Process 1 is killed; then process 0 is frozen, which only its heartbeat reveals.
-    for victim, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
-        started = start(2, workdir, data_dir)
+    workdir, noted = tmp_path / "run", {"data.hash": "full", "data.cache": "none"}
+    # Process 1 is killed, then process 0; then process 0 is frozen: only its heartbeat tells.
+    for victim, how, what in (
+        (1, signal.SIGKILL, "another process of this run has ended"),
+        (0, signal.SIGKILL, "process 0 of this run has ended"),
+        (0, signal.SIGSTOP, "process 0 of this run does not answer"),
+    ):
+        started = start(2, workdir, data_dir, **noted)
         wait_for_save(started, workdir, after=max(saved(workdir), default=0))
         started[victim].send_signal(how)
         since = time.monotonic()
         _, err = started[1 - victim].communicate(timeout=60)
-        assert started[1 - victim].returncode not in (0, 75)
+        assert started[1 - victim].returncode == 1, err
         assert time.monotonic() - since < 25
-        assert "another" in err
+        (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: {what}; start all processes again to continue"), err
+        assert victim or err == f"{line}\n"  # process 0 has written lines on its progress before
         assert "Traceback" not in err
         started[victim].kill()
         started[victim].communicate()
+        for step in saved(workdir):
+            assert checkpoint.damage(workdir / "checkpoints" / str(step)) is None
 
-    finish(start(2, workdir, data_dir))
+    finish(start(2, workdir, data_dir, **noted))
+    files = sorted(file.name for file in (workdir / "digests").iterdir())
+    assert files == ["eval-0.bin", "eval-1.bin", "train-0.bin", "train-1.bin"]
     for file in ("metrics.jsonl", "summary.json"):
         assert (workdir / file).read_text() == (double[0] / file).read_text()
     got, step = checkpoint.read_newest(workdir / "checkpoints", lambda name: True)

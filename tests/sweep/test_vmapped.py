@@ -102,6 +102,19 @@ def assert_equal_runs(got, expected, tolerance=1e-4):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
+def test_every_trial_has_the_digests_of_the_shared_examples(tmp_path, load_config, reference):
+    more = {"data.hash": "full", "data.cache": "none"}
+    assert run(tmp_path, configs_of(load_config, POINTS[:2], **more)) == [0, 0]
+    for i in range(2):
+        assert_equal_runs(tmp_path / f"trial{i}", reference / f"trial{i}")
+        content = (tmp_path / f"trial{i}/digests/train-0.bin").read_bytes()
+        # Two seeds choose 12 batches of 16 examples each, and 50 for the probe.
+        count = np.count_nonzero(np.frombuffer(content[32:], "<u8"))
+        assert 12 * 16 + 50 < count <= 2 * 12 * 16 + 50
+        assert content == (tmp_path / "trial0/digests/train-0.bin").read_bytes()
+
+
 @pytest.mark.parametrize("devices", slow_except([1, 2], "2"))
 def test_each_trial_equals_its_separate_run(tmp_path, load_config, reference, devices):
     """On two devices a copy of the third trial is padding."""
