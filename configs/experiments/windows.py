@@ -21,7 +21,7 @@ def get_config(arg=""):
     dataset, options = config.parse_argument(arg, **OPTIONS)
     c = from_file(RECIPES / "swin.py", dataset)
     c.model.shift = options["windows"] == "shifted"
-    c.total_epochs = options["epochs"] or (12.0 if dataset == "digits" else 20.0)
+    c.total_epochs = options["epochs"] or (36.0 if dataset == "digits" else 20.0)
     if dataset == "digits":
         c.image_size = 16
         c.model.width, c.model.depths, c.model.num_heads = 24, (4, 2), (1, 2)

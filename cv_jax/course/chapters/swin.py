@@ -14,7 +14,7 @@ from cv_jax.course.verdict import Verdict, difference, less, more
 from cv_jax.inspect.look.figures import COLOURS, MARKERS, panels
 
 STUDY = Study("windows", "windows.py", {"digits": "digits", "cifar10": "cifar10,epochs=10"})
-SIDES = (32, 64, 128)  # images on which cost is measured, in pixels
+SIDES = (24, 48, 96)  # images on which cost is measured, in pixels
 LINEAR = 1.25  # exponent of cost over pixels that counts as linear
 
 
