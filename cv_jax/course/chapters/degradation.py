@@ -259,6 +259,14 @@ DEGRADATION = Chapter(
     "gradients explode through batch normalisation, by a factor a layer, and that shortcuts "
     "prevent it. Veit et al. (2016) read a residual net as an ensemble of shallow paths, so that "
     "taking one block away costs little.",
+    findings={
+        "digits": "None of the three cures, each tried alone, brings the plain net of 44 layers "
+        "below an error of 60 % on its training images in 180 steps. A smaller rate and a warm-up "
+        "do not change the gradients of the initial net. Without normalisation the first layers "
+        "get less gradient than the last ones, and the net stays at chance. What a residual net "
+        "loses without a block, it loses without one of its first two blocks; all others are "
+        "dispensable, as the last picture shows."
+    },
     studies=(DEPTHS, CURES, VARIANTS),
     verdict=verdict,
     pictures=(

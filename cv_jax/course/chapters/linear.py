@@ -120,6 +120,12 @@ LINEAR = Chapter(
     background="A score of a linear classifier is the inner product of the image with one image of "
     "weights. Whatever moves the pixels moves them away from the weights. Random crops in the "
     "training ask one template to fit all positions at once, which only blurs it.",
+    findings={
+        "digits": "Random crops raise the accuracy on shifted images by 9 points for the linear "
+        "classifier, and by 53 and 47 for the nets with hidden layers; on the original images they "
+        "cost all three something. Mirrored images are two positions instead of all, and one "
+        "template serves both."
+    },
     studies=(STUDY,),
     verdict=verdict,
     pictures=(

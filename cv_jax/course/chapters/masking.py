@@ -74,6 +74,12 @@ MASKING = Chapter(
     background="He et al. (2022): images are redundant, so a task that cannot be solved by copying "
     "neighbours needs a high masking ratio. All fine-tuned nets start from one pre-trained net for "
     "each ratio; the seeds differ in fine-tuning only.",
+    findings={
+        "digits": "Every ratio is far better than no pre-training, and the mean accuracy rises "
+        "with the ratio up to three quarters; from there on three seeds cannot tell the ratios "
+        "apart. A higher ratio is also cheaper, because the encoder sees the remaining patches "
+        "only."
+    },
     studies=(PRETRAIN, FINETUNE),
     verdict=verdict,
     pictures=(
