@@ -188,7 +188,7 @@ def test_a_run_ends_at_once_while_it_compiles_and_can_start_again(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_all_processes_of_a_run_end_at_once_if_one_is_interrupted(tmp_path, which):
     with socket.socket() as free:
         free.bind(("localhost", 0))

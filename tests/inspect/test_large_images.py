@@ -30,7 +30,7 @@ print(json.dumps({"layers": len(found), "seconds": seconds, "peak": peak}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of the memory from /proc")
-@pytest.mark.parametrize("model", ["vit_b16", "swin_t"])
+@pytest.mark.parametrize("model", [pytest.param("vit_b16", marks=pytest.mark.long), "swin_t"])
 def test_attention_of_eight_large_images(model):
     process = subprocess.run([sys.executable, "-c", SCRIPT, model], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

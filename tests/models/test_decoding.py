@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(fields, message, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["reverse", "sort"])
+@pytest.mark.parametrize("task", ["reverse", pytest.param("sort", marks=pytest.mark.long)])
 def test_toy_sequences_are_learnt(task):
     """A small transformer_base decodes every new sequence without error, with greedy and with beam
     search, from padded sources of different lengths."""

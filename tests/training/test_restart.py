@@ -192,7 +192,9 @@ def test_kills_change_nothing_with_batch_norm(tmp_path, data_dir, load_config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_the_same_command_continues(
     tmp_path, data_dir, uninterrupted, load_config, number
 ):
