@@ -65,6 +65,12 @@ VGG = Chapter(
     claim="Deeper VGGs are better, up to a depth beyond which they get worse.",
     background="Simonyan and Zisserman (2014) stop at 19 layers, where the error on ImageNet stops "
     "falling. The next chapter asks why.",
+    findings={
+        "digits": "Up to four filters a stage the nets learn equally well. With eight and twelve "
+        "they also classify fewer training images correctly, so what fails is the optimisation. "
+        "The three seeds of a depth differ by several points. The next chapter asks for the "
+        "reason."
+    },
     studies=(STUDY,),
     verdict=verdict,
     pictures=(
