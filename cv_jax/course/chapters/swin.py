@@ -131,6 +131,11 @@ SWIN = Chapter(
     background="Liu et al. (2021): a token reads the tokens of its window only, so the work of a "
     "token does not depend on the size of the image; every second block shifts the windows by half "
     "their side.",
+    findings={
+        "digits": "Work, time and memory grow as the theory says. Shifted windows are no better "
+        "here: the map has 8×8 tokens and the windows 4×4, so four windows see the four quarters "
+        "of a digit, and the next stage merges them into one."
+    },
     studies=(STUDY,),
     verdict=verdict,
     pictures=(
