@@ -15,13 +15,13 @@ PAGE = (FOLDER / "course.md").read_text()
 
 
 def parsed(text):
-    """A swept value as Python reads it from the command line."""
+    """A swept value as Python wrote it."""
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             pass
-    return {"true": True, "false": False}.get(text, text)
+    return {"True": True, "False": False}.get(text, text)
 
 
 def trials(chapter):

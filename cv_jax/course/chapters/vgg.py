@@ -66,10 +66,10 @@ VGG = Chapter(
     background="Simonyan and Zisserman (2014) stop at 19 layers, where the error on ImageNet stops "
     "falling. The next chapter asks why.",
     findings={
-        "digits": "Up to four filters a stage the nets learn equally well. With eight and twelve "
-        "they also classify fewer training images correctly, so what fails is the optimisation. "
-        "The three seeds of a depth differ by several points. The next chapter asks for the "
-        "reason."
+        "digits": "Up to four filters a stage the nets learn about equally well. With eight and "
+        "twelve the seeds differ by tens of points, and most nets fail on their training images as "
+        "well: what fails is the optimisation, as in the next chapter. Three seeds are too few for "
+        "an interval."
     },
     studies=(STUDY,),
     verdict=verdict,
