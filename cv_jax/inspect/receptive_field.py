@@ -56,8 +56,7 @@ def intervals(
     Returns:
       Feature → int [..., 2]: first and last row or column, −1 and −1 if a unit depends on no pixel.
       The other axes are the axes of the feature without the batch, of length 1 where all units are
-        equal.
-      The last feature is "output".
+      equal. The last feature is "output".
 
     Raises:
       NotImplementedError: a primitive of the model has no dependence rule.
@@ -180,10 +179,12 @@ def _variables(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int]):
 
 
 @functools.lru_cache(maxsize=16)
-def _program(model: nn.Module, inputs: _Inputs, image_size: tuple[int, int], like) -> Program:
-    """Program for images of a size; the variables for images of the size `like` are tried first.
+def _program(
+    model: nn.Module, inputs: _Inputs, image_size: tuple[int, int], like: tuple[int, int]
+) -> Program:
+    """Trace the network on images of a size; the variables of the size `like` are tried first.
 
-    Most networks have the same variables for both sizes, and do not need another initialisation.
+    Most networks have the same variables for both sizes, so they need no other initialisation.
     """
     others = inputs.arrays()
 

@@ -252,14 +252,15 @@ class Swin(nn.Module):
           Name of the block's attention weights in `features` → int [windows, T], the index of every
           token in its map [h·w], row by row; −1 for padding.
         """
-        arranged = jax.jit(arrange, static_argnums=(1, 2, 3))  # one program instead of one per op
+        # One compiled program for each shape and shift, not one for each operation.
+        compiled = jax.jit(arrange, static_argnums=(1, 2, 3))
         size, found = tuple(-(-side // self.patch_size) for side in image_size), {}
         for stage, depth in enumerate(self.depths):
             index = 1 + np.arange(size[0] * size[1], dtype=np.int32).reshape(1, *size, 1)
             for block in range(depth):
                 window, shift = fit_window(size, self.window_size, self.window_rule)
                 shift = shift if self.shift and block % 2 else (0, 0)
-                tokens = np.asarray(arranged(index, window, shift, self.window_rule))[0, :, :, 0]
+                tokens = np.asarray(compiled(index, window, shift, self.window_rule))[0, :, :, 0]
                 found[f"layers_{stage}/blocks_{block}/attention"] = tokens - 1
             size = tuple(-(-side // 2) for side in size)
         return found
