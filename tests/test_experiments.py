@@ -31,6 +31,25 @@ class Labelled(Blank):
         return np.arange(self.size) % 10
 
 
+@pytest.fixture
+def blank_data(monkeypatch):
+    """Replaces a dataset by blank images of its shape, number and classes."""
+
+    def replace(dataset):
+        shape, classes, size = SHAPES[dataset]
+
+        def open_blank(name, split, folder, seed=0, target=None):
+            blank = Labelled(shape, size)
+            return Source(name, blank, classes, shape[-1], {"splits": {split: size}})
+
+        monkeypatch.setattr(sources, "open_source", open_blank)
+        monkeypatch.setattr(
+            pipeline, "prepare", lambda source, fixed, *_: pipeline.Images(source, fixed)
+        )
+
+    return replace
+
+
 def sweep(name, dataset, seeds=None):
     return points.read(f"{FOLDER / name}.py:{dataset}", {}, seeds=seeds)
 
@@ -139,17 +158,9 @@ def test_lineage_is_in_the_order_of_the_years():
         ("lineage", "imagenet2012", 4),
     ],
 )
-def test_a_point_builds_on_data_of_that_shape(name, dataset, point, monkeypatch):
-    shape, classes, size = SHAPES[dataset]
-
-    def open_blank(name, split, folder, seed=0, target=None):
-        blank = Labelled(shape, size)
-        return Source(name, blank, classes, shape[-1], {"splits": {split: size}})
-
-    monkeypatch.setattr(sources, "open_source", open_blank)
-    monkeypatch.setattr(
-        pipeline, "prepare", lambda source, fixed, *_: pipeline.Images(source, fixed)
-    )
+def test_a_point_builds_on_data_of_that_shape(name, dataset, point, blank_data):
+    _, classes, _ = SHAPES[dataset]
+    blank_data(dataset)
     found = sweep(name, dataset)
     chosen = found.points[point]
     config = configs.load(found.reference(chosen), found.texts(chosen))
@@ -224,3 +235,20 @@ def test_three_small_filters_have_the_field_and_the_parameters_of_a_large_one():
     assert sizes["net=one_7x7"] > 1.6 * sizes["net=three_3x3"]
     smaller = [fields[f"net={name}"][0] for name in ("one_1x1", "one_3x3", "two_3x3", "three_3x3")]
     assert smaller == [4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_training_longer_costs_as_much_as_pre_training(dataset, blank_data):
+    """From scratch: the multiply-adds of pre-training and fine-tuning together, within 1 %."""
+    blank_data(dataset)
+
+    def built(argument):
+        return experiment.build(configs.load(f"{FOLDER / 'masking.py'}:{dataset},{argument}"))
+
+    def cost(parts):
+        return parts.total_steps * parts.config.batch_size * parts.sizes.multiply_adds
+
+    pretrained, fine_tuned = built("stage=pretrain,ratio=0.75"), built("stage=finetune")
+    longer = built("stage=longer")
+    assert longer.sizes == fine_tuned.sizes
+    assert abs(cost(longer) / (cost(pretrained) + cost(fine_tuned)) - 1) < 0.01

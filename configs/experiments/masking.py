@@ -1,16 +1,23 @@
-"""Masked pre-training with several masking ratios, then fine-tuning on few labels.
+"""Masked pre-training, then classifiers from few labels, with the controls that a claim needs.
 
-    python launch.py --config configs/experiments/masking.py --sweep=pretrain --seeds 1 \\
+    python launch.py --config configs/experiments/masking.py --sweep=pretrain --seeds 3 \\
         --sweep_dir runs/pretrained
     python launch.py --config configs/experiments/masking.py:pretrained=FOLDER --sweep --seeds 3
     python launch.py --config configs/experiments/masking.py:cifar10,pretrained=FOLDER --sweep \\
         --seeds 3
     python -m cv_jax report SWEEP_DIR
 
-FOLDER is the folder of the first sweep, such as `runs/pretrained`; all fine-tuned networks start
-from its seed 0. `ratio=0` is a network from scratch. The recipes are those of `configs/mae.py` and
-`configs/mae_finetune.py`; on digits four blocks of width 64 on patches of 4 of 32 pixels, and five
-labelled images of each class.
+FOLDER is the folder of the first sweep, such as `runs/pretrained`. Each seed has its own
+pre-trained network and its own labelled images, equal for all stages:
+
+    finetune   fine-tuning for a fixed number of steps; `ratio=0` is from scratch
+    longer     from scratch, with the multiply-adds of pre-training and fine-tuning together
+    probe      logistic regression on the frozen class token, and on the mean of all tokens;
+               `ratio=0` has random weights
+    pixels     logistic regression on the pixels
+
+Four encoder blocks of width 64 and one decoder block of width 48, on patches of 4 of 32 pixels;
+five labelled images of each class of digits, and 50 or 500 of CIFAR-10, which are 1 % and 10 %.
 """
 
 from pathlib import Path
@@ -20,14 +27,26 @@ from cv_jax.config.files import from_file
 
 RECIPES = Path(__file__).resolve().parent.parent
 RATIOS = (0.25, 0.5, 0.75, 0.9)
-OPTIONS = dict(stage=("finetune", "pretrain"), ratio=0.0, pretrained="", epochs=0.0)
+PAPER = 0.75
+STAGES = ("finetune", "pretrain", "longer", "probe", "pixels")
+OPTIONS = dict(stage=STAGES, ratio=0.0, labels=0, pretrained="", epochs=0.0)
+# Dataset → labelled images of a class, by default the first number.
+LABELS = {"digits": (5,), "cifar10": (50, 500)}
+IMAGES = {"digits": 1438, "cifar10": 50_000}  # to pre-train on
+EPOCHS = {"digits": 30.0, "cifar10": 10.0}  # of pre-training
+STEPS = {"digits": 200, "cifar10": 1000}  # of fine-tuning, with 48 images each
+# Multiply-adds of an image in pre-training with the ratio of the paper, relative to fine-tuning.
+COST = {"digits": 0.3904, "cifar10": 0.402}
 
 
 def get_config(arg=""):
     dataset, options = config.parse_argument(arg, **OPTIONS)
-    build = _pretrain if options["stage"] == "pretrain" else _finetune
-    c = build(dataset, options)
-    if dataset == "digits":
+    if dataset not in LABELS:
+        raise ValueError(f"dataset {dataset} is not one of {', '.join(LABELS)}")
+    options["epochs"] = options["epochs"] or EPOCHS[dataset]
+    stage = options["stage"]
+    c = _pretrain(dataset, options) if stage == "pretrain" else _classify(dataset, options)
+    if stage != "pixels":
         c.model.width, c.model.depth, c.model.num_heads = 64, 4, 4
     return c
 
@@ -35,38 +54,74 @@ def get_config(arg=""):
 def _pretrain(dataset, options):
     c = from_file(RECIPES / "mae.py", dataset)
     c.model.mask_ratio = options["ratio"]
-    c.total_epochs = options["epochs"] or 30.0
-    if dataset == "digits":
-        c.model.decoder_width, c.model.decoder_depth = 48, 1
+    c.model.decoder_width, c.model.decoder_depth = 48, 1
+    c.total_epochs = options["epochs"]
     c.eval.every_epochs = c.checkpoint.every_epochs = c.total_epochs
     return c
 
 
-def _finetune(dataset, options):
-    c = from_file(RECIPES / "mae_finetune.py", dataset)
-    if options["ratio"]:
-        name = f"stage=pretrain,ratio={options['ratio']},seed=0"
-        c.init_from = str(Path(options["pretrained"]) / name) if options["pretrained"] else None
-    c.data.per_class = 5 if dataset == "digits" else 50
-    c.batch_size = 50
-    c.augment = "pad_crop(3)"
-    c.optim.layer_decay = None
-    # From scratch the best rate is larger (`benchmarks/masked_autoencoder.py`).
-    c.optim.learning_rate = 8e-3 if options["ratio"] else 2e-2
-    c.total_epochs, c.total_steps = None, 200 if dataset == "digits" else 1000
-    c.schedule.warmup_epochs, c.schedule.warmup_percent = None, 10.0
+def _classify(dataset, options):
+    stage = options["stage"]
+    recipe = {"probe": "mae_probe.py", "pixels": "linear.py"}.get(stage, "mae_finetune.py")
+    c = from_file(RECIPES / recipe, dataset)
+    if options["ratio"] and options["pretrained"]:
+        name = f"stage=pretrain,ratio={options['ratio']},seed={{seed}}"
+        c.init_from = str(Path(options["pretrained"]) / name)
+    c.data.per_class = options["labels"] or LABELS[dataset][0]
+    c.data.subset_seed = None
+    c.batch_size = 48
+    c.total_epochs, c.schedule.warmup_epochs = None, None
+    (_regress if stage in ("probe", "pixels") else _finetune)(c, dataset, options)
     c.eval.every_epochs, c.eval.every_percent = None, 50.0
     c.checkpoint.every_epochs, c.checkpoint.every_percent = None, 100.0
     return c
 
 
-def sweep():
-    """Fine-tuning from every masking ratio, and from scratch."""
-    for ratio in (0.0, *RATIOS):
-        yield {"ratio": ratio}
+def _finetune(c, dataset, options):
+    c.augment = "pad_crop(3)" if dataset == "digits" else "pad_crop(4)|flip"
+    c.optim.layer_decay = None
+    c.optim.learning_rate = 8e-3 if options["ratio"] else 2e-2  # each the better of the two
+    c.total_steps = STEPS[dataset]
+    if options["stage"] == "longer":
+        images = options["epochs"] * IMAGES[dataset]
+        c.total_steps += round(COST[dataset] * images / c.batch_size)
+    c.schedule.warmup_percent = 10.0
+
+
+def _regress(c, dataset, options):
+    """One step, because a run has at least one; the regression does not use the head."""
+    c.total_steps = 1
+    if options["stage"] == "pixels":
+        c.eval.extra = "logistic_regression(name='pixels')"
+    else:
+        c.eval.extra = (
+            "logistic_regression(name='token')|logistic_regression(name='mean', feature='norm')"
+        )
+
+
+def sweep(arg):
+    """Every stage after the pre-training, with every number of labels."""
+    dataset, _ = config.parse_argument(arg, **OPTIONS)
+    for labels in LABELS.get(dataset, LABELS["digits"]):
+        own = {"labels": labels}
+        for ratio in (0.0, *RATIOS):
+            yield {"stage": "finetune", "ratio": ratio, **own}
+            yield {"stage": "probe", "ratio": ratio, **own}
+        yield {"stage": "longer", "ratio": 0.0, **own}
+        yield {"stage": "pixels", "ratio": 0.0, **own}
+
+
+def sweep_paper(arg):
+    """The same with the masking ratio of the paper only."""
+    return (point for point in sweep(arg) if point["ratio"] in (0.0, PAPER))
 
 
 def sweep_pretrain():
     """Pre-training with every masking ratio."""
     for ratio in RATIOS:
         yield {"stage": "pretrain", "ratio": ratio}
+
+
+def sweep_pretrain_paper():
+    """Pre-training with the masking ratio of the paper."""
+    yield {"stage": "pretrain", "ratio": PAPER}

@@ -125,7 +125,8 @@ _GROUPS = [
     _duration(_result, "total", "length of the training", epochs=10.0),
     _result("init_from", str | None, None,
             "weights to start from: a run directory, a file that python -m cv_jax convert wrote, "
-            "a folder in the Hub's layout, or hf-hub:OWNER/NAME"),
+            "a folder in the Hub's layout, or hf-hub:OWNER/NAME; {seed} in the text is replaced by "
+            "the seed"),
     _result("xla_flags", str, "", "flags for the compiler; they may change numerics"),
 
     _result("data.name", str, "digits",
@@ -143,8 +144,8 @@ _GROUPS = [
             "share of the training split to keep, stratified by class", above=0, maximum=1),
     _result("data.per_class", int | None, None,
             "training examples to keep of each class", minimum=1, maximum=LARGEST),
-    _result("data.subset_seed", int, 0,
-            "seed of these subsets, and of partial splits of a folder",
+    _result("data.subset_seed", int | None, 0,
+            "seed of these subsets, and of partial splits of a folder; none: the seed of the run",
             minimum=0, maximum=2**32 - 1),
     _result("data.skip_broken", bool, False,
             "skip unreadable examples; every example is decoded once before the first step"),
@@ -192,7 +193,8 @@ _GROUPS = [
             "sigmoid_focal: weight of present classes; absent classes have weight 1 - alpha; "
             "none: no weights", **_SHARE),
     _result("distill.teacher", str | None, None,
-            "teacher model: a run directory, or a file written by python -m cv_jax convert"),
+            "teacher model: a run directory, or a file written by python -m cv_jax convert; {seed} "
+            "in the text is replaced by the seed"),
     _result("distill.kind", str, "soft",
             "soft: learn the probabilities of the teacher; hard: learn its most likely class",
             allowed=("soft", "hard")),

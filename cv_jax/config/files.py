@@ -58,11 +58,21 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
         if name != "model.name":
             where = f"config.{name}" if name in overrides else f"{path}: config.{name}"
             set_value(config, name, check(value, type_of(config, name), where))
+    _follow_seed(config)
     check_durations(config)
     check_values(config)
     # Weights may have been trained with another mean; see `interop.pretrained.normalised`.
     open_to_weights = config.init_from is not None and not states_normalisation(config)
     return config if open_to_weights else with_normalisation(config)
+
+
+def _follow_seed(config: ml_collections.ConfigDict) -> None:
+    """Set what depends on the seed, so that each seed of a sweep starts from its own network."""
+    if config.data.subset_seed is None:
+        config.data.subset_seed = config.seed
+    for part, name in ((config, "init_from"), (config.distill, "teacher")):
+        if part[name] is not None:
+            part[name] = part[name].replace("{seed}", str(config.seed))
 
 
 def split_reference(reference: str) -> tuple[str, str]:

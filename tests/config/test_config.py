@@ -243,6 +243,22 @@ def test_durations_in_steps(overrides, steps):
     assert config.steps_of(config.load(VIT, overrides), "total", 1000) == steps
 
 
+def test_what_follows_the_seed():
+    c = config.load(
+        VIT,
+        {
+            "seed": "3",
+            "init_from": "runs/a/seed={seed}",
+            "distill.teacher": "runs/{seed}/b{seed}",
+            "data.subset_seed": "none",
+        },
+    )
+    assert (c.init_from, c.distill.teacher) == ("runs/a/seed=3", "runs/3/b3")
+    assert c.data.subset_seed == 3
+    assert config.load(VIT, {"seed": "3"}).data.subset_seed == 0
+    assert config.load(VIT, {"seed": "3", "init_from": "{x}/{}"}).init_from == "{x}/{}"
+
+
 def test_the_digest_depends_on_result_fields_only():
     digest = config.digest(config.load(VIT))
     for run in ({"data.workers": "3"}, {"log.every_steps": "7"}, {"checkpoint.keep_last": "5"}):

@@ -135,7 +135,11 @@ def _deit():
 
 def _masking():
     values = {0.0: (0.6, 0.8), 0.25: (0.7, 0.9), 0.5: (0.8, 0.9), 0.75: (0.9, 0.7), 0.9: (0.7, 0.9)}
-    return _nets("mae", "ratio", values)
+    rows = _nets("mae", "ratio", values, stage="finetune")
+    rows += _nets("mae", "ratio", {0.0: (0.65, 0.8)}, stage="longer")
+    probes = {0.0: (0.4, 0.7), 0.75: (0.8, 0.6)}
+    rows += _nets("mae", "ratio", probes, metric="mean_accuracy", stage="probe")
+    return rows + _nets("mae", "ratio", {0.0: (0.7, 0.8)}, metric="pixels_accuracy", stage="pixels")
 
 
 def _swin():
