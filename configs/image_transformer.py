@@ -47,12 +47,12 @@ def _full_size(c):
 def _numbers(c):
     """Sequences of digits: label smoothing and schedule of Vaswani et al. (2017), section 5.
 
-    Adam with b2 = 0.98 and epsilon 1e-9, as there. The peak rate is smaller than theirs, (width ·
-    warm-up steps)^-0.5 = 7.6e-3. They average the last checkpoints (section 6.1), here all
-    parameters are averaged. Without dropout, and with fixed positions of the patches.
+    Muon instead of Adam: with Adam, 4,500 steps reached an exact match of 93.3 % (seed 0). They
+    average the last checkpoints (section 6.1), here all parameters are averaged. Without dropout,
+    and with fixed positions of the patches.
     """
     c.batch_size = 32
-    c.total_steps, c.total_epochs = 9000, None
+    c.total_steps, c.total_epochs = 6000, None
     c.augment = "pad_crop(1)"
     c.model.patch_size = 8
     c.model.width = 96
@@ -61,8 +61,9 @@ def _numbers(c):
     c.model.pos_embed = "sincos"
     c.model.dropout_rate = 0.0
     c.loss.label_smoothing = 0.1
-    c.optim.name = "adamw"
-    c.optim.learning_rate = 2e-3
+    c.optim.name = "muon"
+    c.optim.learning_rate = 1e-2
+    c.optim.momentum = 0.95
     c.optim.b2, c.optim.eps = 0.98, 1e-9
     c.optim.clip_norm = 1.0
     c.schedule.name = "rsqrt"
