@@ -16,7 +16,7 @@ RECIPES = Path(__file__).resolve().parent.parent
 # Model → file of its recipe, and epochs.
 MODELS = {
     "resnet8_cifar": ("resnet20_cifar.py", 5.0),
-    "swin_t": ("swin.py", 24.0),
+    "swin_t": ("swin.py", 40.0),
     "vit_ti16": ("vit_ti16.py", 10.0),
 }
 
