@@ -107,9 +107,9 @@ def sweep(arg):
     dataset, _ = config.parse_argument(arg, **OPTIONS)
     for labels in LABELS.get(dataset, LABELS["digits"]):
         own = {"labels": labels}
-        for ratio in (0.0, *RATIOS):
-            yield {"stage": "finetune", "ratio": ratio, **own}
-            yield {"stage": "probe", "ratio": ratio, **own}
+        for stage in ("finetune", "probe"):
+            for ratio in (0.0, *RATIOS):
+                yield {"stage": stage, "ratio": ratio, **own}
         yield {"stage": "longer", "ratio": 0.0, **own}
         yield {"stage": "pixels", "ratio": 0.0, **own}
 
