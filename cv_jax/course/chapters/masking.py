@@ -95,7 +95,7 @@ def draw_ratios(runs: Runs) -> Picture:
         RATIOS,
         {
             "fine-tuned": line("finetune"),
-            "probe": line("probe", "mean_accuracy"),
+            "probe, mean of the tokens": line("probe", "mean_accuracy"),
             "from scratch, as many steps": line("finetune", ratios=level),
             "from scratch, as much computation": line("longer", ratios=level),
             "probe of the pixels": line("pixels", "pixels_accuracy", level),
