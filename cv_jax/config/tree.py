@@ -161,11 +161,12 @@ def difference(
       ignored: names of fields that are not compared.
     """
     lines, now = [], flatten(new)
-    defaults = flatten(default(model=now["model.name"]))
+    if now.keys() - old.keys():
+        old = {**flatten(default(model=now["model.name"])), **old}
     for name in sorted({*old, *now} - set(ignored)):
         if name in now and kind(name) not in kinds:
             continue
-        then, value = old.get(name, defaults.get(name)), now.get(name)
+        then, value = old.get(name), now.get(name)
         if not _equal(then, value):
             lines.append(f"config.{name}: was {then!r}, is now {value!r}")
     return lines
@@ -173,7 +174,7 @@ def difference(
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two values are equal as JSON, which has no tuples; 0 and 0.0 are equal."""
-    return json.loads(json.dumps(a)) == json.loads(json.dumps(b))
+    return a == b or json.loads(json.dumps(a)) == json.loads(json.dumps(b))
 
 
 def type_of(config: ml_collections.ConfigDict, name: str) -> Any:

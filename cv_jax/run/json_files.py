@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,8 +43,7 @@ class Damaged(RunError):
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record, as JSON would store it, with the SHA-256 of its content."""
     content = json.loads(json.dumps(record))
-    text = json.dumps(content, sort_keys=True)
-    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {**content, "sha256": _digest(content)}
 
 
 def unsealed(record: Any) -> dict[str, Any]:
@@ -57,9 +55,13 @@ def unsealed(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict) or "sha256" not in record:
         raise Damaged("the SHA-256 is missing")
     content = {name: value for name, value in record.items() if name != "sha256"}
-    if sealed(content)["sha256"] != record["sha256"]:
+    if _digest(content) != record["sha256"]:
         raise Damaged("the SHA-256 differs from that of the content")
     return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(path: Path, record: dict[str, Any], guard: Guard = _no_guard) -> None:
@@ -146,9 +148,47 @@ def write_json(path: Path, value: Any, guard: Guard = _no_guard) -> None:
 
 
 def _json_text(value: Any) -> str:
-    text = json.dumps(value, indent=2) + "\n"
-    # A list of numbers takes one line, so a confusion matrix has one line for each class.
-    return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
+    """Return the text of `json.dumps(value, indent=2)`, with a list of numbers in one line.
+
+    So a confusion matrix has one line for each class. Every read compares the text; the indenting
+    encoder of `json`, which is written in Python, takes several times as long.
+    """
+    return _indented(value, "") + "\n"
+
+
+def _indented(value: Any, margin: str) -> str:
+    """Return the text of a value whose first line begins in a line with this margin."""
+    if not _is_nested(value):
+        return json.dumps(value)
+    if not isinstance(value, dict) and not any(_is_text(item) for item in value):
+        return f"[ {json.dumps(value)[1:-1]} ]"
+    deeper = f"{margin}  "
+    encode = json.JSONEncoder(separators=(f",\n{deeper}", ": ")).encode
+    parts = []
+    if isinstance(value, dict):
+        plain = {}  # neighbours without items of their own; they are encoded together
+        for key, item in value.items():
+            if _is_nested(item):
+                parts += [encode(plain)[1:-1]] if plain else []
+                parts.append(f"{encode({key: 0})[1:-2]}{_indented(item, deeper)}")
+                plain = {}
+            else:
+                plain[key] = item
+        parts += [encode(plain)[1:-1]] if plain else []
+        first, last = "{}"
+    else:
+        parts += [_indented(item, deeper) for item in value]
+        first, last = "[]"
+    inner = f",\n{deeper}".join(parts)
+    return f"{first}\n{deeper}{inner}\n{margin}{last}"
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) and len(value) > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, dict, list, tuple))
 
 
 def write_synced(path: Path, text: str, mode: str = "w", guard: Guard = _no_guard) -> None:

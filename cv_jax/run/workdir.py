@@ -165,9 +165,11 @@ def check(
 
 def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:
     """Whether to load `config.init_from`: without a checkpoint, and to check weights that moved."""
+    if config.init_from is None:
+        return False
     old, _ = started_with(path)
     moved = old is not None and old.get("init_from") != config.init_from
-    return config.init_from is not None and (moved or _newest_step(path) < 0)
+    return moved or _newest_step(path) < 0
 
 
 def check_initial_weights(path: Path, weights: str | None) -> None:

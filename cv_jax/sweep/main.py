@@ -68,7 +68,7 @@ def main(
     # ---- Validation of all points that are known before the first trial
     start.check_devices()
     prepare = functools.partial(
-        trials.prepare, folder=folder, program=program, check_flags=check_flags
+        trials.prepare, folder=folder, program=program, check_flags=check_flags, kept={}
     )
     if flags.search is not None and (folder / "sweep.json").is_file():
         sweep = sweep._replace(points=folders.read(folder).points)
