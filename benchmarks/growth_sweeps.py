@@ -1,4 +1,4 @@
-"""Seconds of planning, resuming and reporting a sweep over its number of points.
+"""Planning, resuming and reporting a sweep; a part of `benchmarks.growth`.
 
 The finished trials are copies of one run directory that the training code wrote, with the learning
 rate and the seed of their points; nothing is trained.
@@ -62,11 +62,13 @@ def one_run(file: Path, folder: Path) -> Path:
     return path
 
 
-def finish_all(run: Path, sweep, folder: Path) -> None:
-    """Write a sweep directory whose trials are all finished, as copies of one run."""
+def finish_all(file: Path, place: Path) -> None:
+    """Write a sweep directory whose trials have all finished, as copies of one run."""
     from cv_jax.run import json_files, starts
     from cv_jax.sweep import folder as folders
+    from cv_jax.sweep import points
 
+    run, folder, sweep = one_run(file, place), place / "sweep", points.read(str(file), {})
     config = json_files.read_record(run / "config.json")
     (start,) = starts.read_starts(run)
     summary = json_files.read_record(run / "summary.json")
@@ -85,3 +87,43 @@ def finish_all(run: Path, sweep, folder: Path) -> None:
         json_files.write_json(path / "run.json", [began])
         seed = point.overrides["seed"]
         json_files.write_record(path / "summary.json", {**summary, "seed": seed})
+
+
+# ---- What is measured
+
+
+def plan(file: Path, folder: Path) -> list:
+    """Check all points as `launch.py --sweep` does before the first trial; return the trials."""
+    from cv_jax.sweep import folder as folders
+    from cv_jax.sweep import points, trials
+
+    sweep = points.read(str(file), {})
+    folders.check(folder, sweep)
+    return trials.prepare(sweep, folder, ["python", "launch.py"], lambda flags: None)
+
+
+def list_points(file: Path, folder: Path) -> None:
+    """Make the table of `--dry_run`."""
+    from cv_jax.sweep import points, trials
+
+    trials.listing(points.read(str(file), {}), folder)
+
+
+def resume(file: Path, folder: Path) -> None:
+    """Start a sweep again whose trials have all finished."""
+    from cv_jax.sweep import local, main, slots
+    from cv_jax.sweep.display import Board
+
+    todo = plan(file, folder)
+    share = slots.Slot("slot 0", {}, ())
+    outcomes = local.run(iter(todo), [share], folder, Board(len(todo), 1))
+    if main.report(outcomes, len(todo), folder):
+        raise SystemExit(f"not all trials of {folder} have finished")
+
+
+def report(file: Path, folder: Path) -> None:
+    """Write the report of a sweep, without the pages of its trials."""
+    from cv_jax import __main__ as program
+
+    if program.main(["report", str(folder), "--no-pages"]):
+        raise SystemExit(f"the report of {folder} failed")

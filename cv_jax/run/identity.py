@@ -43,7 +43,7 @@ def other_config(
     given = configs.flatten(config)
     # A run with a teacher or initial weights differs from a run without.
     both = {name for name in known if old.get(name) is not None and given[name] is not None}
-    return configs.difference(old, config, kinds, both & set(compared))
+    return configs.difference(old, given, kinds, both & set(compared))
 
 
 def contradictions(config: dict[str, Any], other: dict[str, Any]) -> list[str]:

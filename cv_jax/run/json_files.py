@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,7 +123,7 @@ def read_text(path: Path, most: int, errors: str = "strict") -> str:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise Damaged(f"it has {size:,} bytes, more than the limit of {most:,}")
-        return file.read(most)
+        return file.read(size + 1)  # Python reserves as much memory as it may read
 
 
 def _read(path: Path, type: type) -> tuple[str, Any]:
@@ -148,47 +149,9 @@ def write_json(path: Path, value: Any, guard: Guard = _no_guard) -> None:
 
 
 def _json_text(value: Any) -> str:
-    """Return the text of `json.dumps(value, indent=2)`, with a list of numbers in one line.
-
-    So a confusion matrix has one line for each class. Every read compares the text; the indenting
-    encoder of `json`, which is written in Python, takes several times as long.
-    """
-    return _indented(value, "") + "\n"
-
-
-def _indented(value: Any, margin: str) -> str:
-    """Return the text of a value whose first line begins in a line with this margin."""
-    if not _is_nested(value):
-        return json.dumps(value)
-    if not isinstance(value, dict) and not any(_is_text(item) for item in value):
-        return f"[ {json.dumps(value)[1:-1]} ]"
-    deeper = f"{margin}  "
-    encode = json.JSONEncoder(separators=(f",\n{deeper}", ": ")).encode
-    parts = []
-    if isinstance(value, dict):
-        plain = {}  # neighbours without items of their own; they are encoded together
-        for key, item in value.items():
-            if _is_nested(item):
-                parts += [encode(plain)[1:-1]] if plain else []
-                parts.append(f"{encode({key: 0})[1:-2]}{_indented(item, deeper)}")
-                plain = {}
-            else:
-                plain[key] = item
-        parts += [encode(plain)[1:-1]] if plain else []
-        first, last = "{}"
-    else:
-        parts += [_indented(item, deeper) for item in value]
-        first, last = "[]"
-    inner = f",\n{deeper}".join(parts)
-    return f"{first}\n{deeper}{inner}\n{margin}{last}"
-
-
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple)) and len(value) > 0
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, dict, list, tuple))
+    text = json.dumps(value, indent=2) + "\n"
+    # A list of numbers takes one line, so a confusion matrix has one line for each class.
+    return re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
 
 
 def write_synced(path: Path, text: str, mode: str = "w", guard: Guard = _no_guard) -> None:

@@ -322,12 +322,14 @@ def _may_precede_a_run(path: Path) -> bool:
 def _check_kinds(path: Path) -> None:
     """Raise an `InputError` for a folder or a pipe in place of a file, or the other way round."""
     for name in FOLDERS:
-        if os.path.lexists(path / name) and not (path / name).is_dir():
+        place = os.path.join(path, name)
+        if os.path.lexists(place) and not os.path.isdir(place):
             kind = paths.described(path / name)
             raise InputError(f"--workdir={path}: {path / name} {kind}, not a folder; move it away")
     for name in FILES:  # `repair` renames whatever is in place of run.json
-        replaced = (path / name).is_symlink() and name != "timing.jsonl"
-        if os.path.lexists(path / name) and not (path / name).is_file() and not replaced:
+        place = os.path.join(path, name)
+        replaced = os.path.islink(place) and name != "timing.jsonl"
+        if os.path.lexists(place) and not os.path.isfile(place) and not replaced:
             kind = paths.described(path / name)
             raise InputError(f"--workdir={path}: {path / name} {kind}; move it away")
 
