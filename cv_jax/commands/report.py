@@ -19,7 +19,7 @@ from cv_jax.commands import option_types
 from cv_jax.config.values import LARGEST
 from cv_jax.errors import InputError, Parser, RunError, printable
 
-MOST_PAGES = 100  # trials whose pages are written unasked; a page takes a tenth of a second
+MOST_PAGES = 100  # trials whose pages are written unasked; pages take most of the time
 EXAMPLES = 2048  # as `run_page.EXAMPLES`, which imports the network
 
 
