@@ -1,7 +1,7 @@
 """The trials of a sweep: every point is validated before any trial starts.
 
-Building the experiment of a point takes most of the time. Points that differ only in `NUMBERS` share
-one, so that a sweep over thousands of seeds and rates is checked in seconds.
+Building the experiment of a point takes most of the time. Points that differ only in `NUMBERS`
+share one, so that a sweep over thousands of seeds and rates is checked in seconds.
 """
 
 import contextlib
