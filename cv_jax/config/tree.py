@@ -101,7 +101,9 @@ def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return dotted name → value for every field."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
+    for key, value in config.items(preserve_field_references=True):  # faster than looking them up
+        if isinstance(value, ml_collections.FieldReference):
+            value = value.get()
         if isinstance(value, ml_collections.ConfigDict):
             flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
         else:
@@ -174,7 +176,7 @@ def difference(
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two values are equal as JSON, which has no tuples; 0 and 0.0 are equal."""
-    return json.loads(json.dumps(a)) == json.loads(json.dumps(b))
+    return tuples(a) == tuples(b)
 
 
 def type_of(config: ml_collections.ConfigDict, name: str) -> Any:

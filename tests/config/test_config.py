@@ -277,6 +277,14 @@ def test_differences_are_listed_field_by_field():
     assert config.difference(stored, config.flatten(config.load(VIT))) == []
 
 
+def test_a_reference_to_another_field_has_its_value():
+    tree = config.default()
+    with tree.unlocked():
+        tree.eval.batch_size = tree.get_ref("batch_size")
+    tree.batch_size = 48
+    assert config.flatten(tree)["eval.batch_size"] == 48
+
+
 def test_a_config_is_locked():
     c = config.default()
     assert isinstance(c, ml_collections.ConfigDict)
