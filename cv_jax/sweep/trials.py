@@ -31,7 +31,7 @@ NUMBERS = (
     *("seed", "optim.learning_rate", "optim.weight_decay", "optim.eps"),
     *("schedule.warmup_factor", "schedule.end_factor", "loss.label_smoothing"),
 )
-MOST_KEPT = 256  # experiments in memory
+MOST_KEPT = 1000  # checked points in memory
 
 Key = tuple  # of the points that share an experiment
 Kept = dict[Key, "Checked"]
@@ -41,14 +41,20 @@ class Checked(NamedTuple):
     """A valid point.
 
     Attributes:
-      parts: its experiment; of a point that shares it, only the config is its own.
+      config: of its experiment.
+      fingerprint, classes, total_steps: see `Experiment`.
       others: the values of all fields but `NUMBERS`, as JSON.
       numbers: the values of `NUMBERS`.
+      parts: its experiment; `None` if the point was checked with that of another one.
     """
 
-    parts: experiment.Experiment
+    config: ml_collections.ConfigDict
+    fingerprint: dict[str, Any]
+    classes: tuple[str, ...]
+    total_steps: int
     others: str
     numbers: dict[str, Any]
+    parts: experiment.Experiment | None
 
     @property
     def values(self) -> tuple:
@@ -70,7 +76,7 @@ def prepare(
       folder: the sweep directory.
       program: words of a plain command before its flags.
       check_flags: raises an `InputError` for unknown XLA flags.
-      kept: experiments of earlier calls for the same folder; this call adds its own.
+      kept: checked points of earlier calls for the same folder; this call adds its own.
 
     Raises:
       InputError: the run of a point would be refused, or equals the run of another point; the
@@ -84,19 +90,19 @@ def prepare(
         path = folder / point.name
         with _named(point):
             found = _check(sweep, point, kept, path)
-            parts, same = found.parts, names.setdefault(found.values, point.name)
+            config, same = found.config, names.setdefault(found.values, point.name)
             if same != point.name:
                 raise InputError(f"the point {same} has the same values")
-            if parts.config.xla_flags not in checked:
-                check_flags(parts.config.xla_flags)
-                checked.add(parts.config.xla_flags)
-            workdir.check(path, parts.config, parts.fingerprint, classes=parts.classes)
-            if workdir.needs_initial_weights(path, parts.config):
-                workdir.check_initial_weights(path, digest(parts.pretrained()))
+            if config.xla_flags not in checked:
+                check_flags(config.xla_flags)
+                checked.add(config.xla_flags)
+            workdir.check(path, config, found.fingerprint, classes=found.classes)
+            if workdir.needs_initial_weights(path, config):  # such a point has its own experiment
+                workdir.check_initial_weights(path, digest(found.parts.pretrained()))
         command = [*program, *sweep.command(point, path)]
         log = folder / f"{point.name}.log"
-        size = parts.config.batch_size
-        trials.append(Trial(point.name, command, path, log, parts.total_steps, size))
+        steps, size = found.total_steps, config.batch_size
+        trials.append(Trial(point.name, command, path, log, steps, size))
     return trials
 
 
@@ -116,17 +122,19 @@ def sizes(sweep: Sweep) -> list[Size]:
     Raises:
       InputError: the run of a point would be refused.
     """
-    found, counted_sizes = [], {}
-    kept: Kept = {}
+    found, kept = [], {}
+    of_nets: dict[tuple, experiment.Sizes] = {}  # many points have the same network
+    known: dict[str, experiment.Sizes] = {}  # values of the other fields → sizes
     for point in counted(sweep.points, "counting"):
         with _named(point):
-            parts = _check(sweep, point, kept).parts
-        labels = parts.train_images.source.label_shape
-        net = parts.model, parts.input_shape, labels, parts.config.optim.master_weights
-        if net not in counted_sizes:  # many points have the same network
-            counted_sizes[net] = parts.sizes
-        own = *counted_sizes[net], parts.total_steps, parts.config.batch_size
-        found.append(Size(point, *own))
+            one = _check(sweep, point, kept)
+        if one.parts is not None:
+            parts, labels = one.parts, one.parts.train_images.source.label_shape
+            net = parts.model, parts.input_shape, labels, one.config.optim.master_weights
+            if net not in of_nets:
+                of_nets[net] = parts.sizes
+            known[one.others] = of_nets[net]
+        found.append(Size(point, *known[one.others], one.total_steps, one.config.batch_size))
     return found
 
 
@@ -155,10 +163,11 @@ def _named(point: Point) -> Iterator[None]:
 
 
 def _check(sweep: Sweep, point: Point, kept: Kept, path: Path | None = None) -> Checked:
-    """Check a point, with an experiment of `kept` if one differs only in `NUMBERS`.
+    """Check a point, with one of `kept` if it differs only in `NUMBERS`.
 
-    Without its run directory, the weights are not read. The config of a kept experiment gets the
-    values of the point: it is this point's until the next call.
+    Without its run directory, the weights are not read. The config of a kept point gets the values
+    of this one: it is this point's until the next call. Experiments are not kept: each holds open
+    files and threads.
     """
     reference, texts = sweep.reference(point), sweep.texts(point)
     own = [name for name in NUMBERS if name in texts]
@@ -169,7 +178,7 @@ def _check(sweep: Sweep, point: Point, kept: Kept, path: Path | None = None) -> 
             where = f"config.{name}={texts[name]}"
             numbers[name] = check(texts[name], FIELDS[name].type, where, parsing=True)
             FIELDS[name].check(numbers[name])
-            configs.set_value(found.parts.config, name, numbers[name])
+            configs.set_value(found.config, name, numbers[name])
         return found._replace(numbers={**found.numbers, **numbers})
     config = configs.stated(reference, texts)
     decides = "seed" in own and configs.follows_seed(config)
@@ -177,12 +186,13 @@ def _check(sweep: Sweep, point: Point, kept: Kept, path: Path | None = None) -> 
     others = configs.flatten(config)
     numbers = {name: others.pop(name) for name in NUMBERS}
     parts = _build(config, path)
-    found = Checked(parts, json.dumps(others, sort_keys=True), numbers)
+    shared = parts.config, parts.fingerprint, parts.classes, parts.total_steps
+    found = Checked(*shared, json.dumps(others, sort_keys=True), numbers, parts)
     # New parameters beside loaded weights depend on the seed.
     if own and not decides and config.init_from is None:
         if len(kept) == MOST_KEPT:
             kept.pop(next(iter(kept)))
-        kept[key] = found
+        kept[key] = found._replace(parts=None)
     return found
 
 
