@@ -66,16 +66,17 @@ _TRIALS = ((10, 100, 1000, 10000), (10, 20, 40))
 _A_THOUSAND = 1e-3  # one second for every 1,000
 
 # A step of a Transformer costs tokens · width² + tokens² · width, in memory tokens · width +
-# tokens² · heads; tokens are (image size / patch size)². Halving the patch size is a size of 2.
+# tokens² · heads + width² for the gradient; tokens are (image size / patch size)². The largest
+# numbers of classes and image sizes exceed the caches of a CPU, whose edge would look like growth.
 QUANTITIES: dict[str, Quantity] = {
     "depth": _model("depth", (2, 4, 8, 16), (1, 2), 1.0, 1.0),
-    "width": _model("width", (96, 192, 384, 768), (32, 64), 2.0, 1.0),
-    "vit_image_size": _model("vit_image_size", (48, 96, 192, 384), (32, 64), 4.0, 4.0),
+    "width": _model("width", (96, 192, 384, 768), (32, 64), 2.0, 2.0),
+    "vit_image_size": _model("vit_image_size", (128, 256, 384, 512), (32, 64), 4.0, 4.0),
     "swin_image_size": _model("swin_image_size", (112, 224, 448), (28, 56), 2.0, 2.0),
     "resnet_image_size": _model("resnet_image_size", (64, 128, 256, 512), (32, 64), 2.0, 2.0),
     "patch_size": _model("patch_size", (4, 8, 16, 32), (2, 4), 4.0, 4.0),
     "batch": _model("batch", (8, 16, 32, 64), (2, 4), 1.0, 1.0),
-    "classes": _model("classes", (250, 1000, 4000, 16000), (10, 20), 1.0, 1.0),
+    "classes": _model("classes", (2000, 4000, 8000, 16000), (10, 20), 1.0, 1.0),
     "folder": _host(growth_hosts.folder, (1000, 10000, 100000), (20, 40)),
     "planning": _host(growth_hosts.planning, *_TRIALS, _A_THOUSAND),
     "listing": _host(growth_hosts.listing, *_TRIALS, _A_THOUSAND),
