@@ -17,7 +17,7 @@ Stages, in the order of the plan:
     families     20 steps of every family, on the GPU and on the CPU
     restart      runs that `kill -9` interrupts
     sweep        32 trials in one program
-    loader       images per second over threads and processes
+    loader       images per second over threads and processes, cores for 3,000 of them
 """
 
 import argparse
@@ -114,7 +114,7 @@ def checks(device: str, variables: dict, tiny: bool) -> dict[str, list[turns.Job
             for config in (("lenet5",) if tiny else ("vit_ti16", "lenet5"))
         ],
         "loader": [
-            turns.Job("loader", module("loader_scaling", *counts), 150, {"stage": "loader"}, cpu)
+            turns.Job("loader", module("loader_scaling", *counts), 240, {"stage": "loader"}, cpu)
         ],
         "sweep": [
             turns.Job(

@@ -137,6 +137,27 @@ def regressions(record: dict) -> str:
     return "per thousand products: " + ", ".join(f"{n} {s:,.0f}" for n, s in scores.items())
 
 
+def growth(record: dict) -> str:
+    """Exponents, each with the expected one."""
+    parts = []
+    for name, entry in record["quantities"].items():
+        measured = [
+            f"{measure.replace('_', ' ')} {found['measured']:.2f} ({found['expected']:g})"
+            for measure, found in entry["exponents"].items()
+        ]
+        parts.append(f"{name.replace('_', ' ')}: {', '.join(measured)}")
+    return "; ".join(parts)
+
+
+def loader_scaling(record: dict) -> str:
+    parts = [
+        f"{name} {entry['a_core']:,.0f} images/s and core, {entry['cores_wanted']} cores for "
+        f"{record['wanted']:,.0f}"
+        for name, entry in record["summary"].items()
+    ]
+    return f"{record['cores']} cores: {'; '.join(parts)}"
+
+
 def strips(record: dict) -> str:
     return "accuracy " + ", ".join(percent(run["test"]["accuracy"]) for run in record["runs"])
 
@@ -148,9 +169,10 @@ BENCHMARKS: dict[str, list[Recorded]] = {
     ],
     "levers": [Recorded("levers.json", "", levers)],
     "regressions": [Recorded("regressions.json", "", regressions)],
+    "growth": [Recorded(None, "python -m benchmarks.growth", growth)],
     "attention": [Recorded(None, "python -m benchmarks.attention")],
     "run_checks": [Recorded(None, "python -m benchmarks.run_checks repeat lenet5")],
-    "loader_scaling": [Recorded(None, "python -m benchmarks.loader_scaling")],
+    "loader_scaling": [Recorded(None, "python -m benchmarks.loader_scaling", loader_scaling)],
     "input_pipeline": [
         Recorded(
             "input_pipeline.json",
@@ -295,7 +317,7 @@ BENCHMARKS: dict[str, list[Recorded]] = {
 # Modules that the benchmarks share.
 PARTS = ("turns", "timing", "kernels", "environment", "step_cases", "step_product", "peers")
 PARTS += ("fault_injection", "results_table", "trained_runs", "stored_faults", "moment_faults")
-PARTS += ("data_faults", "trial_faults")
+PARTS += ("data_faults", "trial_faults", "growth_models", "growth_hosts", "growth_sweeps")
 
 
 def read(file: str) -> Any:

@@ -20,8 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
     gpu,
+    growth,
     kernels,
     levers,
+    loader_scaling,
     regressions,
     run_checks,
     step,
@@ -169,6 +171,43 @@ def test_the_shortest_times_count(clock):
     quick = regressions.SHORT / 4
     regressions.shortest(lambda: calls.append(0) or clock(quick), lambda: clock(1.0), 1)
     assert len(calls) == 2 + 4
+
+
+def judged(power, constant=0.0, **options):
+    sizes = (10, 100, 1000, 10000)
+    rows = [{"processor_seconds": constant + 1e-4 * n**power} for n in sizes]
+    quantity = growth.Quantity(sizes, sizes, 3, {"processor_seconds": 1.0}, None, **options)
+    return growth.judged(quantity, sizes, rows)
+
+
+def test_exponents_are_those_of_a_power():
+    found = judged(1.5)["exponents"]["processor_seconds"]
+    assert found == {"measured": 1.5, "expected": 1.0, "worse": True}
+    # The constant cost counts at the smallest size only, which is not in the fit.
+    found = judged(1.0, constant=5e-4)["exponents"]["processor_seconds"]
+    assert found["measured"] == pytest.approx(1.0, abs=0.02)
+    assert not found["worse"]
+
+
+@pytest.mark.parametrize(("limit", "slow"), [(1e-3, False), (1e-5, True)])
+def test_the_time_of_a_thousand_is_compared_with_its_limit(limit, slow):
+    found = judged(1.0, limit=limit)
+    assert found["seconds_of_a_thousand"] == 0.1
+    assert found["too_slow"] is slow
+
+
+def test_the_cores_for_a_speed_are_those_of_the_first_count_that_reaches_it():
+    def row(source, count, speed):
+        return {"source": source, "workers": 0, "threads": count, "images_a_second": speed}
+
+    rows = [row("records", n, s) for n, s in ((1, 900.0), (2, 1600.0), (4, 3200.0), (8, 3300.0))]
+    rows += [row("jpegs", 1, 300.0), row("jpegs", 2, 500.0)]
+    found = loader_scaling.summary(rows, 3000)
+    assert found["records, threads"]["cores_wanted"] == 4  # 800 images a core
+    assert found["records, threads"]["speed_up"] == 3.67
+    assert found["jpegs, threads"]["cores_wanted"] == 12  # 250 images a core
+    assert loader_scaling.doubled(6) == [1, 2, 4, 6]
+    assert loader_scaling.doubled(16) == [1, 2, 4, 8, 16]
 
 
 def test_cases_are_ordered_once():
@@ -324,3 +363,30 @@ def test_the_plan_for_a_gpu_runs_on_a_cpu(tmp_path):
     assert "GPU" in rows["attention"]["implementations"]["cudnn"]["error"] or (
         "bfloat16" in rows["attention"]["implementations"]["cudnn"]["error"]
     )
+
+
+@pytest.mark.slow
+def test_growth_is_measured(tmp_path):
+    file = tmp_path / "growth.json"
+    names = ["folder", "planning", "listing", "resuming", "reporting", "swin_image_size", "classes"]
+    for words in (names[:-1], names[-1:]):  # the second call adds its quantity
+        run("benchmarks.growth", *words, "--tiny", "--repetitions=1", f"--out={file}")
+    result = json.loads(file.read_text())
+    assert list(result["quantities"]) == names
+    for name, entry in result["quantities"].items():
+        assert [row["size"] for row in entry["rows"]] == list(growth.QUANTITIES[name].tiny)
+        assert entry["exponents"].keys() == growth.QUANTITIES[name].expected.keys()
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured(tmp_path):
+    file = tmp_path / "loader.json"
+    words = ["--counts=1", "--images=64", "--seconds=0.2", f"--out={file}"]
+    run("benchmarks.loader_scaling", *words)
+    result = json.loads(file.read_text())
+    names = [
+        f"{place}, {kind}" for kind in ("threads", "workers") for place in ("records", "jpegs")
+    ]
+    assert list(result["summary"]) == names
+    for entry in result["summary"].values():
+        assert entry["cores_wanted"] == -(-3000 // entry["images_a_second"]["1"])

@@ -6,7 +6,7 @@ the network has learnt. Also of a run that is unfinished or damaged.
 SWEEP: prints a table of the settings (mean ± standard deviation over seeds), comparisons between
 settings with the same seeds, and the unfinished trials. SWEEP/report gets the same text,
 report.html, settings.csv, trials.csv and a figure selected by the swept keys. Every trial that has
-begun gets a page of its own.
+begun gets a page of its own; in a sweep of more than 100 trials only with --pages.
 
 RUN RUN…: writes report/report.html: the curves over each other, and the difference of the configs.
 """
@@ -19,6 +19,7 @@ from cv_jax.commands import option_types
 from cv_jax.config.values import LARGEST
 from cv_jax.errors import InputError, Parser, RunError, printable
 
+MOST_PAGES = 100  # trials whose pages are written unasked; pages take most of the time
 EXAMPLES = 2048  # as `run_page.EXAMPLES`, which imports the network
 
 
@@ -72,6 +73,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "trials of a sweep)",
     )
     parser.add_argument(
+        "--pages",
+        action=argparse.BooleanOptionalAction,
+        help="sweep: a page for every trial (default: with --pictures, and up to "
+        f"{MOST_PAGES} trials)",
+    )
+    parser.add_argument(
         "--examples",
         type=int,
         default=EXAMPLES,
@@ -103,8 +110,7 @@ def _written(file: Path) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     (folder,) = options.folders
-    if options.metric is not None:
-        raise InputError("--metric is for a sweep")
+    _refuse_sweep_options(options)
     out = _out(options, folder)
     from cv_jax.report import page, run_page
 
@@ -121,9 +127,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    if options.metric is not None or options.pictures:
-        given = "--metric" if options.metric is not None else "--pictures"
-        raise InputError(f"{given} does not apply to several runs")
+    _refuse_sweep_options(options)
+    if options.pictures:
+        raise InputError("--pictures does not apply to several runs")
     out = _out(options, Path("report"))
     from cv_jax.report import page, sweep_page
 
@@ -132,6 +138,12 @@ def _runs(options: argparse.Namespace) -> int:
         print(printable(f"{run.path}: {run.state}"))
     _written(out / page.FILE)
     return _code([f"damaged: {run.path}: {line}" for run in runs for line in run.damage])
+
+
+def _refuse_sweep_options(options: argparse.Namespace) -> None:
+    for name in ("metric", "pages"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} is for a sweep")
 
 
 def _code(damage: list[str]) -> int:
@@ -172,7 +184,11 @@ def _sweep(options: argparse.Namespace) -> int:
     figure = figures.figure(groups)
     if figure is not None:
         figure.savefig(out / "figure.png")
-    sweep_page.write_trials(folder, found, bool(options.pictures))
+    pages = bool(options.pictures) or len(found) <= MOST_PAGES
+    if pages if options.pages is None else options.pages:
+        sweep_page.write_trials(folder, found, bool(options.pictures))
+    elif options.pages is None:
+        print(f"\nno pages of {len(found):,} trials; --pages writes them")
     title = _title(sweep, found)
     sweep_page.write_sweep(folder, out / page.FILE, title, facts, found, groups, metric)
     print(f"\nwritten to {printable(str(out))}")

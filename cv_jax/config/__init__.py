@@ -23,12 +23,15 @@ The kind of a field decides when its value may change:
 
 from cv_jax.config.durations import in_steps, other_units, steps_of, total_steps
 from cv_jax.config.files import (
+    follows_seed,
     load,
     mistakes_of,
     parse_argument,
+    resolved,
     run_file,
     split_argument,
     split_reference,
+    stated,
 )
 from cv_jax.config.limits import check_values
 from cv_jax.config.tree import (
@@ -52,17 +55,20 @@ __all__ = [
     "difference",
     "digest",
     "flatten",
+    "follows_seed",
     "in_steps",
     "kind",
     "load",
     "mistakes_of",
     "other_units",
     "parse_argument",
+    "resolved",
     "restore",
     "run_file",
     "set_value",
     "split_argument",
     "split_reference",
+    "stated",
     "steps_of",
     "total_steps",
     "with_normalisation",

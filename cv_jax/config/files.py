@@ -43,9 +43,16 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
       InputError: the file is missing or raises an error, a field is unknown, or a value has the
         wrong type or is out of range.
     """
+    return resolved(stated(reference, overrides or {}))
+
+
+def stated(reference: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
+    """Return the values that file and overrides state; arguments and errors as in `load`.
+
+    Their types are those of the fields; `resolved` checks their ranges.
+    """
     path, argument = split_reference(reference)
     config = from_file(Path(path), argument)
-    overrides = overrides or {}
     for name, text in overrides.items():
         value = check(text, type_of(config, name), f"config.{name}={text}", parsing=True)
         siblings = other_units(name)
@@ -58,12 +65,23 @@ def load(reference: str, overrides: dict[str, str] | None = None) -> ml_collecti
         if name != "model.name":
             where = f"config.{name}" if name in overrides else f"{path}: config.{name}"
             set_value(config, name, check(value, type_of(config, name), where))
+    return config
+
+
+def resolved(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Return the config of stated values, all of them checked; errors as in `load`."""
     _follow_seed(config)
     check_durations(config)
     check_values(config)
     # Weights may have been trained with another mean; see `interop.pretrained.normalised`.
     open_to_weights = config.init_from is not None and not states_normalisation(config)
     return config if open_to_weights else with_normalisation(config)
+
+
+def follows_seed(config: ml_collections.ConfigDict) -> bool:
+    """Whether the seed decides other fields of stated values."""
+    texts = filter(None, (config.init_from, config.distill.teacher))
+    return config.data.subset_seed is None or any("{seed}" in text for text in texts)
 
 
 def _follow_seed(config: ml_collections.ConfigDict) -> None:
@@ -233,8 +251,10 @@ def _check_names(config: ml_collections.ConfigDict, path: Path) -> None:
         raise InputError(
             f"{path}: config.model must be the group that config.default() made"
         ) from None
+    parts = [name.split(".") for name in known]
+    groups = {".".join(names[:i]) for names in parts for i in range(1, len(names))}
     for field in flat:
-        if any(name.startswith(f"{field}.") for name in known):
+        if field in groups:
             raise InputError(f"{path}: config.{field} is a group of fields and takes no value")
         if field not in known:
             raise InputError(

@@ -101,8 +101,9 @@ def set_value(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return dotted name → value for every field."""
     flat: dict[str, Any] = {}
-    for key in config:
-        value = config[key]
+    for key, value in config.items(preserve_field_references=True):  # faster than looking them up
+        if isinstance(value, ml_collections.FieldReference):
+            value = value.get()
         if isinstance(value, ml_collections.ConfigDict):
             flat.update({f"{key}.{name}": leaf for name, leaf in flatten(value).items()})
         else:
@@ -148,24 +149,26 @@ def digest(config: ml_collections.ConfigDict) -> str:
 
 def difference(
     old: dict[str, Any],
-    new: ml_collections.ConfigDict,
+    new: dict[str, Any],
     kinds: tuple[str, ...] = ("result", "evaluation"),
     ignored: Collection[str] = (),
 ) -> list[str]:
-    """Return one line for each field whose value differs between a stored config and a new one.
+    """Return one line for each field whose value differs between two flat configs.
 
     Args:
       old: dotted name → stored value; a missing field counts as its default.
-      new: the new config.
+      new: dotted name → value of the new config.
       kinds: kinds of the fields to compare.
       ignored: names of fields that are not compared.
     """
-    lines, now = [], flatten(new)
-    defaults = flatten(default(model=now["model.name"]))
-    for name in sorted({*old, *now} - set(ignored)):
-        if name in now and kind(name) not in kinds:
+    lines = []
+    if new.keys() - old.keys():
+        old = {**flatten(default(model=new["model.name"])), **old}
+    pairs = {name: (old.get(name), new.get(name)) for name in {*old, *new} - set(ignored)}
+    for name in sorted(name for name, (then, value) in pairs.items() if then != value):
+        if name in new and kind(name) not in kinds:
             continue
-        then, value = old.get(name, defaults.get(name)), now.get(name)
+        then, value = pairs[name]
         if not _equal(then, value):
             lines.append(f"config.{name}: was {then!r}, is now {value!r}")
     return lines
@@ -173,7 +176,7 @@ def difference(
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two values are equal as JSON, which has no tuples; 0 and 0.0 are equal."""
-    return json.loads(json.dumps(a)) == json.loads(json.dumps(b))
+    return tuples(a) == tuples(b)
 
 
 def type_of(config: ml_collections.ConfigDict, name: str) -> Any:

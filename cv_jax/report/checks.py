@@ -60,12 +60,12 @@ def _other_point(sweep, point, config, starts) -> str | None:
         if known and not _same(name, text, config):
             stored = text_of(tuples(config[name]))
             return f"it is the run of another point: {name} is {stored}, not {text}"
-    others = {other.name for other in sweep.points} - {point.name}
     for start in starts:
         words = start.get("command") or []
         for word, value in zip(words, words[1:], strict=False):
-            if word == "--workdir" and Path(value).name in others:
-                return f"it is the run of another point: {Path(value).name}"
+            name = Path(value).name if word == "--workdir" else point.name
+            if name != point.name and any(other.name == name for other in sweep.points):
+                return f"it is the run of another point: {name}"
     return None
 
 

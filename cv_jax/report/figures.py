@@ -3,6 +3,7 @@
 A swept number, such as depth or patch size, becomes the x axis of curves; swept names, such as
 augmentations or models, become bars. Points are means over seeds, error bars standard deviations,
 dots single seeds. If the multiply-adds differ, they and the training speed have their own panels.
+Of many curves, the means alone are drawn; many names have no figure, only tables.
 """
 
 import math
@@ -16,10 +17,13 @@ from cv_jax.inspect.look.figures import shortened, text
 from cv_jax.report.settings import Setting, metrics_of, show
 
 MOST_LETTERS = 32  # of a value below a bar; the tables have the whole values
+MOST_BARS = 100
+MOST_CURVES = 32
+MOST_TICKS = 16  # of swept values; more of them do not fit beside each other
 
 
 def figure(settings: list[Setting]) -> Figure | None:
-    """Return the figure of the settings; `None` for a single setting or without results."""
+    """Return the figure of the settings; `None` for one setting, no results, or too many bars."""
     done = [setting for setting in settings if setting.results]
     if len(done) < 2:
         return None
@@ -27,6 +31,8 @@ def figure(settings: list[Setting]) -> Figure | None:
     keys = [key for key in done[0].values if len({show(s.values[key]) for s in done}) > 1]
     numeric = [key for key in keys if all(_is_number(s.values[key]) for s in done)]
     axis_key = max(numeric or keys, key=lambda key: len({show(s.values[key]) for s in done}))
+    if not numeric and len(done) > MOST_BARS:
+        return None
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     many = len({show(s.values[axis_key]) for s in done}) > 6 and not numeric
@@ -34,6 +40,8 @@ def figure(settings: list[Setting]) -> Figure | None:
     picture = Figure(figsize=size, dpi=100, layout="constrained")
     axes = list(picture.subplots(rows, columns, squeeze=False).flat)
     draw = _curves if numeric else _bars
+    if numeric and len(_lines(done, axis_key)) > MOST_CURVES:
+        draw = _dots
     for axis, (title, value, scale) in zip(axes, panels, strict=False):
         draw(axis, done, axis_key, value)
         axis.set(title=text(title), xlabel=text(axis_key))
@@ -96,12 +104,27 @@ def _curves(axis, settings, axis_key, value) -> None:
         values = [_values(s, value) for s in members]
         means, deviations = [v.mean() for v in values], [_deviation(v) for v in values]
         axis.errorbar(places, means, deviations, color=f"C{i}", label=text(label), capsize=2)
-        for place, seeds in zip(places, values, strict=True):
-            axis.plot([place] * len(seeds), seeds, ".", color=f"C{i}", alpha=0.4)
+        if members:
+            seeds = np.repeat(places, [len(v) for v in values])
+            axis.plot(seeds, np.concatenate(values), ".", color=f"C{i}", alpha=0.4)
+    _scale(axis, settings, axis_key)
+
+
+def _dots(axis, settings, axis_key, value) -> None:
+    """Draw the mean of every setting, whatever the values of its other keys."""
+    members = [s for s in settings if len(_values(s, value))]
+    means = [_values(s, value).mean() for s in members]
+    axis.plot([s.values[axis_key] for s in members], means, ".", color="C0", alpha=0.4)
+    _scale(axis, settings, axis_key)
+
+
+def _scale(axis, settings, axis_key) -> None:
+    """Set scale and ticks of the swept number."""
     places = sorted({s.values[axis_key] for s in settings})
     if all(p > 0 and math.log2(p).is_integer() for p in places):
         axis.set_xscale("log", base=2)
-    axis.set_xticks(places, [text(show(place)) for place in places])
+    if len(places) <= MOST_TICKS:
+        axis.set_xticks(places, [text(show(place)) for place in places])
     axis.minorticks_off()
 
 

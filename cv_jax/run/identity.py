@@ -7,7 +7,7 @@ move.
 
 import collections
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import ml_collections
@@ -43,7 +43,7 @@ def other_config(
     given = configs.flatten(config)
     # A run with a teacher or initial weights differs from a run without.
     both = {name for name in known if old.get(name) is not None and given[name] is not None}
-    return configs.difference(old, config, kinds, both & set(compared))
+    return configs.difference(old, given, kinds, both & set(compared))
 
 
 def contradictions(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -103,17 +103,19 @@ def other_conditions(starts: list[dict[str, Any]], now: dict[str, Any]) -> str:
     return f"was trained in other conditions, which may change its bits: {'; '.join(lines)}"
 
 
-def mixed_conditions(runs: list[list[dict[str, Any]]]) -> str:
+def mixed_conditions(runs: Iterable[list[dict[str, Any]]]) -> str:
     """Say in which conditions runs differ, compared with the first one; "" if in none.
 
     Args:
-      runs: the starts of each run.
+      runs: the starts of each run; only one of them is held in memory beside the first.
     """
-    kept = [start for starts in runs for start in _kept(starts)]
-    found = collections.Counter(
-        line for start in kept for line in provenance.differences(kept[0], start)
-    )
-    return "; ".join(f"{line} ({count} of {len(kept)} starts)" for line, count in found.items())
+    first, total, found = None, 0, collections.Counter()
+    for starts in runs:
+        for start in _kept(starts):
+            first = start if first is None else first
+            total += 1
+            found.update(provenance.differences(first, start))
+    return "; ".join(f"{line} ({count} of {total} starts)" for line, count in found.items())
 
 
 def _kept(starts: list[dict[str, Any]], step: float = math.inf) -> Iterator[dict[str, Any]]:

@@ -44,8 +44,7 @@ class Damaged(RunError):
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record, as JSON would store it, with the SHA-256 of its content."""
     content = json.loads(json.dumps(record))
-    text = json.dumps(content, sort_keys=True)
-    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {**content, "sha256": _digest(content)}
 
 
 def unsealed(record: Any) -> dict[str, Any]:
@@ -57,9 +56,13 @@ def unsealed(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict) or "sha256" not in record:
         raise Damaged("the SHA-256 is missing")
     content = {name: value for name, value in record.items() if name != "sha256"}
-    if sealed(content)["sha256"] != record["sha256"]:
+    if _digest(content) != record["sha256"]:
         raise Damaged("the SHA-256 differs from that of the content")
     return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(path: Path, record: dict[str, Any], guard: Guard = _no_guard) -> None:
@@ -120,7 +123,7 @@ def read_text(path: Path, most: int, errors: str = "strict") -> str:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise Damaged(f"it has {size:,} bytes, more than the limit of {most:,}")
-        return file.read(most)
+        return file.read(size + 1)  # Python reserves as much memory as it may read
 
 
 def _read(path: Path, type: type) -> tuple[str, Any]:

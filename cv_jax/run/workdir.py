@@ -165,9 +165,11 @@ def check(
 
 def needs_initial_weights(path: Path, config: ml_collections.ConfigDict) -> bool:
     """Whether to load `config.init_from`: without a checkpoint, and to check weights that moved."""
+    if config.init_from is None:
+        return False
     old, _ = started_with(path)
     moved = old is not None and old.get("init_from") != config.init_from
-    return config.init_from is not None and (moved or _newest_step(path) < 0)
+    return moved or _newest_step(path) < 0
 
 
 def check_initial_weights(path: Path, weights: str | None) -> None:
@@ -320,12 +322,14 @@ def _may_precede_a_run(path: Path) -> bool:
 def _check_kinds(path: Path) -> None:
     """Raise an `InputError` for a folder or a pipe in place of a file, or the other way round."""
     for name in FOLDERS:
-        if os.path.lexists(path / name) and not (path / name).is_dir():
+        place = os.path.join(path, name)
+        if os.path.lexists(place) and not os.path.isdir(place):
             kind = paths.described(path / name)
             raise InputError(f"--workdir={path}: {path / name} {kind}, not a folder; move it away")
     for name in FILES:  # `repair` renames whatever is in place of run.json
-        replaced = (path / name).is_symlink() and name != "timing.jsonl"
-        if os.path.lexists(path / name) and not (path / name).is_file() and not replaced:
+        place = os.path.join(path, name)
+        replaced = os.path.islink(place) and name != "timing.jsonl"
+        if os.path.lexists(place) and not os.path.isfile(place) and not replaced:
             kind = paths.described(path / name)
             raise InputError(f"--workdir={path}: {path / name} {kind}; move it away")
 

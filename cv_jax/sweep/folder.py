@@ -110,7 +110,8 @@ def check(folder: Path, sweep: Sweep) -> None:
         for key in ("config", "argument", "overrides", "search")
         if old[key] != new[key]
     ]
-    lines += [f"point {name} is missing" for name in old["points"] if name not in new["points"]]
+    there = set(new["points"])
+    lines += [f"point {name} is missing" for name in old["points"] if name not in there]
     if lines:
         shown = "; ".join(lines[:5]) + ("; …" if len(lines) > 5 else "")
         raise InputError(

@@ -68,7 +68,7 @@ def main(
     # ---- Validation of all points that are known before the first trial
     start.check_devices()
     prepare = functools.partial(
-        trials.prepare, folder=folder, program=program, check_flags=check_flags
+        trials.prepare, folder=folder, program=program, check_flags=check_flags, kept={}
     )
     if flags.search is not None and (folder / "sweep.json").is_file():
         sweep = sweep._replace(points=folders.read(folder).points)
@@ -160,7 +160,7 @@ def report(outcomes: list[local.Outcome], total: int, folder: Path) -> int:
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not finished; the same command continues" if left else ""
     print(printable(f"{text}, in {folder}"))
-    runs = [folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE]
+    runs = (folders.starts_of(o.trial.workdir) for o in outcomes if o.state == local.DONE)
     mixed = identity.mixed_conditions(runs)
     if mixed:
         print(printable(f"WARNING: trials ran in other conditions: {mixed}"), file=sys.stderr)

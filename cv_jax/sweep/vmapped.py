@@ -54,9 +54,11 @@ def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
       InputError: a shared field differs between trials, or a field has an unsupported value.
     """
     (name, first), *others = runs.items()
+    values = configs.flatten(first)
     for other, config in others:
-        for field, value in configs.flatten(first).items():
-            theirs = configs.flatten(config).get(field)
+        flat = configs.flatten(config)
+        for field, value in values.items():
+            theirs = flat.get(field)
             shared = configs.kind(field) != "result" or field.startswith(SHARED)
             if theirs != value and shared and field not in OWN:
                 raise InputError(

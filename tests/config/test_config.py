@@ -270,11 +270,19 @@ def test_the_digest_depends_on_result_fields_only():
 def test_differences_are_listed_field_by_field():
     old = config.flatten(config.load(VIT))
     new = config.load(VIT, {"seed": "1", "data.workers": "2"})
-    assert config.difference(old, new) == ["config.seed: was 0, is now 1"]
+    assert config.difference(old, config.flatten(new)) == ["config.seed: was 0, is now 1"]
     # Neither a JSON round trip nor a field without a stored value is a difference.
     stored = json.loads(json.dumps(old))
     del stored["ema.decay"]
-    assert config.difference(stored, config.load(VIT)) == []
+    assert config.difference(stored, config.flatten(config.load(VIT))) == []
+
+
+def test_a_reference_to_another_field_has_its_value():
+    tree = config.default()
+    with tree.unlocked():
+        tree.eval.batch_size = tree.get_ref("batch_size")
+    tree.batch_size = 48
+    assert config.flatten(tree)["eval.batch_size"] == 48
 
 
 def test_a_config_is_locked():

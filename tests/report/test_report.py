@@ -218,6 +218,26 @@ def test_one_setting_has_no_figure(tmp_path):
     assert drawn(tmp_path, [{"seed": 0}, {"seed": 1}]) is None
 
 
+def test_many_numbers_have_few_ticks_and_many_curves_are_dots(tmp_path):
+    rates = [{"optim.learning_rate": i / 1000, "seed": seed} for i in range(40) for seed in (0, 1)]
+    axis = drawn(tmp_path / "rates", rates).axes[0]
+    assert len(axis.containers[0].lines[0].get_xdata()) == 40
+    assert len(axis.get_xticks()) <= figures.MOST_TICKS
+    many = [{"depth": i + 1, "width": i} for i in range(figures.MOST_CURVES + 1)]
+    figure = drawn(tmp_path / "grid", many, lambda p: 0.9 - p.arguments["width"] / 100)
+    (dots,) = figure.axes[0].lines
+    places, errors = dots.get_data()
+    np.testing.assert_allclose(np.diff(errors), np.diff(places))
+    assert len(places) == len(many)
+    assert not figure.legends
+
+
+def test_more_names_than_bars_have_no_figure(tmp_path):
+    names = [{"policy": f"p{i}"} for i in range(figures.MOST_BARS + 1)]
+    assert drawn(tmp_path / "all", names) is None
+    assert drawn(tmp_path / "most", names[1:]) is not None
+
+
 def test_models_make_the_historical_table(load_config, tmp_path, capsys):
     """Sorted by year, with the receptive field of the trained config."""
     chosen = {"lenet5": ("lenet5", {}), "linear": ("linear", {}), "vit_s16": ("vit_s16", {})}

@@ -324,6 +324,7 @@ def test_mistakes(run, tmp_path, capsys):
         (str(tmp_path / "none"),): "is not a folder; give a run directory or a sweep directory",
         (str(tmp_path),): "holds no sweep and no run",
         (str(run), "--metric", "x"): "--metric is for a sweep",
+        (str(run), "--no-pages"): "--pages is for a sweep",
         (str(run), "--examples", "0"): "--examples=0 must be at least 1",
         (str(run), str(run), "--pictures"): "--pictures does not apply to several runs",
     }

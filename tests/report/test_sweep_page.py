@@ -12,6 +12,7 @@ import pytest
 import sweeps
 
 from cv_jax.__main__ import main
+from cv_jax.commands import report
 
 KINDS = ("a", '<img src=x onerror="alert(1)">', "pad_crop(4)|flip")
 
@@ -49,6 +50,20 @@ def test_every_trial_has_its_page(folder):
     assert "5 of 6 trials done" in page.words
     assert "not started" in page.words
     assert not [attrs for _, attrs in page.tags if attrs.get("src") == "x"]
+
+
+def test_a_large_sweep_has_pages_of_trials_on_request(folder, monkeypatch, capsys):
+    monkeypatch.setattr(report, "MOST_PAGES", 5)
+    pages = folder / "report"
+    assert main(["report", str(folder)]) == 0
+    assert "no pages of 6 trials; --pages writes them" in capsys.readouterr().out
+    assert not [*folder.glob("*/report.html")][1:]
+    assert not links(page_reader.read(pages / "report.html"), pages / "report.html")
+    assert main(["report", str(folder), "--pages"]) == 0
+    assert len([*folder.glob("kind=*/report.html")]) == 5
+    monkeypatch.setattr(report, "MOST_PAGES", 6)
+    assert main(["report", str(folder), "--no-pages", "--out", str(folder.parent / "out")]) == 0
+    assert "no pages" not in capsys.readouterr().out
 
 
 def test_the_page_has_the_numbers_of_the_tables(folder, capsys):

@@ -1,6 +1,7 @@
 """JSON files: round trips, detection of damage, and repair of metric lines."""
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -86,3 +87,16 @@ def test_damage_during_a_run_is_repaired_at_the_end(tmp_path, caplog):
     lines.restore()
     assert "is damaged and written again" in caplog.text
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_reading_needs_no_more_memory_than_the_file(tmp_path):
+    """The limits are 64 and 256 MiB."""
+    json_files.write_record(tmp_path / "a.json", CONFIG)
+    (tmp_path / "a.jsonl").write_text('{"step": 1}\n')
+    tracemalloc.start()
+    try:
+        json_files.read_record(tmp_path / "a.json")
+        assert json_files.read_lines(tmp_path / "a.jsonl") == [{"step": 1}]
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
