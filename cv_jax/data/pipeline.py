@@ -120,6 +120,27 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
     return images._replace(cached=(pixels, labels))
 
 
+def first_images(images: Images, host: tuple, seed: int, count: int) -> np.ndarray:
+    """Return the first `count` images of a split, or all of a smaller one: uint8 [N, H, W, C].
+
+    Args:
+      images: the split.
+      host: random host operations; each image has its own generator.
+      seed: the seed of the run.
+      count: largest number of images.
+    """
+    count = min(count, len(images.source))
+    if images.cached is not None and not host:
+        return images.cached[0][:count]
+    return stack_equal(
+        [
+            apply_host(host, np.random.default_rng((seed, i)), images.get(i)[0])
+            for i in range(count)
+        ],
+        "config.augment",
+    )
+
+
 class TrainBatches:
     """Random access to the training batches of a run, as a Grain source.
 
@@ -243,14 +264,16 @@ class EvalBatches:
         }
 
 
-def stack_equal(images: Sequence[np.ndarray | Jpeg]) -> np.ndarray:
-    """Stack the images of an evaluation.
+def stack_equal(
+    images: Sequence[np.ndarray | Jpeg], field: str = "preprocessing of an evaluation"
+) -> np.ndarray:
+    """Stack images; `field` names their preprocessing in the error.
 
     Raises:
       InputError: their shapes differ.
     """
     for image in images:
-        _check_shape(image.shape, images[0].shape, "preprocessing of an evaluation")
+        _check_shape(image.shape, images[0].shape, field)
     return np.stack(images)
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
-from cv_jax import augment, tasks
+from cv_jax import augment, models, tasks
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
-from cv_jax.config.values import LARGEST
 from cv_jax.data import pipeline, resident, splits
 from cv_jax.devices import compile_options, memory, partition, processes
 from cv_jax.devices import mesh as meshes
@@ -178,6 +178,7 @@ class Experiment:
         """Return the jitted `(variables=None) → state`; see `step.init_state`.
 
         The state is computed with its stored shardings: no device ever holds more than its shards.
+        Without variables, a model with `Entry.data_init` reads training images.
         """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         jit = functools.partial(jax.jit, self._initialise, out_shardings=shardings)
@@ -185,12 +186,24 @@ class Experiment:
 
         def init(variables=None):
             if variables is None:
-                return jitted()
+                images = self.initial_images()
+                if images is None:
+                    return jitted()
+                return jitted(None, meshes.put(images, meshes.replicated(self.mesh)))
             shardings = partition.stored(self.config, self.mesh, variables)
             return jitted(meshes.put(variables, shardings))
 
         init.lower, init.traceable = jitted.lower, jit()  # a nested jit can have no options
         return init
+
+    def initial_images(self) -> np.ndarray | None:
+        """Return the images of `Entry.data_init`, uint8 [N, H, W, C]; `None` if it needs none."""
+        data_init = models.MODELS[self.config.model.name].data_init
+        if data_init is None:
+            return None
+        return pipeline.first_images(
+            self.train_images, self.augmentation.host, self.config.seed, data_init.examples
+        )
 
     def pretrained(self) -> dict[str, Any] | None:
         """Return the variables of `config.init_from`, fitted to the model; `None` if it is not set.
@@ -288,9 +301,11 @@ class Experiment:
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
 
 
-def _initialise(experiment: Experiment, variables: Any = None) -> step.TrainState:
+def _initialise(
+    experiment: Experiment, variables: Any = None, images: Any = None
+) -> step.TrainState:
     e = experiment
-    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables)
+    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables, images)
 
 
 def build(
@@ -325,7 +340,7 @@ def build(
     total_steps = configs.total_steps(config, len(train_source))
     memory.check_state_memory(params)
     profiling.check(config, total_steps)
-    _check_counts(config, total_steps, len(train_source), augmentation.stream.views)
+    shape_checks.check_counts(config, total_steps, len(train_source), augmentation.stream.views)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
     optimiser = optimisers.make_optimiser(
         config, schedule, parameter_rules.treatments(config, model, params)
@@ -340,7 +355,7 @@ def build(
 
     mesh = meshes.make_mesh(config.mesh.devices, config.mesh.model)
     partition.check(config, mesh, params)
-    _check_batches(config, mesh)
+    shape_checks.check_batches(config, mesh)
     if config.mesh.step == "pmap":  # statistics and dropout masks depend on the number of devices
         fingerprint["mesh"] = {"devices": mesh.size}
 
@@ -371,29 +386,3 @@ def build(
         fingerprint=fingerprint,
         compiler_options=compile_options.for_steps(),
     )
-
-
-def _check_counts(
-    config: ml_collections.ConfigDict, total_steps: int, examples: int, views: int
-) -> None:
-    """Check that an int32 can count the examples between two metric lines."""
-    every = configs.steps_of(config, "log.every", examples, total_steps) or 1
-    count = min(every, total_steps) * config.batch_size * views
-    if count > LARGEST:
-        raise InputError(
-            f"config.log.every: {count:,} examples between two metric lines; at most {LARGEST:,} "
-            "can be counted"
-        )
-
-
-def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    """Check that batches and micro-batches divide evenly over the devices."""
-    meshes.check_batch("config.batch_size", config.batch_size, mesh)
-    count = config.optim.accumulate_steps
-    share = config.batch_size // mesh.shape["data"]
-    if share % count:
-        raise InputError(
-            f"config.optim.accumulate_steps={count} does not divide the {share} examples of "
-            f"a batch on each of {mesh.shape['data']} devices"
-        )
-    meshes.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)
