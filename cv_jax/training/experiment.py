@@ -342,9 +342,8 @@ def build(
     profiling.check(config, total_steps)
     shape_checks.check_counts(config, total_steps, len(train_source), augmentation.stream.views)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
-    optimiser = optimisers.make_optimiser(
-        config, schedule, parameter_rules.treatments(config, model, params)
-    )
+    treatments = parameter_rules.treatments(config, model, params)
+    optimiser = optimisers.make_optimiser(config, schedule, treatments, total_steps)
 
     evaluations = plan.plan(config, model, train_source, total_steps)
     fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}

@@ -48,7 +48,7 @@ def optimiser_of(params, texts=(), layer_decay=None, **fields):
     for name, value in {"learning_rate": RATE, "weight_decay": DECAY, **fields}.items():
         c.optim[name] = value
     found = parameter_rules.treatments(c, types.SimpleNamespace(), params)
-    return optimisers.make_optimiser(c, rate, found)
+    return optimisers.make_optimiser(c, rate, found, total_steps=10)
 
 
 def run(optimiser, params, gradients):
@@ -198,6 +198,16 @@ CASES = [
         adafactor(0.9, 0.5, False),
     ),
     ({"name": "muon", "momentum": 0.95}, muon(0.95, adam(0.9, 0.999, 1e-8))),
+    (
+        {
+            "name": "muon",
+            "momentum": 0.6,
+            "others": "sgd",
+            "others_momentum": 0.8,
+            "nesterov": True,
+        },
+        muon(0.6, sgd(0.8, True)),
+    ),
 ]
 
 
@@ -218,6 +228,31 @@ def test_the_first_updates(fields, direction, monkeypatch):
             values[name] = w - rate(count - 1) * lr * step
     for name, value in values.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_parameter_with_an_end_runs_through_the_whole_schedule_before_it(name):
+    """`until=30%` of 10 updates: the rates of the updates 0, 10/3 and 20/3, then none."""
+    values = draws(0, 0.5)
+    gradients = [draws(seed, 3) for seed in range(1, 6)]
+    fields = dict(name=name, momentum=0.0, nesterov=False)
+    texts = ("head/.*: until=30%",)
+    got, state = run(
+        optimiser_of(tree(values), texts, **fields), tree(values), map(tree, gradients)
+    )
+    direction, place = (sgd() if name == "sgd" else adam(0.9, 0.999, 1e-8)), "head/kernel"
+    w = values[place]
+    for count, grads in enumerate(gradients):
+        step = direction(place, grads[place], w, count + 1, DECAY)
+        w = w - (rate(count / 0.3) if count < 3 else 0) * step
+    np.testing.assert_allclose(got[place], w, rtol=1e-4, atol=2e-5)
+    first, _ = run(
+        optimiser_of(tree(values), texts, **fields), tree(values), map(tree, gradients[:3])
+    )
+    np.testing.assert_array_equal(got[place], first[place])
+    plain, other = run(optimiser_of(tree(values), **fields), tree(values), map(tree, gradients))
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+    np.testing.assert_allclose(got["pos_embed"], plain["pos_embed"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "adafactor", "muon"])
@@ -369,6 +404,15 @@ def test_the_slowest_decay_of_a_bfloat16_moment():
         (
             {"name": "muon", "momentum": 0.999, "moment_dtype": "bfloat16"},
             "set config.optim.momentum to at most 0.99609375, or moment_dtype=float32",
+        ),
+        (
+            {
+                "name": "muon",
+                "others": "sgd",
+                "others_momentum": 0.999,
+                "moment_dtype": "bfloat16",
+            },
+            "a moment with others_momentum=0.999 never falls",
         ),
     ],
 )
