@@ -152,6 +152,8 @@ class TrainBatches:
       rows: rows of the global batch on this process.
       total_steps: number of batches.
       stream: repeats and views of each example.
+      places: whether a batch also has `example`, the index in the split, and `epoch`, the number of
+        passes over the split before; int32 [b].
     """
 
     def __init__(
@@ -164,8 +166,9 @@ class TrainBatches:
         rows: np.ndarray,
         total_steps: int,
         stream: Stream = ONCE,
+        places: bool = False,
     ):
-        self.stream = stream
+        self.stream, self.places, self._examples = stream, places, len(images.source)
         self.images, self.host, self.seed = images, host, seed
         self.batch_size, self.rows, self.total_steps = batch_size, rows, total_steps
         indices = grain.MapDataset.range(len(images.source))
@@ -183,16 +186,25 @@ class TrainBatches:
         indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
             pixels, labels = self.images.cached
-            return {self.images.source.kind: pixels[indices], "label": labels[indices]}
-        positions = int(step) * self.batch_size + self.rows
-        pairs = zip(positions, indices, strict=True)
-        examples = (self._example(*pair) for pair in pairs)
-        return _stack(examples, len(indices), self.images.source)
+            batch = {self.images.source.kind: pixels[indices], "label": labels[indices]}
+        else:
+            positions = int(step) * self.batch_size + self.rows
+            pairs = zip(positions, indices, strict=True)
+            examples = (self._example(*pair) for pair in pairs)
+            batch = _stack(examples, len(indices), self.images.source)
+        if self.places:
+            batch |= {"example": np.array(indices, np.int32), "epoch": self.epochs(int(step))}
+        return batch
 
     def indices(self, step: int) -> list[int]:
         """Indices into the split of the rows of batch `step` on this process."""
         first = step * self.batch_size
         return [self.order[int(first + row) // self.stream.repeats] for row in self.rows]
+
+    def epochs(self, step: int) -> np.ndarray:
+        """Epoch of each row of batch `step` on this process, int32 [b]."""
+        positions = step * self.batch_size + self.rows.astype(np.int64)
+        return (positions // self.stream.repeats // self._examples).astype(np.int32)
 
     def _example(self, position: int, index: int) -> tuple[np.ndarray, int]:
         image, label = self.images.get(index)

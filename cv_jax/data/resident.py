@@ -56,12 +56,25 @@ def iterate(mesh: Mesh, batches: TrainBatches, start_step: int) -> Iterator[dict
 
     @functools.partial(jax.jit, out_shardings=meshes.over_batch(mesh))
     def gather(pixels, labels, plan, row):
-        return {kind: pixels[plan[row]], "label": labels[plan[row]]}
+        places = {name: numbers[row] for name, numbers in plan.items()}
+        index = places["example"]
+        return {
+            kind: pixels[index],
+            "label": labels[index],
+            **(places if batches.places else {}),
+        }
 
     def draw_up(first, last):
-        """The indices [steps, B] of batches first…last−1; a process provides its own columns."""
-        plan = np.stack([batches.indices(step) for step in range(first, last)], dtype=np.int32)
-        return jax.make_array_from_process_local_data(meshes.over_columns(mesh), plan)
+        """Places [steps, B] of batches first…last−1 by name; a process gives its own columns."""
+        steps = range(first, last)
+        plan = {"example": np.stack([batches.indices(step) for step in steps], dtype=np.int32)}
+        if batches.places:
+            plan["epoch"] = np.stack([batches.epochs(step) for step in steps])
+        columns = meshes.over_columns(mesh)
+        return {
+            name: jax.make_array_from_process_local_data(columns, numbers)
+            for name, numbers in plan.items()
+        }
 
     steps = max(1, len(batches.images.source) // batches.batch_size)
     chunks = [

@@ -155,6 +155,7 @@ class Batches:
                     rows=np.arange(one.config.batch_size),
                     total_steps=one.total_steps,
                     stream=one.augmentation.stream,
+                    places=bool(one.augmentation.epoch),
                 )
         self._sources = sources
         self._keys += self._keys[-1:] * (count - len(parts))

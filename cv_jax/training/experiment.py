@@ -278,6 +278,7 @@ class Experiment:
             rows=meshes.local_rows(self.mesh, size),
             total_steps=self.total_steps,
             stream=self.augmentation.stream,
+            places=bool(self.augmentation.epoch),
         )
         if self.resident:
             return resident.iterate(self.mesh, batches, start_step)

@@ -142,6 +142,8 @@ def model_flops(experiment) -> int:
 
     def augmented(batch):
         augmentation, classes = experiment.augmentation, experiment.num_classes
+        zeros = jnp.zeros(config.batch_size, jnp.int32)
+        batch = {**batch, "example": zeros, "epoch": zeros}
         batch = augment_batch(config, augmentation, classes, jnp.int32(0), batch)
         return {**batch, "position": jnp.arange(len(batch["label"]))}
 

@@ -102,7 +102,10 @@ def _try_augmentation(
     shape = (config.batch_size, *image_shape)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        **{
+            name: jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+            for name in ("label", "example", "epoch")
+        },
     }
 
     def augmented(batch):
