@@ -18,7 +18,7 @@ from absl import flags
 
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
-from cv_jax.augment.views import apply_views
+from cv_jax.augment.views import apply_views, view_weights
 from cv_jax.data import children
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
@@ -259,12 +259,15 @@ class EvalBatches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Rows of batch `step` on this process: image uint8 [b, H, W, C], or with views a tuple of
         [b, V, H, W, C], one per size, or without images sequence int32 [b, S]; label int32 [b] or
-        [b, T]; and position in the split, int32 [b]."""
+        [b, T]; and position in the split, int32 [b]. Views of different weights have view_weights,
+        float32 [b, views of all sizes]."""
         positions = int(step) * self.batch_size + self.rows
         # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)
         examples = [self.images.get(int(i)) for i in indices]
+        weights = None
         if self.views:
+            weights = view_weights(self.views, np.shape(examples[0][0]))
             views = [apply_views(self.views, image) for image, _ in examples]
             images = tuple(stack_equal(group) for group in zip(*views, strict=True))
         else:
@@ -273,6 +276,7 @@ class EvalBatches:
             self.images.source.kind: images,
             "label": np.array([label for _, label in examples], np.int32),
             "position": positions.astype(np.int32),
+            **({} if weights is None else {"view_weights": np.tile(weights, (len(examples), 1))}),
         }
 
 

@@ -1,8 +1,9 @@
 """Functions of variables and one batch that are jitted for an evaluation.
 
 In a batch of an evaluation, `image` is uint8 [B, H, W, C], or with test-time views a tuple of
-[B, V, H, W, C], one per size; without images, `sequence` is int32 [B, S]. The random masks of an
-example are the same in every evaluation.
+[B, V, H, W, C], one per size; without images, `sequence` is int32 [B, S]. `view_weights`, float32
+[B, views of all sizes], are present if views have different weights. The random masks of an example
+are the same in every evaluation.
 """
 
 from collections import OrderedDict
@@ -88,7 +89,8 @@ def make_forward(
         for views in batch["image"]:
             output, _ = once(variables, {**batch, "image": views.reshape(-1, *views.shape[2:])})
             scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
-        averaged = losses.average_views(config, jnp.concatenate(scores, axis=1), average)
+        scores, weights = jnp.concatenate(scores, axis=1), batch.get("view_weights")
+        averaged = losses.average_views(config, scores, average, weights)
         return (averaged, {}), batch
 
     return forward

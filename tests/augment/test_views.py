@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from cv_jax import augment
-from cv_jax.augment.views import apply_views
+from cv_jax.augment.views import apply_views, view_weights
+from cv_jax.errors import InputError
 
 
 def views_of(string, image):
@@ -43,6 +44,29 @@ def test_several_scales_are_grouped_by_size(image):
     assert (small.shape, large.shape) == ((2, 6, 6, 3), (2, 9, 9, 3))
     resized = np.asarray(Image.fromarray(image).resize((11, 9), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(large, [resized[:, 1:10], np.fliplr(resized[:, 1:10])])
+
+
+def test_diagonal_shifts(image):
+    (views,) = views_of("diagonal_shifts(2)", image)
+    rows, columns = np.arange(11), np.arange(14)
+    down_right = image[np.abs(rows - 2)][:, np.abs(columns - 2)]
+    up_left = image[10 - np.abs(rows + 2 - 10)][:, 13 - np.abs(columns + 2 - 13)]
+    np.testing.assert_array_equal(views, [image, down_right, up_left])
+    with pytest.raises(InputError, match="pixels must be at least 1, got 0"):
+        augment.parse("diagonal_shifts(0)")
+
+
+def test_weights_multiply_and_follow_the_groups(image):
+    def weights(string):
+        return view_weights(augment.parse(string).test, image.shape)
+
+    assert weights("flips|ten_crop(5)") is None
+    expected = [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+    np.testing.assert_array_equal(weights("diagonal_shifts|flips"), expected)
+    np.testing.assert_array_equal(weights("flips|diagonal_shifts"), 2 * [0.25, 0.125, 0.125])
+    # Sizes 6 and 9 alternate in the list of views.
+    expected = 2 * [0.25, 0.125, 0.125]
+    np.testing.assert_array_equal(weights("diagonal_shifts|multi_scale((6, 9))"), expected)
 
 
 def test_views_multiply(image):
