@@ -19,7 +19,7 @@ from absl import flags
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
 from cv_jax.augment.views import apply_views, view_weights
-from cv_jax.data import children
+from cv_jax.data import children, shuffle
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
 from cv_jax.devices.memory import free_memory
@@ -198,8 +198,10 @@ class TrainBatches:
 
     def indices(self, step: int) -> list[int]:
         """Indices into the split of the rows of batch `step` on this process."""
-        first = step * self.batch_size
-        return [self.order[int(first + row) // self.stream.repeats] for row in self.rows]
+        positions = (step * self.batch_size + self.rows.astype(np.int64)) // self.stream.repeats
+        if self._examples < shuffle.SMALLEST_SPLIT:
+            return [self.order[position] for position in positions.tolist()]
+        return shuffle.shuffled(positions, self._examples, self.seed).tolist()
 
     def epochs(self, step: int) -> np.ndarray:
         """Epoch of each row of batch `step` on this process, int32 [b]."""
