@@ -123,6 +123,9 @@ _GROUPS = [
     _result("batch_size", int, 128,
             "examples per training step, over all devices and hosts", minimum=1, maximum=LARGEST),
     _duration(_result, "total", "length of the training", epochs=10.0),
+    _result("steps_per_program", int, 1,
+            "most training steps in one jitted program; above 1 the training split must be in "
+            "device memory; may change the last bits", minimum=1, maximum=LARGEST),
     _result("init_from", str | None, None,
             "weights to start from: a run directory, a file that python -m cv_jax convert wrote, "
             "a folder in the Hub's layout, or hf-hub:OWNER/NAME; {seed} in the text is replaced by "

@@ -32,9 +32,7 @@ from cv_jax.run import writers
 from cv_jax.run.record import Record
 from cv_jax.tasks import losses
 from cv_jax.tasks.batch import blank_batch
-from cv_jax.training import profiling, shape_checks, step
-from cv_jax.training.gradient import make_gradient
-from cv_jax.training.objective import make_objective
+from cv_jax.training import profiling, programs, shape_checks, step
 from cv_jax.training.teacher import Teacher, read_teacher
 
 
@@ -116,50 +114,7 @@ class Experiment:
 
         `nested` is for a part of another jitted program, which can have no options of its own.
         """
-        state, teach, variables = self.abstract_state, None, ()
-        if self.teacher is not None:
-            # Arguments, because a program stores a copy of its constants.
-            gather = partition.gathering(self.config, self.mesh, self.teacher.variables)
-            shardings = partition.stored(self.config, self.mesh, self.teacher.variables)
-            variables = (meshes.put(self.teacher.variables, shardings),)
-
-            def teach(variables, images):
-                return self.teacher.apply(gather(variables), images)
-
-        objective = make_objective(self.config, self.model)
-        gather_params = partition.gathering(self.config, self.mesh, state.params)
-
-        def read(params):
-            # bfloat16 before they are gathered: half of the communication.
-            return gather_params(precision.as_read(self.model, {"params": params})["params"])
-
-        function = step.make_train_step(
-            self.config,
-            make_gradient(
-                self.config,
-                self.mesh,
-                lambda params, *rest: objective(read(params), *rest),
-                self.optimiser,
-                teach,
-            ),
-            self.optimiser,
-            self.augmentation,
-            self.num_classes,
-            max(1, self.every("log.every")),
-        )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), meshes.replicated(self.mesh)
-        options = None if nested else self.compiler_options or None
-        jitted = jax.jit(
-            function, donate_argnums=0, out_shardings=shardings, compiler_options=options
-        )
-        if self.teacher is None:
-            return jitted
-
-        def with_teacher(state, batch):
-            return jitted(state, batch, *variables)
-
-        with_teacher.lower = lambda state, batch: jitted.lower(state, batch, *variables)
-        return with_teacher
+        return programs.make_train_step(self, nested)
 
     def evaluation_step(self, make: Callable, *options: Any, nested: bool = False) -> Callable:
         """Return `make(config, model, *options)`, a `(variables, batch) → predictions`, jitted.
@@ -267,10 +222,10 @@ class Experiment:
             **options,
         )
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        """Yield batches on the devices, from `start_step` on; see `on_devices` and `resident`."""
+    def train_source(self) -> pipeline.TrainBatches:
+        """Return the training batches of this process."""
         size = self.config.batch_size
-        batches = pipeline.TrainBatches(
+        return pipeline.TrainBatches(
             self.train_images,
             self.augmentation.host,
             seed=self.config.seed,
@@ -280,6 +235,10 @@ class Experiment:
             stream=self.augmentation.stream,
             places=bool(self.augmentation.epoch),
         )
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        """Yield batches on the devices, from `start_step` on; see `on_devices` and `resident`."""
+        batches = self.train_source()
         if self.resident:
             return resident.iterate(self.mesh, batches, start_step)
         return self._on_devices(batches, start_step)
@@ -365,6 +324,15 @@ def build(
         config.data.cache,
         lambda loop: counted(loop, f"reading training {train_source.kind}s"),
     )
+    in_memory = all(
+        # Processes may differ in free device memory.
+        processes.gathered(resident.chosen(config.data.cache, train_images, augmentation.host))
+    )
+    if config.steps_per_program > 1 and not in_memory:
+        raise InputError(
+            f"config.steps_per_program={config.steps_per_program} needs the training split in "
+            "device memory: set config.data.cache=device"
+        )
     return Experiment(
         config=config,
         mesh=mesh,
@@ -375,10 +343,7 @@ def build(
         augmentation=augmentation,
         train_images=train_images,
         evaluations=evaluations,
-        resident=all(
-            # Processes may differ in free device memory.
-            processes.gathered(resident.chosen(config.data.cache, train_images, augmentation.host))
-        ),
+        resident=in_memory,
         total_steps=total_steps,
         schedule=schedule,
         optimiser=optimiser,
