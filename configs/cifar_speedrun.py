@@ -1,14 +1,15 @@
 """CIFAR-10 in eight epochs: airbench94 with Muon (Jordan, 2024, arXiv:2404.00498).
 
-    python launch.py --config configs/cifar_speedrun.py:cifar10                    published recipe
-    python launch.py --config configs/cifar_speedrun.py:cifar10 --config.model.dtype=bfloat16
-    python launch.py --config configs/cifar_speedrun.py[:DATASET]                  ten epochs
+    python launch.py --config configs/cifar_speedrun.py:cifar10        published recipe
+    python launch.py --config configs/cifar_speedrun.py[:DATASET]      ten epochs
+
+On a GPU add `--config.model.dtype=bfloat16` (the reference has float16), and for programs of whole
+epochs `--config.data.cache=device --config.steps_per_program=25`.
 
 The recipe is that of `airbench94_muon.py` in github.com/KellerJordan/cifar10-airbench: whitening
 first layer, Muon for the filters, SGD for all other parameters, alternating flip, six test-time
-views. The reference computes in float16. The metric lines `one_view` are the accuracy without
-views. Other widths need other rates of SGD, because the logits are divided by the number of
-features. No accuracy was measured yet.
+views. The metric lines `one_view` are the accuracy without views. Other widths need other rates of
+SGD, because the logits are divided by the number of features. No accuracy was measured yet.
 """
 
 from cv_jax import config
@@ -66,5 +67,6 @@ def _airbench(c):
     c.eval.average = "logits"
     c.eval.batch_size = 2000
     c.eval.extra = "classification(name='one_view', preprocess='')"
+    c.log.every_steps, c.log.every_epochs = None, 1.0
     c.eval.every_epochs = c.total_epochs
     c.checkpoint.every_epochs = c.total_epochs
