@@ -266,12 +266,15 @@ class EvalBatches:
         positions = int(step) * self.batch_size + self.rows
         # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)
+        if self.images.cached is not None and not self.views:
+            pixels, labels = (values[indices] for values in self.images.cached)
+            places = {"label": labels.astype(np.int32), "position": positions.astype(np.int32)}
+            return {self.images.source.kind: pixels, **places}
         examples = [self.images.get(int(i)) for i in indices]
         weights = None
         if self.views:
-            weights = view_weights(self.views, np.shape(examples[0][0]))
-            views = [apply_views(self.views, image) for image, _ in examples]
-            images = tuple(stack_equal(group) for group in zip(*views, strict=True))
+            weights = view_weights(self.views, examples[0][0].shape)
+            images = self._views([image for image, _ in examples])
         else:
             images = stack_equal([image for image, _ in examples])
         return {
@@ -280,6 +283,12 @@ class EvalBatches:
             "position": positions.astype(np.int32),
             **({} if weights is None else {"view_weights": np.tile(weights, (len(examples), 1))}),
         }
+
+    def _views(self, images: list[np.ndarray | Jpeg]) -> tuple[np.ndarray, ...]:
+        if len({image.shape for image in images}) == 1:
+            return apply_views(self.views, np.stack([np.asarray(image) for image in images]))
+        views = [apply_views(self.views, image) for image in images]
+        return tuple(stack_equal(group) for group in zip(*views, strict=True))
 
 
 def stack_equal(

@@ -1,11 +1,12 @@
 """Test-time views compared with explicit crops."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cv_jax import augment
-from cv_jax.augment.views import apply_views, view_weights
+from cv_jax.augment.views import apply_views, split, view_weights
 from cv_jax.errors import InputError
 
 
@@ -75,3 +76,33 @@ def test_views_multiply(image):
     (once,) = views_of("ten_crop(5)", image)
     (mirrored,) = views_of("ten_crop(5)", image[:, ::-1])
     np.testing.assert_array_equal(views, np.concatenate([once, mirrored]))
+
+
+@pytest.mark.parametrize(
+    ("string", "on_device"),
+    [("flips", True), ("diagonal_shifts|flips", True), ("flips|ten_crop(5)", False)],
+)
+def test_views_of_the_size_of_the_image_run_on_the_device(image, string, on_device):
+    operations = augment.parse(string).test
+    assert split(operations) == (((), operations) if on_device else (operations, ()))
+    assert (
+        augment.parse("diagonal_shifts(1)|flips").test
+        == augment.parse("diagonal_shifts(1)|flips").test
+    )  # the same programs
+    if on_device:
+        images = np.stack([image, 255 - image])
+        found = jax.jit(lambda images: apply_views(operations, images))(images)
+        np.testing.assert_array_equal(found[0], apply_views(operations, images)[0])
+        assert found[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "string",
+    ["flips", "ten_crop(13)|flips", "multi_scale((6, 9))|flips", "diagonal_shifts|ten_crop(5)"],
+)
+def test_views_of_several_images_are_those_of_each(image, string):
+    images = np.stack([image, image[::-1], 255 - image])
+    together = views_of(string, images)
+    each = [views_of(string, one) for one in images]
+    for i, views in enumerate(together):
+        np.testing.assert_array_equal(views, np.stack([one[i] for one in each]))

@@ -8,7 +8,7 @@ import scipy.special
 from sklearn.metrics import accuracy_score, log_loss
 
 from cv_jax import augment
-from cv_jax.augment.views import apply_views
+from cv_jax.augment.views import apply_views, split
 from cv_jax.errors import RunError
 from cv_jax.evaluation import metrics, run
 from cv_jax.evaluation.kinds import make_evaluator
@@ -147,6 +147,11 @@ def test_views_with_weights(load_config, expected, average):
     p = 0.5 * mirror(images) + 0.5 * shifted
     p = scipy.special.softmax(p, axis=1) if average == "logits" else p
     np.testing.assert_allclose(found["loss"], -np.log(p[np.arange(359), labels]), rtol=2e-4)
+    # The evaluator computes these views on the device.
+    assert evaluation.views == split(evaluation.views)[1]
+    scores = scores_of(parts, variables)
+    for name in ("loss", "confidence", "prediction"):
+        np.testing.assert_allclose(scores.predictions[name], found[name], rtol=1e-6)
     np.testing.assert_allclose(found["confidence"], p.max(axis=1), rtol=1e-4)
 
 
