@@ -87,6 +87,7 @@ def test_spans_end_at_every_event(load_config):
     assert [last for _, last in programs.spans(parts, 0)] == [7, 10, 15, 20, 27, 30, 37, 40]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_optimisation")
 def test_a_restart_ends_with_the_same_bits(load_config, tmp_path):
     """Of a net with convolutions and running statistics; other programs begin and end elsewhere."""
@@ -105,6 +106,7 @@ def test_a_restart_ends_with_the_same_bits(load_config, tmp_path):
     assert_equal(train(tmp_path / "killed", parts(eval__every_steps=7)), expected)
 
 
+@pytest.mark.slow
 def test_two_devices_store_shards_of_the_parameters(load_config, tmp_path, single):
     fsdp = {"mesh__params": "fsdp", "mesh__fsdp_min_size": 1}
     found = train(tmp_path, build(load_config, steps_per_program=9, **fsdp))
