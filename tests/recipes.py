@@ -31,6 +31,7 @@ _MAE_FINETUNE = "facebookresearch/mae, FINETUNE.md and the defaults of main_fine
 _MAE_PROBE = (
     "facebookresearch/mae, FINETUNE.md and the defaults of main_linprobe.py; paper, table 10"
 )
+_AIRBENCH = "KellerJordan/cifar10-airbench, airbench94_muon.py"
 _PLAIN = "google-research/big_vision, configs/vit_s16_i1k.py"
 
 
@@ -267,4 +268,36 @@ RECIPES = {
     ),
     "mae_probe:imagenet2012": Recipe(_MAE_PROBE, _mae_probe(90.0)),
     "mae_probe:imagenet2012,model=vit_l16": Recipe(_MAE_PROBE, _mae_probe(50.0)),
+    "cifar_speedrun:cifar10": Recipe(
+        _AIRBENCH,
+        {
+            "batch_size": 2000,
+            "total_epochs": 8.0,
+            "augment": "alternating_flip|pad_crop(2, 'reflect')",  # flip, translate=2
+            "eval_preprocess": "diagonal_shifts|flips",  # tta_level=2
+            "loss.label_smoothing": 0.2,
+            "model.widths": (64, 256, 256),
+            "model.norm_momentum": 0.6,
+            "optim.name": "muon",
+            "optim.learning_rate": 0.24,
+            "optim.momentum": 0.6,
+            "optim.muon_iterations": 3,  # zeropower_via_newtonschulz5(G, steps=3)
+            "optim.muon_scale": "none",
+            "optim.muon_keep_norms": True,
+            "optim.others": "sgd",
+            "optim.others_momentum": 0.85,
+            "optim.nesterov": True,
+            "optim.weight_decay": 2e-6,  # wd = 2e-6 * batch_size, for a loss summed over the batch
+            "optim.rules": (
+                "whiten/kernel: freeze",
+                "whiten/bias: until=37.5%",  # whiten_bias_train_steps of 3 of 8 epochs
+                # bias_lr=0.053 and head_lr=0.67, times 2000; weight_decay=wd/lr
+                ".*bias: lr=441.666667 decay=18.8679245",
+                "head/kernel: lr=5583.33333 decay=1.49253731",
+                ".*: decay=0",
+            ),
+            "schedule.name": "linear",
+            "schedule.end_factor": 0.0,
+        },
+    ),
 }

@@ -102,6 +102,7 @@ FAMILIES = {
     "swin": {"model.width": 16, "model.depths": "2,1", "model.num_heads": "1,2"},
     "swin:digits,model=swinv2_t": {"model.depths": "1,1", "model.num_heads": "1,2"},
     "image_transformer": {"model.depth": 1, "model.decoder_depth": 1},
+    "cifar_speedrun": {"model.widths": "4,8", "image_size": 16, "eval.batch_size": 80},
     "transformer": {"model.depth": 1, "schedule.timescale_steps": 2},
 }
 

@@ -1,4 +1,4 @@
-"""ImageNet configs are equal to their published recipes."""
+"""Configs of ImageNet and CIFAR-10 are equal to their published recipes."""
 
 from pathlib import Path
 
@@ -24,12 +24,13 @@ def test_a_config_is_its_published_recipe(name):
     }
     # Any other result field keeps its default: each number needs a source.
     model = config["model.name"]
-    default = configs.flatten(configs.with_normalisation(configs.default("imagenet2012", model)))
+    dataset = argument.partition(",")[0]
+    default = configs.flatten(configs.with_normalisation(configs.default(dataset, model)))
     kinds = {key: FIELDS[key].kind if key in FIELDS else "result" for key in config}
     changed = {key for key, value in config.items() if value != default[key]}
     units = {key for key in changed if config[key] is None}  # a duration in another unit
     assert {key for key in changed - units if kinds[key] == "result"} <= set(fields)
-    assert PRESETS["imagenet2012"]["data.mean"] == config["data.mean"]
+    assert PRESETS[dataset]["data.mean"] == config["data.mean"]
 
 
 def test_the_preset_has_the_usual_mean_and_standard_deviation():

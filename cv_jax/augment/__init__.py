@@ -2,8 +2,9 @@
 
     parse("repeat(3)|resize(32)|pad_crop(4)|flip|erase(0.25)|mixup(0.2)")
 
-The order of the stages is fixed: stream operations, host operations, test-time views, operations on
-single images, erasing on normalised images, mixing over the batch. Arguments are Python literals;
+The order of the stages is fixed: stream operations, host operations, test-time views, operations
+that depend on the epoch, operations on single images, erasing on normalised images, mixing over the
+batch. Arguments are Python literals;
 the string is never evaluated.
 """
 
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cv_jax.augment import colour, erase, geometry, host, mix, policies, stream, views
+from cv_jax.augment import colour, epochs, erase, geometry, host, mix, policies, stream, views
 from cv_jax.config.terms import parse_terms
 from cv_jax.config.values import check
 from cv_jax.errors import InputError, did_you_mean
@@ -26,6 +27,7 @@ STAGES: dict[str, dict[str, Callable]] = {
     "stream": stream.OPERATIONS,
     "host": host.DETERMINISTIC | host.RANDOM,
     "test": views.OPERATIONS,
+    "epoch": epochs.OPERATIONS,
     "image": geometry.OPERATIONS | colour.OPERATIONS | policies.OPERATIONS,
     "erase": erase.OPERATIONS,
     "batch": mix.OPERATIONS,
@@ -34,6 +36,7 @@ _ARTICLES = {
     "stream": "a stream",
     "host": "a host",
     "test": "a test-time",
+    "epoch": "an epoch",
     "image": "an image",
     "erase": "an erasing",
     "batch": "a batch",
@@ -48,6 +51,7 @@ class Augmentation(NamedTuple):
       fixed: host operations before the first random one; their output can be cached.
       host: the remaining host operations, `(generator, uint8 image) → uint8 image`.
       test: test-time views; see `augment.views`.
+      epoch: device operations, `(key of the example, epoch, image) → image`, as those of `image`.
       image: device operations, `(key, image) → image`, float32 [H, W, C] on the scale 0…255.
       erase: the same for normalised images, whose mean colour is 0.
       batch: mixing operations, `(key, images, labels) → (images, labels)`, labels [B, classes].
@@ -57,6 +61,7 @@ class Augmentation(NamedTuple):
     fixed: tuple[Callable, ...]
     host: tuple[Callable, ...]
     test: tuple[views.View, ...]
+    epoch: tuple[Callable, ...]
     image: tuple[Callable, ...]
     erase: tuple[Callable, ...]
     batch: tuple[Callable, ...]
@@ -129,6 +134,26 @@ def apply_images(operations: tuple[Callable, ...], keys: jax.Array, images: jax.
         return example
 
     return jax.vmap(one)(keys, images) if operations else images
+
+
+def apply_epoch(
+    operations: tuple[Callable, ...], keys: jax.Array, epochs: jax.Array, images: jax.Array
+) -> jax.Array:
+    """Run operations that depend on the epoch in order on float32 images [B, H, W, C].
+
+    Args:
+      operations: see `augment.epochs`.
+      keys: keys [B] of the examples.
+      epochs: int32 [B], the epoch of each.
+      images: the images.
+    """
+
+    def one(key, epoch, example):
+        for i, operation in enumerate(operations):
+            example = operation(jax.random.fold_in(key, i), epoch, example)
+        return example
+
+    return jax.vmap(one)(keys, epochs, images) if operations else images
 
 
 def apply_batch(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from cv_jax.augment import Augmentation, apply_batch, apply_images
+from cv_jax.augment import Augmentation, apply_batch, apply_epoch, apply_images
 from cv_jax.random_streams import stream_key
 
 
@@ -44,7 +44,8 @@ def augment_batch(
       num_classes: number of classes of the dataset.
       step: number of completed updates.
       batch: image uint8 [B, H, W, C], or [B, views, H, W, C] if host operations drew each view, and
-        label int [B], or int [B, T] for sequences; the rows of the global batch in order.
+        label int [B], or int [B, T] for sequences; the rows of the global batch in order. For
+        operations that depend on the epoch also example and epoch, int32 [B]; see `TrainBatches`.
 
     Returns:
       image float32 [B, H, W, C] and label, unchanged or, after mixing, float32 [B, num_classes].
@@ -58,27 +59,35 @@ def augment_batch(
         if images.ndim == 4:  # no random host operations
             images = jnp.repeat(images[:, None], views, axis=1)
         of_views = [
-            _augment_view(config, augmentation, num_classes, step, images[:, i], labels, i)
+            _augment_view(
+                config, augmentation, num_classes, step, {**batch, "image": images[:, i]}, i
+            )
             for i in range(views)
         ]
         images, soft = (jnp.stack(parts, axis=1) for parts in zip(*of_views, strict=True))
         return {"image": images, "label": soft if augmentation.batch else labels}
-    images, labels = _augment_view(config, augmentation, num_classes, step, images, labels)
+    images, labels = _augment_view(config, augmentation, num_classes, step, batch)
     return {"image": images, "label": labels}
 
 
-def _augment_view(config, augmentation, num_classes, step, images, labels, view=None):
+def _augment_view(config, augmentation, num_classes, step, batch, view=None):
     """Augment one image per example; `view` is the index of the view, `None` for a single one."""
+    images, labels = batch["image"], batch["label"]
 
-    def key(name):
+    def key(name, step=step):
         key = stream_key(config.seed, name, step)
         return key if view is None else jax.random.fold_in(key, view)
 
+    def each(key, numbers):
+        return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
     def keys(name):
-        positions = jnp.arange(len(images))
-        return jax.vmap(lambda position: jax.random.fold_in(key(name), position))(positions)
+        return each(key(name), jnp.arange(len(images)))
 
     images = images.astype(jnp.float32)
+    if augmentation.epoch:
+        of_examples = each(key("example", 0), batch["example"])
+        images = apply_epoch(augmentation.epoch, of_examples, batch["epoch"], images)
     images = normalise(config, apply_images(augmentation.image, keys("augment"), images))
     images = apply_images(augmentation.erase, keys("erase"), images)
     if augmentation.batch:

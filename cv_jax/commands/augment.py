@@ -88,6 +88,7 @@ def _images(options):
         rows=np.arange(count),
         total_steps=1,
         stream=augmentation.stream,
+        places=bool(augmentation.epoch),
     )
 
     def augmented(batch):

@@ -255,15 +255,12 @@ def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
     from cv_jax.augment import apply_host
     from cv_jax.augment.views import apply_views
     from cv_jax.data import decode
-    from cv_jax.evaluation import plan
 
-    channels, config = net.weights.channels, net.config
+    channels = net.weights.channels
     if channels not in (1, 3, 4):
         raise InputError(f"{net.place} has {channels} input channels; images have 1, 3 or 4")
-    operations = plan.preprocessing(
-        config.eval_preprocess, config.image_size, f"preprocessing of {net.place}"
-    )
-    if operations.test and tasks.make_task(config, net.model).written is not None:
+    operations = _preprocessing(net)
+    if operations.test and tasks.make_task(net.config, net.model).written is not None:
         raise InputError(
             f"preprocessing of {net.place}: only classifiers average views; remove them"
         )
@@ -284,6 +281,24 @@ def _loader(net: Any, limit: int) -> Callable[[pathlib.Path], Views | str]:
     return load
 
 
+def _preprocessing(net: Any) -> Any:
+    from cv_jax.evaluation import plan
+
+    config = net.config
+    return plan.preprocessing(
+        config.eval_preprocess, config.image_size, f"preprocessing of {net.place}"
+    )
+
+
+def _view_weights(net: Any) -> np.ndarray | None:
+    """Return the weights of the views, which do not depend on the size of an image."""
+    from cv_jax.augment.views import view_weights
+
+    size = net.config.image_size
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    return view_weights(_preprocessing(net).test, (*shape, net.weights.channels))
+
+
 def _predictor(net: Any, top: int) -> Callable[[Any], list[list[dict[str, Any]]]]:
     """Return the function `images → predictions of each image`, the most probable first.
 
@@ -301,11 +316,14 @@ def _predictor(net: Any, top: int) -> Callable[[Any], list[list[dict[str, Any]]]
         raise InputError(f"{net.place} holds {weights.model}, which is not a classifier")
     classes = classes or len(names) or None
     step = jax.jit(make_classifier(config, net.model, config.eval.average))
+    view_weights = _view_weights(net)
 
     def predict(images):
         count = len(jax.tree.leaves(images)[0])
         zeros = np.zeros(count, np.int32)
         batch = {"image": images, "label": zeros, "position": zeros}
+        if view_weights is not None:
+            batch["view_weights"] = np.tile(view_weights, (count, 1))
         return list(map(best, np.asarray(step(weights.variables, batch))[:, :classes]))
 
     def best(probabilities):

@@ -123,6 +123,9 @@ _GROUPS = [
     _result("batch_size", int, 128,
             "examples per training step, over all devices and hosts", minimum=1, maximum=LARGEST),
     _duration(_result, "total", "length of the training", epochs=10.0),
+    _result("steps_per_program", int, 1,
+            "most training steps in one jitted program; above 1 the training split must be in "
+            "device memory; may change the last bits", minimum=1, maximum=LARGEST),
     _result("init_from", str | None, None,
             "weights to start from: a run directory, a file that python -m cv_jax convert wrote, "
             "a folder in the Hub's layout, or hf-hub:OWNER/NAME; {seed} in the text is replaced by "
@@ -203,7 +206,8 @@ _GROUPS = [
     _result("distill.temperature", float, 3.0, "soft: temperature of the softmax", above=0),
 
     _result("optim.name", str, "adamw",
-            "optimiser; muon updates hidden matrices and leaves all other parameters to adamw",
+            "optimiser; muon updates hidden matrices and leaves all other parameters to "
+            "optim.others",
             allowed=("sgd", "adam", "adamw", "nadam", "nadamw", "lamb", "lars", "lion",
                      "adafactor", "muon")),
     _result("optim.learning_rate", float, 1e-3, "peak learning rate", minimum=0),
@@ -212,7 +216,19 @@ _GROUPS = [
             minimum=1, maximum=LARGEST),
     _result("optim.momentum", float, 0.9,
             "momentum of sgd, lars and muon; 0: no momentum", **_DECAY),
-    _result("optim.nesterov", bool, False, "Nesterov momentum for sgd and lars"),
+    _result("optim.nesterov", bool, False,
+            "Nesterov momentum for sgd, also as optim.others, and lars; muon always has it"),
+    _result("optim.muon_iterations", int, 5,
+            "muon: Newton-Schulz iterations", minimum=1, maximum=100),
+    _result("optim.muon_scale", str, "rms",
+            "muon: size of an orthogonal update; rms: root mean square of 0.2, as updates of "
+            "adamw; none: singular values near 1", allowed=("rms", "none")),
+    _result("optim.muon_keep_norms", bool, False,
+            "muon: scale each matrix to the norm √outputs before its update"),
+    _result("optim.others", str, "adamw",
+            "muon: optimiser of all other parameters", allowed=("adamw", "sgd")),
+    _result("optim.others_momentum", float, 0.9,
+            "muon: momentum of sgd as optim.others; 0: no momentum", **_DECAY),
     _result("optim.b1", float, 0.9,
             "decay of the first moment (adam, adamw, nadam, nadamw, lamb, lion); adafactor: 0 "
             "keeps no first moment", **_DECAY),
@@ -233,11 +249,12 @@ _GROUPS = [
             "model reads them rounded; false: store them in bfloat16, which rounds small updates "
             "away"),
     _result("optim.weight_decay", float, 0.0,
-            "part of the gradient in sgd, adam, nadam and lars; decoupled (times the learning "
-            "rate) in all others", minimum=0),
+            "part of the gradient in sgd, also as optim.others, adam, nadam and lars; decoupled "
+            "(times the learning rate) in all others", minimum=0),
     _result("optim.rules", tuple[str, ...],
             (".*(bias|scale|gamma|pos_embed|token|query): decay=0",),
-            "ordered rules PATTERN: lr=FACTOR decay=FACTOR freeze|train for parameters by name; "
+            "ordered rules PATTERN: lr=FACTOR decay=FACTOR until=PERCENT% freeze|train for "
+            "parameters by name; "
             "the first matching rule wins for each setting; the default depends on the model; see "
             "cv_jax/optim/parameter_rules.py"),
     _result("optim.layer_decay", float | None, None,

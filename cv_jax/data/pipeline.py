@@ -18,8 +18,8 @@ from absl import flags
 
 from cv_jax.augment import apply_host
 from cv_jax.augment.stream import ONCE, Stream
-from cv_jax.augment.views import apply_views
-from cv_jax.data import children
+from cv_jax.augment.views import apply_views, view_weights
+from cv_jax.data import children, shuffle
 from cv_jax.data.decode import Jpeg
 from cv_jax.data.source import Source
 from cv_jax.devices.memory import free_memory
@@ -120,6 +120,27 @@ def prepare(source: Source, fixed: tuple, cache: str, progress=lambda iterable: 
     return images._replace(cached=(pixels, labels))
 
 
+def first_images(images: Images, host: tuple, seed: int, count: int) -> np.ndarray:
+    """Return the first `count` images of a split, or all of a smaller one: uint8 [N, H, W, C].
+
+    Args:
+      images: the split.
+      host: random host operations; each image has its own generator.
+      seed: the seed of the run.
+      count: largest number of images.
+    """
+    count = min(count, len(images.source))
+    if images.cached is not None and not host:
+        return images.cached[0][:count]
+    return stack_equal(
+        [
+            apply_host(host, np.random.default_rng((seed, i)), images.get(i)[0])
+            for i in range(count)
+        ],
+        "config.augment",
+    )
+
+
 class TrainBatches:
     """Random access to the training batches of a run, as a Grain source.
 
@@ -131,6 +152,8 @@ class TrainBatches:
       rows: rows of the global batch on this process.
       total_steps: number of batches.
       stream: repeats and views of each example.
+      places: whether a batch also has `example`, the index in the split, and `epoch`, the number of
+        passes over the split before; int32 [b].
     """
 
     def __init__(
@@ -143,8 +166,9 @@ class TrainBatches:
         rows: np.ndarray,
         total_steps: int,
         stream: Stream = ONCE,
+        places: bool = False,
     ):
-        self.stream = stream
+        self.stream, self.places, self._examples = stream, places, len(images.source)
         self.images, self.host, self.seed = images, host, seed
         self.batch_size, self.rows, self.total_steps = batch_size, rows, total_steps
         indices = grain.MapDataset.range(len(images.source))
@@ -162,16 +186,27 @@ class TrainBatches:
         indices = self.indices(int(step))
         if self.images.cached is not None and not self.host:
             pixels, labels = self.images.cached
-            return {self.images.source.kind: pixels[indices], "label": labels[indices]}
-        positions = int(step) * self.batch_size + self.rows
-        pairs = zip(positions, indices, strict=True)
-        examples = (self._example(*pair) for pair in pairs)
-        return _stack(examples, len(indices), self.images.source)
+            batch = {self.images.source.kind: pixels[indices], "label": labels[indices]}
+        else:
+            positions = int(step) * self.batch_size + self.rows
+            pairs = zip(positions, indices, strict=True)
+            examples = (self._example(*pair) for pair in pairs)
+            batch = _stack(examples, len(indices), self.images.source)
+        if self.places:
+            batch |= {"example": np.array(indices, np.int32), "epoch": self.epochs(int(step))}
+        return batch
 
     def indices(self, step: int) -> list[int]:
         """Indices into the split of the rows of batch `step` on this process."""
-        first = step * self.batch_size
-        return [self.order[int(first + row) // self.stream.repeats] for row in self.rows]
+        positions = (step * self.batch_size + self.rows.astype(np.int64)) // self.stream.repeats
+        if self._examples < shuffle.SMALLEST_SPLIT:
+            return [self.order[position] for position in positions.tolist()]
+        return shuffle.shuffled(positions, self._examples, self.seed).tolist()
+
+    def epochs(self, step: int) -> np.ndarray:
+        """Epoch of each row of batch `step` on this process, int32 [b]."""
+        positions = step * self.batch_size + self.rows.astype(np.int64)
+        return (positions // self.stream.repeats // self._examples).astype(np.int32)
 
     def _example(self, position: int, index: int) -> tuple[np.ndarray, int]:
         image, label = self.images.get(index)
@@ -226,31 +261,46 @@ class EvalBatches:
     def __getitem__(self, step: int) -> dict[str, np.ndarray | tuple[np.ndarray, ...]]:
         """Rows of batch `step` on this process: image uint8 [b, H, W, C], or with views a tuple of
         [b, V, H, W, C], one per size, or without images sequence int32 [b, S]; label int32 [b] or
-        [b, T]; and position in the split, int32 [b]."""
+        [b, T]; and position in the split, int32 [b]. Views of different weights have view_weights,
+        float32 [b, views of all sizes]."""
         positions = int(step) * self.batch_size + self.rows
         # Padding repeats the first example, which always exists; metrics ignore padding.
         indices = np.where(positions < len(self.images.source), positions, 0)
+        if self.images.cached is not None and not self.views:
+            pixels, labels = (values[indices] for values in self.images.cached)
+            places = {"label": labels.astype(np.int32), "position": positions.astype(np.int32)}
+            return {self.images.source.kind: pixels, **places}
         examples = [self.images.get(int(i)) for i in indices]
+        weights = None
         if self.views:
-            views = [apply_views(self.views, image) for image, _ in examples]
-            images = tuple(stack_equal(group) for group in zip(*views, strict=True))
+            weights = view_weights(self.views, examples[0][0].shape)
+            images = self._views([image for image, _ in examples])
         else:
             images = stack_equal([image for image, _ in examples])
         return {
             self.images.source.kind: images,
             "label": np.array([label for _, label in examples], np.int32),
             "position": positions.astype(np.int32),
+            **({} if weights is None else {"view_weights": np.tile(weights, (len(examples), 1))}),
         }
 
+    def _views(self, images: list[np.ndarray | Jpeg]) -> tuple[np.ndarray, ...]:
+        if len({image.shape for image in images}) == 1:
+            return apply_views(self.views, np.stack([np.asarray(image) for image in images]))
+        views = [apply_views(self.views, image) for image in images]
+        return tuple(stack_equal(group) for group in zip(*views, strict=True))
 
-def stack_equal(images: Sequence[np.ndarray | Jpeg]) -> np.ndarray:
-    """Stack the images of an evaluation.
+
+def stack_equal(
+    images: Sequence[np.ndarray | Jpeg], field: str = "preprocessing of an evaluation"
+) -> np.ndarray:
+    """Stack images; `field` names their preprocessing in the error.
 
     Raises:
       InputError: their shapes differ.
     """
     for image in images:
-        _check_shape(image.shape, images[0].shape, "preprocessing of an evaluation")
+        _check_shape(image.shape, images[0].shape, field)
     return np.stack(images)
 
 

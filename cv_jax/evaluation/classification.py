@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cv_jax import tasks
+from cv_jax.augment import views
 from cv_jax.config.fields import FIELDS
 from cv_jax.errors import InputError, did_you_mean
 from cv_jax.evaluation import checks, metrics
@@ -44,11 +45,13 @@ def _check(request: Request) -> tuple[dict[str, Any], None]:
 
 
 def _make(experiment: Experiment, evaluation: Evaluation) -> Callable[[Any], Scores]:
-    step = experiment.evaluation_step(make_eval_step, evaluation.options["average"])
+    on_host, on_device = views.split(evaluation.views)
+    average = evaluation.options["average"]
+    step = experiment.evaluation_step(make_eval_step, average, on_device)
     num_classes = evaluation.num_classes
 
     def score(variables):
-        found = predict(experiment, step, variables, evaluation.images, evaluation.views)
+        found = predict(experiment, step, variables, evaluation.images, on_host)
         details = metrics.details(found, num_classes)
         return Scores(metrics.summary(found, num_classes), details, found)
 

@@ -1,8 +1,9 @@
 """Functions of variables and one batch that are jitted for an evaluation.
 
 In a batch of an evaluation, `image` is uint8 [B, H, W, C], or with test-time views a tuple of
-[B, V, H, W, C], one per size; without images, `sequence` is int32 [B, S]. The random masks of an
-example are the same in every evaluation.
+[B, V, H, W, C], one per size; without images, `sequence` is int32 [B, S]. `view_weights`, float32
+[B, views of all sizes], are present if views have different weights. The random masks of an example
+are the same in every evaluation.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,7 @@ import ml_collections
 
 from cv_jax import tasks
 from cv_jax.augment.batch import normalise_batch
+from cv_jax.augment.views import View, apply_views, view_weights
 from cv_jax.models.precision import as_read
 from cv_jax.random_streams import stream_key
 from cv_jax.tasks import losses
@@ -21,7 +23,10 @@ from cv_jax.tasks.classification import class_predictions
 
 
 def make_eval_step(
-    config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    average: str = "probabilities",
+    views: tuple[View, ...] = (),
 ) -> Callable:
     """Return the pure function `(variables, batch) → predictions`, arrays [B].
 
@@ -34,8 +39,9 @@ def make_eval_step(
       config: config of the run.
       model: the evaluated model.
       average: what is averaged over test-time views, "probabilities" or "logits".
+      views: test-time views that are computed on the device, of images without views.
     """
-    task, forward = tasks.make_task(config, model), make_forward(config, model, average)
+    task, forward = tasks.make_task(config, model), make_forward(config, model, average, views)
 
     def eval_step(variables, batch):
         output, batch = forward(variables, batch)
@@ -66,12 +72,15 @@ def make_classifier(
 
 
 def make_forward(
-    config: ml_collections.ConfigDict, model: nn.Module, average: str = "probabilities"
+    config: ml_collections.ConfigDict,
+    model: nn.Module,
+    average: str = "probabilities",
+    views: tuple[View, ...] = (),
 ) -> Callable:
     """Return the pure function `(variables, batch) → (output of the model, normalised batch)`.
 
-    With test-time views, the output is `(averaged class scores [B, K], {})`. For `average` see
-    `make_eval_step`.
+    With test-time views, the output is `(averaged class scores [B, K], {})`. For `average` and
+    `views` see `make_eval_step`.
     """
     task = tasks.make_task(config, model)
 
@@ -81,14 +90,23 @@ def make_forward(
         variables = as_read(model, variables)
         return model.apply(variables, *task.inputs(batch, rngs), train=False), batch
 
+    def with_views(batch):
+        image, weights = batch["image"], view_weights(views, batch["image"].shape[1:])
+        if weights is not None:
+            weights = jnp.broadcast_to(weights, (len(image), len(weights)))
+        return {**batch, "image": apply_views(views, image), "view_weights": weights}
+
     def forward(variables, batch):
+        if views:
+            batch = with_views(batch)
         if not isinstance(batch.get("image"), tuple):
             return once(variables, batch)
         scores = []
-        for views in batch["image"]:
-            output, _ = once(variables, {**batch, "image": views.reshape(-1, *views.shape[2:])})
-            scores.append(task.class_scores(output).reshape(*views.shape[:2], -1))
-        averaged = losses.average_views(config, jnp.concatenate(scores, axis=1), average)
+        for group in batch["image"]:
+            output, _ = once(variables, {**batch, "image": group.reshape(-1, *group.shape[2:])})
+            scores.append(task.class_scores(output).reshape(*group.shape[:2], -1))
+        scores, weights = jnp.concatenate(scores, axis=1), batch.get("view_weights")
+        averaged = losses.average_views(config, scores, average, weights)
         return (averaged, {}), batch
 
     return forward

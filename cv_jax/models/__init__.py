@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from cv_jax.errors import did_you_mean
 from cv_jax.models import (
+    airbench,
     alexnet,
     deit,
     image_transformer,
@@ -52,6 +53,7 @@ MODELS: dict[str, Entry] = {
     **deit.MODELS,
     **mae.MODELS,
     **swin.MODELS,
+    **airbench.MODELS,
 }
 
 

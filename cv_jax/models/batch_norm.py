@@ -29,7 +29,8 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: weight of the old running average; 0.9 here is 0.1 in PyTorch.
       epsilon: added to the variance.
-      affine: whether the layer has a scale and a shift.
+      use_scale: whether the layer has a scale.
+      use_bias: whether the layer has a shift.
       scale_init: initialiser of the scale.
       axis_name: mesh axis over which statistics are averaged in the per-device view, or `None`.
       dtype: dtype of the output; statistics are at least float32.
@@ -40,7 +41,8 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    affine: bool = True
+    use_scale: bool = True
+    use_bias: bool = True
     scale_init: Callable = nn.initializers.ones
     axis_name: str | None = None
     dtype: str = "float32"
@@ -70,10 +72,10 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
 
         factor = jax.lax.rsqrt(var + self.epsilon)
-        if self.affine:
+        if self.use_scale:
             factor = factor * self.param("scale", self.scale_init, shape, self.param_dtype)
         y = (x - mean) * factor
-        if self.affine:
+        if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         return y.astype(self.dtype)
 

@@ -6,6 +6,19 @@ from typing import Any, NamedTuple
 import jax
 
 
+class DataInit(NamedTuple):
+    """Initial values that depend on training images.
+
+    Attributes:
+      examples: number of images; a smaller split gives all it has.
+      apply: `(variables, images float32 [N, H, W, C]) → variables`, pure. Images are normalised and
+        not augmented, in the order of the split.
+    """
+
+    examples: int
+    apply: Callable[[dict, jax.Array], dict]
+
+
 class Entry(NamedTuple):
     """A named variant of a Linen module.
 
@@ -39,6 +52,7 @@ class Entry(NamedTuple):
         dimensions, for tensor parallelism. Empty: the model cannot be split over `mesh.model`.
       converters: module class of another model → `(params, model, params of the other model, other
         model) → params of the other model` with the weights of this model where they fit.
+      data_init: replaces drawn variables by some that depend on training images; see `DataInit`.
     """
 
     module: Any
@@ -56,3 +70,4 @@ class Entry(NamedTuple):
     undecayed: str | None = None
     tensor_axes: Mapping[str, tuple[str | None, ...]] = {}
     converters: Mapping[type, Callable[..., dict]] = {}
+    data_init: DataInit | None = None

@@ -264,7 +264,10 @@ class ViT(nn.Module):
         if not self.num_classes:
             return at_least_float32(features["pre_logits"]), features
         if self.head_norm:
-            x = BatchNorm(epsilon=1e-6, affine=False, **types, name="head_norm")(x, train=train)
+            norm = BatchNorm(
+                epsilon=1e-6, use_scale=False, use_bias=False, **types, name="head_norm"
+            )
+            x = norm(x, train=train)
 
         def head(y, name):
             zeros = nn.initializers.zeros

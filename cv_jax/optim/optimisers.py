@@ -111,15 +111,17 @@ def _adafactor(p):
 
 def _muon(p):
     c = p.settings
-
-    direction = muon.scale_by_muon(c.momentum, c.moment_dtype, p.treatments)
-    return [
-        optax.partition(
-            {"muon": direction, "adam": _scale_by_adam(c)},
-            tree_of(lambda name, t: "muon" if t.matrices else "adam", p.treatments),
-        ),
-        p.decay,
-    ]
+    others = "sgd" if c.others == "sgd" else "adam"
+    directions = {
+        "muon": muon.scale_by_muon(c, p.treatments),
+        others: _trace(c, c.others_momentum) if others == "sgd" else _scale_by_adam(c),
+    }
+    labels = tree_of(lambda name, t: "muon" if t.matrices else others, p.treatments)
+    direction = optax.partition(directions, labels)
+    if others == "adam":
+        return [direction, p.decay]
+    before = add_decay(c, p.treatments, lambda t: not t.matrices)  # part of the gradient
+    return [before, direction, add_decay(c, p.treatments, lambda t: t.matrices > 0)]
 
 
 # Name → transformations between gradient clipping and learning rate. Weight decay before the
@@ -140,7 +142,7 @@ def _muon(p):
 #   moment). With `b1=0.9`, `moment_dtype=bfloat16` and `parameter_scale=false` it is the version of
 #   Zhai et al., 2022, arXiv:2106.04560, section 3.4, where `b2` bounds the decay of the second
 #   moment.
-# muon: see muon.py.
+# muon: see muon.py; the other parameters are updated as by adamw or sgd.
 OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
     "sgd": _sgd,
     "adam": _adam,
@@ -156,7 +158,10 @@ OPTIMISERS: dict[str, Callable[[Parts], list[optax.GradientTransformation]]] = {
 
 
 def make_optimiser(
-    config: ml_collections.ConfigDict, schedule: Callable, treatments: dict[str, Treatment]
+    config: ml_collections.ConfigDict,
+    schedule: Callable,
+    treatments: dict[str, Treatment],
+    total_steps: int,
 ) -> Optimiser:
     """Return the optimiser of a config.
 
@@ -164,6 +169,7 @@ def make_optimiser(
       config: the run's config; reads `optim`.
       schedule: learning rate as a function of the number of updates.
       treatments: treatment of every parameter; see `parameter_rules.treatments`.
+      total_steps: updates of the whole run, for rules with `until`.
 
     Raises:
       InputError: see `check`.
@@ -171,15 +177,14 @@ def make_optimiser(
     c = config.optim
     check(c)
 
-    decays = tree_of(lambda name, t: c.weight_decay * t.decay, treatments)
-    decay = _stateless(lambda u, p, f: u + f * p, decays) if c.weight_decay else optax.identity()
     rates = tree_of(lambda name, t: t.lr, treatments)
-    parts = Parts(c, decay, treatments)
+    parts = Parts(c, add_decay(c, treatments), treatments)
     chain = optax.chain(
         *_clipping(parts),
         *OPTIMISERS[c.name](parts),
         _stateless(lambda u, p, f: f * u, rates),
-        optax.scale_by_learning_rate(schedule),
+        _learning_rate(schedule, treatments, total_steps),
+        *([muon.keep_norms(treatments)] if c.name == "muon" and c.muon_keep_norms else []),
     )
 
     def divide(params):
@@ -203,7 +208,10 @@ def check(c: ml_collections.ConfigDict) -> None:
     clips = [name for name in ("clip_norm", "clip_value", "clip_adaptive") if c[name] is not None]
     if len(clips) > 1:
         raise InputError(f"config.optim.{clips[0]} and .{clips[1]} are both set; keep one")
-    for name in MOMENT_DECAYS.get(c.name, ("b1",)):
+    decays = MOMENT_DECAYS.get(c.name, ("b1",))
+    if c.name == "muon" and c.others == "sgd":
+        decays = "momentum", "others_momentum"
+    for name in decays:
         if c.moment_dtype == "bfloat16" and c[name] > SLOWEST:
             raise InputError(
                 f"config.optim.moment_dtype=bfloat16: a moment with {name}={c[name]} never falls, "
@@ -248,15 +256,49 @@ def by_layer(
     return optax.stateless(update)
 
 
+def add_decay(
+    c: ml_collections.ConfigDict,
+    treatments: dict[str, Treatment],
+    chosen: Callable[[Treatment], bool] = lambda treatment: True,
+) -> optax.GradientTransformation:
+    """Add the weight decay of `config.optim` to the updates of the chosen parameters."""
+    if not c.weight_decay:
+        return optax.identity()
+    factors = tree_of(lambda name, t: c.weight_decay * t.decay * chosen(t), treatments)
+    return _stateless(lambda u, p, f: u + f * p, factors)
+
+
+def _learning_rate(schedule, treatments, total_steps):
+    """Multiply by the negative learning rate; the step is that of the parameter's own schedule."""
+    untils = tree_of(lambda name, t: t.until, treatments)
+    if set(jax.tree.leaves(untils)) == {100.0}:
+        return optax.scale_by_learning_rate(schedule)
+
+    def update(updates, state, params=None):
+        def one(u, until):
+            step = state.count if until == 100 else state.count * (100 / until)
+            return -jnp.where(step < total_steps, schedule(step), 0).astype(u.dtype) * u
+
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(one, updates, untils), optax.ScaleByScheduleState(count)
+
+    init = optax.scale_by_schedule(schedule).init
+    return optax.GradientTransformation(init, update)
+
+
 def _stateless(function, factors):
     """Apply `function(update, parameter, factor)` to each parameter."""
     return optax.stateless(lambda updates, params: jax.tree.map(function, updates, params, factors))
 
 
 def _momentum(c):
-    if not c.momentum:
+    return _trace(c, c.momentum)
+
+
+def _trace(c, momentum):
+    if not momentum:
         return optax.identity()
-    return optax.trace(c.momentum, c.nesterov, accumulator_dtype=c.moment_dtype)
+    return optax.trace(momentum, c.nesterov, accumulator_dtype=c.moment_dtype)
 
 
 def _scale_by_adam(c, nesterov=False):

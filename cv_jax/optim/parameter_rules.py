@@ -8,11 +8,15 @@ whole name of a parameter, such as "blocks_0/attn/qkv/kernel", then a colon and 
     patch_embed/.*: lr=0.1 decay=0.5
     norm/.*: train                      not frozen, whatever a later rule sets
     blocks_[0-3]/.*: freeze
+    patch_embed/.*: until=40%           trained in the first 40 % of the updates
 
-Each of `lr`, `decay` and `freeze`/`train` comes from the first matching rule that sets it. Without
-a matching rule they are 1, 1 and `train`. The default rules are those of the model: no weight decay
-on biases, scales, positions and tokens; see `Entry.undecayed`. `config.optim.layer_decay` also
-multiplies the learning rate.
+Each of `lr`, `decay`, `until` and `freeze`/`train` comes from the first matching rule that sets it.
+Without a matching rule they are 1, 1, 100 % and `train`. The default rules are those of the model:
+no weight decay on biases, scales, positions and tokens; see `Entry.undecayed`.
+`config.optim.layer_decay` also multiplies the learning rate.
+
+With `until`, a parameter goes through the whole learning-rate schedule in the first part of the
+training, and then keeps its value; it still has a gradient and a state of the optimiser.
 
 A frozen parameter has no gradient, no update and no optimiser state; it stays equal bit for bit.
 Running statistics of batch normalisation are not parameters: in a frozen layer they still follow
@@ -52,11 +56,12 @@ class Treatment(NamedTuple):
       lr: factor of the learning rate; for scanned blocks whose layers differ an array
         [depth, 1, …] that broadcasts to the parameter.
       decay: factor of the weight decay, likewise.
-      frozen: whether the parameter keeps its value.
+      frozen: whether the parameter always keeps its value.
       shape: shape of the parameter.
       stacked: whether the first axis is the axis of scanned layers.
       matrices: number of matrices that Muon updates; 0 if it leaves the parameter to AdamW.
       last: whether the parameter belongs to a layer that writes the output.
+      until: percent of the training after which the parameter keeps its value.
     """
 
     lr: float | np.ndarray = 1.0
@@ -66,6 +71,7 @@ class Treatment(NamedTuple):
     stacked: bool = False
     matrices: int = 0
     last: bool = False
+    until: float = 100.0
 
 
 class Rule(NamedTuple):
@@ -75,11 +81,12 @@ class Rule(NamedTuple):
     pattern: re.Pattern
     lr: float | None = None
     decay: float | None = None
+    until: float | None = None
     frozen: bool | None = None
 
 
 def parse_rule(text: str) -> Rule:
-    """Parse "PATTERN: [lr=NUMBER] [decay=NUMBER] [freeze|train]".
+    """Parse "PATTERN: [lr=NUMBER] [decay=NUMBER] [until=PERCENT%] [freeze|train]".
 
     Raises:
       InputError: the text is not a valid rule.
@@ -87,7 +94,9 @@ def parse_rule(text: str) -> Rule:
     where = f"config.optim.rules: {text!r}"
     pattern, colon, statements = text.rpartition(":")
     if not colon or not pattern.strip() or not statements.strip():
-        raise InputError(f"{where}: a rule is PATTERN: followed by lr=…, decay=…, freeze or train")
+        raise InputError(
+            f"{where}: a rule is PATTERN: followed by lr=…, decay=…, until=…%, freeze or train"
+        )
     stated: dict[str, Any] = {}
     for word in statements.replace(",", " ").split():
         name, equals, value = word.partition("=")
@@ -100,8 +109,12 @@ def parse_rule(text: str) -> Rule:
                 number = -1.0
             if not 0 <= number < float("inf"):
                 raise InputError(f"{where}: {word}: {value!r} is not a number of at least 0")
+        elif equals and name == "until":
+            number = _percent(value)
+            if number is None:
+                raise InputError(f"{where}: {word}: {value!r} is not above 0% and at most 100%")
         else:
-            raise InputError(f"{where}: {word!r} is none of lr=…, decay=…, freeze, train")
+            raise InputError(f"{where}: {word!r} is none of lr=…, decay=…, until=…%, freeze, train")
         if name in stated:
             raise InputError(f"{where}: {name if equals else 'freeze or train'} is set twice")
         stated[name] = number
@@ -109,6 +122,15 @@ def parse_rule(text: str) -> Rule:
         return Rule(text, re.compile(pattern.strip()), **stated)
     except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _percent(text: str) -> float | None:
+    """Return the number before "%" if it is above 0 and at most 100."""
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        return None
+    return number if text.endswith("%") and 0 < number <= 100 else None
 
 
 @contextlib.contextmanager
@@ -167,7 +189,7 @@ def treatments(
         for i, rule in reversed(list(enumerate(rules))):
             if name in matching[i]:
                 used[i] = True
-                for key in ("lr", "decay", "frozen"):
+                for key in ("lr", "decay", "until", "frozen"):
                     if getattr(rule, key) is not None:
                         found[key] = getattr(rule, key)
         return Treatment(**found)._replace(lr=found["lr"] * layer_rate(name))
@@ -175,10 +197,10 @@ def treatments(
     def of_parameter(name, shape):
         layers = [of_layer(own) for own in unrolled[name]]
         stacked = unrolled[name] != [name]
-        if len({layer.frozen for layer in layers}) > 1:
+        if len({(layer.frozen, layer.until) for layer in layers}) > 1:
             raise InputError(
                 f"config.optim.rules: {name} holds all scanned layers: freeze all of them or none, "
-                "or set config.model.scan_layers=false"
+                "at the same time, or set config.model.scan_layers=false"
             )
 
         def factor(values):
@@ -189,7 +211,8 @@ def treatments(
         lr, decay = factor([x.lr for x in layers]), factor([x.decay for x in layers])
         matrices = matrices_of(name, shape[stacked:], entry, fused)
         last = _is_layer(name, entry.last_layers)
-        return Treatment(lr, decay, layers[0].frozen, shape, stacked, matrices, last)
+        until, frozen = layers[0].until, layers[0].frozen
+        return Treatment(lr, decay, frozen, shape, stacked, matrices, last, until)
 
     found = {name: of_parameter(name, shape) for name, shape in shapes.items()}
     for rule, matched in zip(rules, used, strict=True):
@@ -250,6 +273,8 @@ def describe(treatment: Treatment) -> str:
         for name, values in (("lr", treatment.lr), ("decay", treatment.decay))
         if np.any(np.asarray(values) != 1)
     ]
+    if treatment.until < 100:
+        words.append(f"until {treatment.until:g} %")
     return ", ".join([*words, "frozen"] if treatment.frozen else words)
 
 

@@ -76,11 +76,12 @@ class Stacked:
 
     def init(self, weights: Any) -> Any:
         """Return the states of all trials before the first step."""
-        given = () if weights is None else (weights,)
-        program, numbers = unify([parts.init().traceable for parts in self._parts], *shapes(given))
-        if weights is not None:
-            given = (self.stack([weights]),)
-        return self.function(program, numbers, options=compile_options.once())(*given)
+        given = [() if weights is None else (weights,)]
+        if weights is None and self._parts[0].initial_images() is not None:
+            given = [(None, parts.initial_images()) for parts in self._parts]
+        inits = [parts.init().traceable for parts in self._parts]
+        program, numbers = unify(inits, *shapes(given[0]))
+        return self.function(program, numbers, options=compile_options.once())(*self.stack(given))
 
     def train_step(self, batch: Any) -> Callable:
         """Return `(states, batches) → (states, metrics)` of all trials; the states are donated.
@@ -154,6 +155,7 @@ class Batches:
                     rows=np.arange(one.config.batch_size),
                     total_steps=one.total_steps,
                     stream=one.augmentation.stream,
+                    places=bool(one.augmentation.epoch),
                 )
         self._sources = sources
         self._keys += self._keys[-1:] * (count - len(parts))

@@ -39,7 +39,16 @@ from cv_jax.training import experiment, profiling
 from cv_jax.training.experiment import Experiment
 
 # Result fields that the loop, the loader or the compiler reads; all trials need the same value.
-SHARED = ("total_", "batch_size", "image_size", "init_from", "xla_flags", "model.name", "data.")
+SHARED = (
+    "total_",
+    "batch_size",
+    "steps_per_program",
+    "image_size",
+    "init_from",
+    "xla_flags",
+    "model.name",
+    "data.",
+)
 SHARED += ("distill.teacher",)
 OWN = ("data.mean", "data.std")  # fields that match `SHARED` but may differ
 
@@ -75,6 +84,8 @@ def check(runs: dict[str, ml_collections.ConfigDict]) -> None:
             "--sweep_executor=vmap: config.xla_flags is not supported; set XLA_FLAGS in the "
             "environment"
         )
+    if first.steps_per_program > 1:
+        raise InputError("--sweep_executor=vmap: config.steps_per_program is not supported; set 1")
     if first.eval.pictures:
         raise InputError("--sweep_executor=vmap: config.eval.pictures is not supported; set 0")
     if "wandb" in first.log.writers:
@@ -212,7 +223,7 @@ def _train(lanes: list[Lane], weights: Any, stop: signals.Stop) -> None:
     batches = _batches(source, start_step, stacked, config)
     with contextlib.closing(batches), profiling.tracing(config, lanes[0].workdir) as trace:
         while step < total_steps and _running(lanes) and not (stop.signal and saved_step == step):
-            state, metrics = trace.step(step, train_step, state, next(batches))
+            state, metrics = trace.run(step, step + 1, train_step, state, next(batches))
             step += 1
             if step == start_step + 1:
                 timing = profiling.first_step(metrics)

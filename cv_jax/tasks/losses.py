@@ -120,16 +120,26 @@ def by_class(config: ml_collections.ConfigDict) -> bool:
     return config.loss.name in ("sigmoid", "sigmoid_focal")
 
 
-def average_views(config: ml_collections.ConfigDict, scores: jax.Array, average: str) -> jax.Array:
+def average_views(
+    config: ml_collections.ConfigDict,
+    scores: jax.Array,
+    average: str,
+    weights: jax.Array | None = None,
+) -> jax.Array:
     """Average the logits of V views [B, V, K] to [B, K].
 
     With `average="logits"` the result is the mean. With "probabilities" it is the logits whose
-    probabilities are the mean of the views' probabilities.
+    probabilities are the mean of the views' probabilities. `weights` [B, V] have sum 1; `None`:
+    equal weights.
     """
     if average == "logits":
-        return scores.mean(axis=1)
+        if weights is None:
+            return scores.mean(axis=1)
+        return jnp.sum(weights[..., None] * scores, axis=1)
+    scale = None if weights is None else weights[..., None]
     if by_class(config):
-        log_p = logsumexp(jax.nn.log_sigmoid(scores), axis=1)
-        log_not_p = logsumexp(jax.nn.log_sigmoid(-scores), axis=1)
+        log_p = logsumexp(jax.nn.log_sigmoid(scores), axis=1, b=scale)
+        log_not_p = logsumexp(jax.nn.log_sigmoid(-scores), axis=1, b=scale)
         return log_p - log_not_p
-    return logsumexp(jax.nn.log_softmax(scores), axis=1) - jnp.log(scores.shape[1])
+    total = logsumexp(jax.nn.log_softmax(scores), axis=1, b=scale)
+    return total - jnp.log(scores.shape[1]) if weights is None else total

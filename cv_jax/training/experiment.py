@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
-from cv_jax import augment, tasks
+from cv_jax import augment, models, tasks
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
-from cv_jax.config.values import LARGEST
 from cv_jax.data import pipeline, resident, splits
 from cv_jax.devices import compile_options, memory, partition, processes
 from cv_jax.devices import mesh as meshes
@@ -32,9 +32,7 @@ from cv_jax.run import writers
 from cv_jax.run.record import Record
 from cv_jax.tasks import losses
 from cv_jax.tasks.batch import blank_batch
-from cv_jax.training import profiling, shape_checks, step
-from cv_jax.training.gradient import make_gradient
-from cv_jax.training.objective import make_objective
+from cv_jax.training import profiling, programs, shape_checks, step
 from cv_jax.training.teacher import Teacher, read_teacher
 
 
@@ -116,50 +114,7 @@ class Experiment:
 
         `nested` is for a part of another jitted program, which can have no options of its own.
         """
-        state, teach, variables = self.abstract_state, None, ()
-        if self.teacher is not None:
-            # Arguments, because a program stores a copy of its constants.
-            gather = partition.gathering(self.config, self.mesh, self.teacher.variables)
-            shardings = partition.stored(self.config, self.mesh, self.teacher.variables)
-            variables = (meshes.put(self.teacher.variables, shardings),)
-
-            def teach(variables, images):
-                return self.teacher.apply(gather(variables), images)
-
-        objective = make_objective(self.config, self.model)
-        gather_params = partition.gathering(self.config, self.mesh, state.params)
-
-        def read(params):
-            # bfloat16 before they are gathered: half of the communication.
-            return gather_params(precision.as_read(self.model, {"params": params})["params"])
-
-        function = step.make_train_step(
-            self.config,
-            make_gradient(
-                self.config,
-                self.mesh,
-                lambda params, *rest: objective(read(params), *rest),
-                self.optimiser,
-                teach,
-            ),
-            self.optimiser,
-            self.augmentation,
-            self.num_classes,
-            max(1, self.every("log.every")),
-        )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), meshes.replicated(self.mesh)
-        options = None if nested else self.compiler_options or None
-        jitted = jax.jit(
-            function, donate_argnums=0, out_shardings=shardings, compiler_options=options
-        )
-        if self.teacher is None:
-            return jitted
-
-        def with_teacher(state, batch):
-            return jitted(state, batch, *variables)
-
-        with_teacher.lower = lambda state, batch: jitted.lower(state, batch, *variables)
-        return with_teacher
+        return programs.make_train_step(self, nested)
 
     def evaluation_step(self, make: Callable, *options: Any, nested: bool = False) -> Callable:
         """Return `make(config, model, *options)`, a `(variables, batch) → predictions`, jitted.
@@ -178,6 +133,7 @@ class Experiment:
         """Return the jitted `(variables=None) → state`; see `step.init_state`.
 
         The state is computed with its stored shardings: no device ever holds more than its shards.
+        Without variables, a model with `Entry.data_init` reads training images.
         """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         jit = functools.partial(jax.jit, self._initialise, out_shardings=shardings)
@@ -185,12 +141,24 @@ class Experiment:
 
         def init(variables=None):
             if variables is None:
-                return jitted()
+                images = self.initial_images()
+                if images is None:
+                    return jitted()
+                return jitted(None, meshes.put(images, meshes.replicated(self.mesh)))
             shardings = partition.stored(self.config, self.mesh, variables)
             return jitted(meshes.put(variables, shardings))
 
         init.lower, init.traceable = jitted.lower, jit()  # a nested jit can have no options
         return init
+
+    def initial_images(self) -> np.ndarray | None:
+        """Return the images of `Entry.data_init`, uint8 [N, H, W, C]; `None` if it needs none."""
+        data_init = models.MODELS[self.config.model.name].data_init
+        if data_init is None:
+            return None
+        return pipeline.first_images(
+            self.train_images, self.augmentation.host, self.config.seed, data_init.examples
+        )
 
     def pretrained(self) -> dict[str, Any] | None:
         """Return the variables of `config.init_from`, fitted to the model; `None` if it is not set.
@@ -254,10 +222,10 @@ class Experiment:
             **options,
         )
 
-    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
-        """Yield batches on the devices, from `start_step` on; see `on_devices` and `resident`."""
+    def train_source(self) -> pipeline.TrainBatches:
+        """Return the training batches of this process."""
         size = self.config.batch_size
-        batches = pipeline.TrainBatches(
+        return pipeline.TrainBatches(
             self.train_images,
             self.augmentation.host,
             seed=self.config.seed,
@@ -265,7 +233,12 @@ class Experiment:
             rows=meshes.local_rows(self.mesh, size),
             total_steps=self.total_steps,
             stream=self.augmentation.stream,
+            places=bool(self.augmentation.epoch),
         )
+
+    def train_batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+        """Yield batches on the devices, from `start_step` on; see `on_devices` and `resident`."""
+        batches = self.train_source()
         if self.resident:
             return resident.iterate(self.mesh, batches, start_step)
         return self._on_devices(batches, start_step)
@@ -288,9 +261,11 @@ class Experiment:
         return on_devices(loaded, functools.partial(meshes.to_global, self.mesh))
 
 
-def _initialise(experiment: Experiment, variables: Any = None) -> step.TrainState:
+def _initialise(
+    experiment: Experiment, variables: Any = None, images: Any = None
+) -> step.TrainState:
     e = experiment
-    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables)
+    return step.init_state(e.model, e.optimiser, e.config, e.input_shape, variables, images)
 
 
 def build(
@@ -325,11 +300,10 @@ def build(
     total_steps = configs.total_steps(config, len(train_source))
     memory.check_state_memory(params)
     profiling.check(config, total_steps)
-    _check_counts(config, total_steps, len(train_source), augmentation.stream.views)
+    shape_checks.check_counts(config, total_steps, len(train_source), augmentation.stream.views)
     schedule = schedules.make_schedule(config, total_steps, len(train_source))
-    optimiser = optimisers.make_optimiser(
-        config, schedule, parameter_rules.treatments(config, model, params)
-    )
+    treatments = parameter_rules.treatments(config, model, params)
+    optimiser = optimisers.make_optimiser(config, schedule, treatments, total_steps)
 
     evaluations = plan.plan(config, model, train_source, total_steps)
     fingerprint = {"train": train_source.fingerprint, "eval": evaluations[0].fingerprint}
@@ -340,7 +314,7 @@ def build(
 
     mesh = meshes.make_mesh(config.mesh.devices, config.mesh.model)
     partition.check(config, mesh, params)
-    _check_batches(config, mesh)
+    shape_checks.check_batches(config, mesh)
     if config.mesh.step == "pmap":  # statistics and dropout masks depend on the number of devices
         fingerprint["mesh"] = {"devices": mesh.size}
 
@@ -350,6 +324,15 @@ def build(
         config.data.cache,
         lambda loop: counted(loop, f"reading training {train_source.kind}s"),
     )
+    in_memory = all(
+        # Processes may differ in free device memory.
+        processes.gathered(resident.chosen(config.data.cache, train_images, augmentation.host))
+    )
+    if config.steps_per_program > 1 and not in_memory:
+        raise InputError(
+            f"config.steps_per_program={config.steps_per_program} needs the training split in "
+            "device memory: set config.data.cache=device"
+        )
     return Experiment(
         config=config,
         mesh=mesh,
@@ -360,10 +343,7 @@ def build(
         augmentation=augmentation,
         train_images=train_images,
         evaluations=evaluations,
-        resident=all(
-            # Processes may differ in free device memory.
-            processes.gathered(resident.chosen(config.data.cache, train_images, augmentation.host))
-        ),
+        resident=in_memory,
         total_steps=total_steps,
         schedule=schedule,
         optimiser=optimiser,
@@ -371,29 +351,3 @@ def build(
         fingerprint=fingerprint,
         compiler_options=compile_options.for_steps(),
     )
-
-
-def _check_counts(
-    config: ml_collections.ConfigDict, total_steps: int, examples: int, views: int
-) -> None:
-    """Check that an int32 can count the examples between two metric lines."""
-    every = configs.steps_of(config, "log.every", examples, total_steps) or 1
-    count = min(every, total_steps) * config.batch_size * views
-    if count > LARGEST:
-        raise InputError(
-            f"config.log.every: {count:,} examples between two metric lines; at most {LARGEST:,} "
-            "can be counted"
-        )
-
-
-def _check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    """Check that batches and micro-batches divide evenly over the devices."""
-    meshes.check_batch("config.batch_size", config.batch_size, mesh)
-    count = config.optim.accumulate_steps
-    share = config.batch_size // mesh.shape["data"]
-    if share % count:
-        raise InputError(
-            f"config.optim.accumulate_steps={count} does not divide the {share} examples of "
-            f"a batch on each of {mesh.shape['data']} devices"
-        )
-    meshes.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)

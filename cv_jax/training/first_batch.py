@@ -54,6 +54,7 @@ def first_batch(
         rows=_ends(size, mixed) if augmentation.batch else np.arange(mixed),
         total_steps=1,
         stream=augmentation.stream,
+        places=bool(augmentation.epoch),
     )
     num_classes = images.source.num_classes
     step = jax.jit(

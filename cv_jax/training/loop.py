@@ -24,7 +24,7 @@ from cv_jax.progress import Progress, clock
 from cv_jax.run import lock
 from cv_jax.run import workdir as records
 from cv_jax.run.record import Record, is_due
-from cv_jax.training import pictures, profiling
+from cv_jax.training import pictures, profiling, programs
 from cv_jax.training.experiment import Experiment
 
 
@@ -108,22 +108,22 @@ def _train(
     _announce(experiment, workdir, start_step, progress, record.other_conditions)
 
     # ---- Steps
-    train_step = experiment.train_step()
     evaluators = [(e, make_evaluator(experiment, e)) for e in experiment.evaluations]
     draw = pictures.make_draw(experiment, workdir, record.guard, progress.line)
-    batches = experiment.train_batches(start_step)
+    runs = programs.runs(experiment, start_step)
     agreement = processes.Agreement(start_step, lambda: stop.signal)
-    step, pending = start_step, None
+    step, pending, first = start_step, None, True
     while step < total_steps and not (agreement.signal and record.saved_step == step):
-        state, metrics = trace.step(step, train_step, state, next(batches))
-        step += 1
-        if step == start_step + 1:
+        made, (step, program, inputs) = step, next(runs)
+        state, metrics = trace.run(made, step, program, state, *inputs)
+        if first:
+            first = False
             timing = profiling.first_step(metrics)
             stop.recording = True  # there was nothing to save before
             progress.line(record.first_step(step, timing))
         # Metrics are fetched one step late, so the devices compute this step meanwhile.
         if pending and not record.settle(*pending, progress.images_per_second()):
-            return _not_finite(record, progress, pending[0])
+            return _not_finite(record, progress, *pending)
         pending = step, metrics
         progress.note = record.note
         progress.update(step)
@@ -136,7 +136,7 @@ def _train(
         if not due and not saves:
             continue
         if not record.settle(*pending, progress.images_per_second()):
-            return _not_finite(record, progress, step)
+            return _not_finite(record, progress, *pending)
         pending = None
         found = {}
         for evaluation, score in due:
@@ -192,7 +192,11 @@ def _attention(model: nn.Module) -> str:
     return f", {attention.chosen('auto', model.dtype, model.width // model.num_heads)} attention"
 
 
-def _not_finite(record: Record, progress: Progress, step: int) -> int:
+def _not_finite(
+    record: Record, progress: Progress, step: int, metrics: dict[str, Any] | None = None
+) -> int:
+    """End a run after update `step`, or after the last one of a program that has stopped."""
+    step = int((metrics or {}).get("step", step))
     record.close(ExitCode.NOT_FINITE)
     progress.close()
     if processes.is_main():

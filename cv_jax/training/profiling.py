@@ -142,6 +142,8 @@ def model_flops(experiment) -> int:
 
     def augmented(batch):
         augmentation, classes = experiment.augmentation, experiment.num_classes
+        zeros = jnp.zeros(config.batch_size, jnp.int32)
+        batch = {**batch, "example": zeros, "epoch": zeros}
         batch = augment_batch(config, augmentation, classes, jnp.int32(0), batch)
         return {**batch, "position": jnp.arange(len(batch["label"]))}
 
@@ -206,8 +208,8 @@ class Trace:
         self.last = self.first + config.profile.num_steps
         self.running, self._folder = False, workdir / "profile"
 
-    def step(self, made: int, function: Callable, *arguments) -> Any:
-        """Return `function(*arguments)`, which computes update `made + 1`; trace it if it is due.
+    def run(self, made: int, last: int, function: Callable, *arguments) -> Any:
+        """Return `function(*arguments)`, the updates `made + 1` … `last`; trace them if due.
 
         The trace contains only its own updates: earlier work ends before the trace starts, and the
         traced updates end before it stops.
@@ -216,9 +218,9 @@ class Trace:
             jax.block_until_ready(arguments)
             jax.profiler.start_trace(str(self._folder))
             self.running = True
-        with jax.profiler.StepTraceAnnotation("train", step_num=made + 1):
+        with jax.profiler.StepTraceAnnotation("train", step_num=last):
             result = function(*arguments)
-        if self.running and made + 1 == self.last:
+        if self.running and last == self.last:
             jax.block_until_ready(result)
             self.stop()
         return result

@@ -1,4 +1,4 @@
-"""Shape checks with `jax.eval_shape`, before anything is computed; errors are one line."""
+"""Checks of shapes and counts before anything is computed; errors are one line."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from cv_jax import augment, models, tasks
 from cv_jax import config as configs
 from cv_jax.augment import Augmentation
 from cv_jax.augment.batch import augment_batch
+from cv_jax.config.values import LARGEST
 from cv_jax.data.source import Source, require_images
 from cv_jax.devices import memory
+from cv_jax.devices import mesh as meshes
 from cv_jax.errors import InputError
 from cv_jax.interop import pretrained
 from cv_jax.models import precision
@@ -99,7 +102,10 @@ def _try_augmentation(
     shape = (config.batch_size, *image_shape)
     batch = {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+        **{
+            name: jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+            for name in ("label", "example", "epoch")
+        },
     }
 
     def augmented(batch):
@@ -165,3 +171,29 @@ def make_model(
     if loss.shape != (1,):
         raise InputError(f"config.model.name: {name} does not map an example to class scores")
     return model, params
+
+
+def check_counts(
+    config: ml_collections.ConfigDict, total_steps: int, examples: int, views: int
+) -> None:
+    """Check that an int32 can count the examples between two metric lines."""
+    every = configs.steps_of(config, "log.every", examples, total_steps) or 1
+    count = min(every, total_steps) * config.batch_size * views
+    if count > LARGEST:
+        raise InputError(
+            f"config.log.every: {count:,} examples between two metric lines; at most {LARGEST:,} "
+            "can be counted"
+        )
+
+
+def check_batches(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Check that batches and micro-batches divide evenly over the devices."""
+    meshes.check_batch("config.batch_size", config.batch_size, mesh)
+    count = config.optim.accumulate_steps
+    share = config.batch_size // mesh.shape["data"]
+    if share % count:
+        raise InputError(
+            f"config.optim.accumulate_steps={count} does not divide the {share} examples of "
+            f"a batch on each of {mesh.shape['data']} devices"
+        )
+    meshes.check_batch("config.eval.batch_size", config.eval.batch_size, mesh)

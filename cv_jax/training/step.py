@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cv_jax import tasks
+from cv_jax import models, tasks
 from cv_jax.augment import Augmentation
-from cv_jax.augment.batch import augment_batch
+from cv_jax.augment.batch import augment_batch, normalise
 from cv_jax.models import precision
 from cv_jax.models.layers import at_least_float32
 from cv_jax.optim.optimisers import Optimiser
@@ -56,6 +56,7 @@ def init_state(
     config: ml_collections.ConfigDict,
     input_shape: tuple[int, ...],
     variables: dict[str, Any] | None = None,
+    images: jax.Array | None = None,
 ) -> TrainState:
     """Return the state before the first step.
 
@@ -65,13 +66,18 @@ def init_state(
       config: the run's config.
       input_shape: shape of one example; see `Experiment`.
       variables: initial variables of the model; `None` to draw them from the seed.
+      images: uint8 [N, H, W, C], for drawn variables that depend on images; see `Entry.data_init`.
     """
     key = stream_key(config.seed, "init", 0)
     model = precision.stored(model, config.optim.master_weights)
     task, batch = tasks.make_task(config, model), blank_batch(input_shape)
     inputs = task.inputs(batch, {"mask": key})
     output, fresh = model.init_with_output(key, *inputs, train=False)
-    variables = fresh if variables is None else variables
+    if variables is None:
+        variables = dict(fresh)
+        if images is not None:
+            images = normalise(config, images.astype(jnp.float32))
+            variables = models.MODELS[config.model.name].data_init.apply(variables, images)
     sums = metric_sums(*task.score(output, batch), jnp.ones(1))
     params, model_state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
     return TrainState(

@@ -11,13 +11,13 @@ def test_operations_are_sorted_into_stages_in_order():
     parsed = augment.parse(
         "resize(32) | inception_crop(16, method='bicubic')|pad_crop(4)|flip|erase|mixup"
     )
-    assert [len(stage) for stage in parsed[1:]] == [1, 1, 0, 2, 1, 1]
+    assert [len(stage) for stage in parsed[1:]] == [1, 1, 0, 0, 2, 1, 1]
     # Operations after a random crop cannot be cached.
     parsed = augment.parse("random_crop(16)|resize(32)")
-    assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0, 0]
-    assert augment.parse("") == (ONCE, (), (), (), (), (), ())
+    assert [len(stage) for stage in parsed[1:]] == [0, 2, 0, 0, 0, 0, 0]
+    assert augment.parse("") == (ONCE, *[()] * 7)
     parsed = augment.parse("resize(9)|ten_crop(8)|flips")
-    assert [len(stage) for stage in parsed[1:]] == [1, 0, 2, 0, 0, 0]
+    assert [len(stage) for stage in parsed[1:]] == [1, 0, 2, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

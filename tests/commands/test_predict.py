@@ -80,9 +80,16 @@ def test_probabilities_are_those_of_numpy(run, files, capsys):
 
 
 def test_views_are_averaged_as_in_the_runs_evaluation(load_config, files, tmp_path, capsys):
+    """Six views: mirror images, and shifts with half of the weight."""
     paths, images, _ = files
-    path = trained(load_config, tmp_path / "run", overrides={"eval_preprocess": "resize(32)|flips"})
-    expected = (probabilities(path, images) + probabilities(path, images[:, :, ::-1])) / 2
+    text = "resize(32)|diagonal_shifts|flips"
+    path = trained(load_config, tmp_path / "run", overrides={"eval_preprocess": text})
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)), "reflect")
+    shares = ((0.5, images), (0.25, padded[:, :32, :32]), (0.25, padded[:, 2:, 2:]))
+    expected = sum(
+        share / 2 * (probabilities(path, view) + probabilities(path, view[:, :, ::-1]))
+        for share, view in shares
+    )
     check(predictions(capsys, path, *paths, "--json", "--top=10"), paths, expected)
 
 

@@ -23,9 +23,12 @@ def batches(data_dir):
     return pipeline.TrainBatches(images, (), seed=3, batch_size=SIZE, rows=rows, total_steps=STEPS)
 
 
-@pytest.mark.parametrize(("devices", "start"), [(1, 0), (8, 0), (8, 29), (3, STEPS)])
-def test_batches_match_the_loader(batches, devices, start):
-    mesh = meshes.make_mesh(devices)
+@pytest.mark.parametrize(
+    ("devices", "start", "places"), [(1, 0, False), (8, 0, True), (8, 29, False), (3, STEPS, True)]
+)
+def test_batches_match_the_loader(batches, devices, start, places):
+    mesh, batches = meshes.make_mesh(devices), copy.copy(batches)
+    batches.places = places
     got = list(resident.iterate(mesh, batches, start))
     assert len(got) == STEPS - start
     for step, batch in enumerate(got, start):

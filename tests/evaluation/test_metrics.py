@@ -130,3 +130,9 @@ def test_views_are_averaged_as_probabilities_or_logits(loss):
     expected = to_p[loss](scores.astype(np.float64)).mean(axis=1)
     np.testing.assert_allclose(to_p[loss](averages["probabilities"]), expected, rtol=1e-5)
     np.testing.assert_allclose(averages["logits"], scores.mean(axis=1), rtol=1e-5, atol=1e-6)
+    # With weights, also 0.
+    weights = np.float32([0.5, 0.25, 0.25, 0, 0])
+    average = jax.jit(lambda x, w: losses.average_views(config, x, "probabilities", w))
+    found = np.asarray(average(scores, np.tile(weights, (6, 1))), np.float64)
+    expected = np.einsum("bvk,v->bk", to_p[loss](scores.astype(np.float64)), weights)
+    np.testing.assert_allclose(to_p[loss](found), expected, rtol=1e-5)

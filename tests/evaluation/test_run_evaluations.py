@@ -8,7 +8,7 @@ import scipy.special
 from sklearn.metrics import accuracy_score, log_loss
 
 from cv_jax import augment
-from cv_jax.augment.views import apply_views
+from cv_jax.augment.views import apply_views, split
 from cv_jax.errors import RunError
 from cv_jax.evaluation import metrics, run
 from cv_jax.evaluation.kinds import make_evaluator
@@ -122,6 +122,37 @@ def test_views_against_a_loop_over_them(load_config, expected, average):
         np.testing.assert_allclose(found["loss"][i], -np.log(p[label]), rtol=1e-5)
         np.testing.assert_allclose(found["confidence"][i], p.max(), rtol=1e-5)
         assert found["prediction"][i] == p.argmax()
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_views_with_weights(load_config, expected, average):
+    """`infer_mirror_translate` of airbench94_muon.py, on the images instead of padded ones."""
+    variables, text = expected[0], "resize(32)|diagonal_shifts|flips"
+    parts = build(load_config, 8, 64, **{"eval_preprocess": text, "eval.average": average})
+    step = parts.evaluation_step(make_eval_step, average)
+    evaluation = parts.evaluations[0]
+    found = run.predict(parts, step, variables, evaluation.images, evaluation.views)
+    images = np.stack([evaluation.images.get(i)[0] for i in range(359)])
+    labels = np.array([evaluation.images.get(i)[1] for i in range(359)])
+
+    def net(images):
+        logits = np.asarray(parts.model.apply(variables, pixels(images))[0], np.float64)
+        return logits if average == "logits" else scipy.special.softmax(logits, axis=1)
+
+    def mirror(images):
+        return 0.5 * net(images) + 0.5 * net(images[:, :, ::-1])
+
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    shifted = (mirror(padded[:, :32, :32]) + mirror(padded[:, 2:, 2:])) / 2
+    p = 0.5 * mirror(images) + 0.5 * shifted
+    p = scipy.special.softmax(p, axis=1) if average == "logits" else p
+    np.testing.assert_allclose(found["loss"], -np.log(p[np.arange(359), labels]), rtol=2e-4)
+    # The evaluator computes these views on the device.
+    assert evaluation.views == split(evaluation.views)[1]
+    scores = scores_of(parts, variables)
+    for name in ("loss", "confidence", "prediction"):
+        np.testing.assert_allclose(scores.predictions[name], found[name], rtol=1e-6)
+    np.testing.assert_allclose(found["confidence"], p.max(axis=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("devices", [3, 8])

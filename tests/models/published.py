@@ -44,6 +44,13 @@ PUBLISHED = [
     Published("lenet5_1998", "60000", None, "LeCun et al., 1998, section II.B"),
     Published("lenet5", "61706", None, "156 + 2,416 + 48,120 + 10,164 + 850, layer by layer"),
     Published(
+        "airbench94",
+        "1971640",
+        "118 M",
+        "312 + 13,824 + 36,864 + 147,456 + 3·589,824 + 2,560 and 1,152 shifts; 0.29 PFLOPs of its "
+        "README are 6 · 118 M · 50,000 · 8 and the evaluations",
+    ),
+    Published(
         "alexnet",
         "60965224",
         "724 M",

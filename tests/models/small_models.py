@@ -167,4 +167,5 @@ SMALL = {
     "mae": Small("mae_vit_b16", _MAE, loss=reconstruct),
     "swin": Small("swin_t", _SWIN),
     "swinv2": Small("swinv2_t", _SWIN),
+    "airbench94": Small("airbench94", dict(widths=(8, 12), num_classes=5), smallest=13),
 }

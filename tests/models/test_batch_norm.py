@@ -78,7 +78,7 @@ def test_evaluation_uses_the_running_statistics():
 
 def test_without_affine():
     x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
-    layer = BatchNorm(affine=False, epsilon=1e-6)
+    layer = BatchNorm(use_scale=False, use_bias=False, epsilon=1e-6)
     state = layer.init(jax.random.key(0), x, train=True)
     assert set(state) == {"batch_stats"}
     np.testing.assert_array_equal(state["batch_stats"]["mean"], 0)  # init is not a training step

@@ -136,7 +136,7 @@ def test_layer_decay_without_a_layer_order_is_refused(tower, monkeypatch):
 def test_muon_of_an_outside_model(tower):
     """The first update: AdamW's is the sign of the gradient, Muon's has equal singular values."""
     c, params, found = treated(tower, name="muon", weight_decay=0.0)
-    optimiser = optimisers.make_optimiser(c, lambda step: 1.0, found)
+    optimiser = optimisers.make_optimiser(c, lambda step: 1.0, found, 10)
     rng = np.random.default_rng(0)
     gradients = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), params)
     updates, _ = optimiser.update(gradients, optimiser.init(params), params)

@@ -65,7 +65,7 @@ def test_every_module_has_a_small_net():
 # One network of each architecture.
 QUICK = (
     *("linear", "mlp", "lenet5", "alexnet", "vgg11_bn", "resnet8_cifar", "resnet50_preact"),
-    *("transformer", "vit", "mae", "swin"),
+    *("transformer", "vit", "mae", "swin", "airbench94"),
 )
 
 

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cv_jax import config, models
-from cv_jax.optim import muon, parameter_rules
+from cv_jax.optim import muon, optimisers, parameter_rules
 
 VIT = dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=3, num_classes=5)
 MAE = dict(image_size=32, patch_size=8, width=24, depth=1, num_heads=3)
@@ -118,10 +119,13 @@ def test_every_group_of_a_convolution_is_a_matrix():
         f"layer1_0/conv{i}/kernel": n for i, n in ((1, 1), (2, 2), (3, 1))
     }
     gradient = np.random.default_rng(0).normal(size=(3, 3, 2, 8)).astype(np.float32)
-    both = muon._update(jnp.asarray(gradient), 2, stacked=False)
+    c = config.default(model="alexnet").optim
+    tree = {"kernel": jnp.asarray(gradient)}
+    transform = muon.scale_by_muon(c, {"kernel": parameter_rules.Treatment(matrices=2)})
+    both = transform.update(tree, transform.init(tree), tree)[0]["kernel"]
     for i in range(2):
         half = gradient[..., 4 * i : 4 * i + 4].reshape(18, 4)
-        own = muon.UPDATE_RMS * np.sqrt(18) * muon.orthogonalise(half)
+        own = muon.UPDATE_RMS * np.sqrt(18) * muon.orthogonalise((1 + c.momentum) * half)
         np.testing.assert_allclose(both[..., 4 * i : 4 * i + 4].reshape(18, 4), own, rtol=1e-4)
 
 
@@ -131,3 +135,55 @@ def test_singular_values_are_near_one(shape):
     values = np.linalg.svd(muon.orthogonalise(jnp.asarray(x, jnp.float32)), compute_uv=False)
     assert values.min() > 0.5
     assert values.max() < 1.3
+
+
+def newton_schulz(x, iterations):
+    """`zeropower_via_newtonschulz5` of airbench94_muon.py in float64, for filters [out, …]."""
+    shape = x.shape
+    x = x.reshape(len(x), -1)
+    x = x / (np.linalg.norm(x) + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(iterations):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x.T if tall else x).reshape(shape)
+
+
+@pytest.mark.parametrize("outputs", [3, 40])
+def test_airbench_muon(outputs):
+    """Three updates as in the reference, which has filters [out, in, height, width]."""
+    c = config.default(model="airbench94")
+    c.optim.update(name="muon", momentum=0.6, muon_iterations=3, muon_scale="none")
+    c.optim.update(muon_keep_norms=True, weight_decay=0.0, others="sgd")
+    rng = np.random.default_rng(0)
+    kernel, *gradients = rng.normal(size=(4, 3, 3, 2, outputs))
+    found = {"conv/kernel": parameter_rules.Treatment(matrices=1)}
+    optimiser = optimisers.make_optimiser(c, lambda step: 0.24 * (1 - step / 8), found, 8)
+    params = {"conv": {"kernel": jnp.asarray(kernel, jnp.float32)}}
+    state, update = optimiser.init(params), jax.jit(optimiser.update)
+    w, buffer = kernel.transpose(3, 2, 0, 1), 0
+    for step, gradient in enumerate(gradients):
+        tree = {"conv": {"kernel": jnp.asarray(gradient, jnp.float32)}}
+        updates, state = update(tree, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        g = gradient.transpose(3, 2, 0, 1)
+        buffer = 0.6 * buffer + g
+        w = w * len(w) ** 0.5 / np.linalg.norm(w)
+        w = w - 0.24 * (1 - step / 8) * newton_schulz(g + 0.6 * buffer, 3)
+    got = np.asarray(params["conv"]["kernel"]).transpose(3, 2, 0, 1)
+    np.testing.assert_allclose(got, w, rtol=1e-3, atol=1e-4)
+
+
+def test_norms_of_each_matrix_of_a_fused_kernel():
+    """Without an update each has the norm √outputs; other parameters stay."""
+    found = {"qkv": parameter_rules.Treatment(matrices=3), "b": parameter_rules.Treatment()}
+    rng = np.random.default_rng(0)
+    params = {"qkv": rng.normal(size=(5, 12)), "b": rng.normal(size=4)}
+    params = jax.tree.map(np.float32, params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = muon.keep_norms(found).update(zeros, optax.EmptyState(), params)
+    new = jax.tree.map(np.add, params, updates)
+    norms = np.linalg.norm(new["qkv"].reshape(5, 3, 4), axis=(0, 2))
+    np.testing.assert_allclose(norms, 2, rtol=1e-5)
+    np.testing.assert_array_equal(new["b"], params["b"])

@@ -1,66 +1,12 @@
 """Optimisers, against NumPy code from their papers, in float64."""
 
-import types
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from updates import DECAY, RATE, UPDATES, draws, optimiser_of, rate, run, sizes, tree
 
-from cv_jax import config
 from cv_jax.errors import InputError
-from cv_jax.optim import optimisers, parameter_rules
-
-SHAPES = {  # dense kernel, bias, fused kernel, convolution, positions, head
-    "block/fc/kernel": (3, 5),
-    "block/fc/bias": (5,),
-    "block/attn/qkv/kernel": (4, 12),
-    "block/conv/kernel": (2, 2, 3, 4),
-    "pos_embed": (1, 3, 4),
-    "head/kernel": (4, 3),
-}
-UPDATES, RATE, DECAY = 4, 0.1, 0.05
-
-
-def tree(flat):
-    out = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(value, jnp.float32)
-    return out
-
-
-def draws(seed, scale, shapes=SHAPES):
-    rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=shape) * scale for name, shape in shapes.items()}
-
-
-def rate(count):
-    return RATE * (1 - count / 10)
-
-
-def optimiser_of(params, texts=(), layer_decay=None, **fields):
-    c = config.default(model="vit_ti16")
-    c.optim.rules = texts
-    for name, value in {"learning_rate": RATE, "weight_decay": DECAY, **fields}.items():
-        c.optim[name] = value
-    found = parameter_rules.treatments(c, types.SimpleNamespace(), params)
-    return optimisers.make_optimiser(c, rate, found)
-
-
-def run(optimiser, params, gradients):
-    """Return the flat parameters after the updates, and the state."""
-    state, update = optimiser.init(params), jax.jit(optimiser.update)
-    for gradient in gradients:
-        trained, frozen = optimiser.split(params)
-        updates, state = update(optimiser.split(gradient)[0], state, trained)
-        params = optimiser.join(jax.tree.map(jnp.add, trained, updates), frozen)
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}, state
-
+from cv_jax.optim import optimisers
 
 # ---- Directions: (name, gradient, parameter, number of the update from 1, decay) → update before
 # the learning rate. Each closure keeps its moments by name.
@@ -198,6 +144,16 @@ CASES = [
         adafactor(0.9, 0.5, False),
     ),
     ({"name": "muon", "momentum": 0.95}, muon(0.95, adam(0.9, 0.999, 1e-8))),
+    (
+        {
+            "name": "muon",
+            "momentum": 0.6,
+            "others": "sgd",
+            "others_momentum": 0.8,
+            "nesterov": True,
+        },
+        muon(0.6, sgd(0.8, True)),
+    ),
 ]
 
 
@@ -218,6 +174,31 @@ def test_the_first_updates(fields, direction, monkeypatch):
             values[name] = w - rate(count - 1) * lr * step
     for name, value in values.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_parameter_with_an_end_runs_through_the_whole_schedule_before_it(name):
+    """`until=30%` of 10 updates: the rates of the updates 0, 10/3 and 20/3, then none."""
+    values = draws(0, 0.5)
+    gradients = [draws(seed, 3) for seed in range(1, 6)]
+    fields = dict(name=name, momentum=0.0, nesterov=False)
+    texts = ("head/.*: until=30%",)
+    got, state = run(
+        optimiser_of(tree(values), texts, **fields), tree(values), map(tree, gradients)
+    )
+    direction, place = (sgd() if name == "sgd" else adam(0.9, 0.999, 1e-8)), "head/kernel"
+    w = values[place]
+    for count, grads in enumerate(gradients):
+        step = direction(place, grads[place], w, count + 1, DECAY)
+        w = w - (rate(count / 0.3) if count < 3 else 0) * step
+    np.testing.assert_allclose(got[place], w, rtol=1e-4, atol=2e-5)
+    first, _ = run(
+        optimiser_of(tree(values), texts, **fields), tree(values), map(tree, gradients[:3])
+    )
+    np.testing.assert_array_equal(got[place], first[place])
+    plain, other = run(optimiser_of(tree(values), **fields), tree(values), map(tree, gradients))
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+    np.testing.assert_allclose(got["pos_embed"], plain["pos_embed"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "adafactor", "muon"])
@@ -269,10 +250,6 @@ def test_clipping():
         np.testing.assert_allclose(g, expected.reshape(x.shape), atol=1e-5, err_msg=name)
 
 
-def sizes(state):
-    return sorted(x.size for x in jax.tree.leaves(state) if x.ndim)
-
-
 def test_frozen_parameters_stay_bit_equal_and_have_no_state():
     values = draws(0, 0.5)
     values["block/fc/bias"][:] = -0.0  # adding zero would change it
@@ -297,70 +274,6 @@ def test_the_norm_of_what_is_frozen_does_not_clip():
     np.testing.assert_allclose(got["head/kernel"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "adafactor", "muon"])
-def test_moments_in_half_precision(name):
-    values, gradients = draws(0, 0.5), [tree(draws(seed, 3)) for seed in (1, 2, 3)]
-
-    def after(dtype):
-        decays = dict(b1=0.8, b2=0.99 if name == "lion" else 0.999)
-        optimiser = optimiser_of(tree(values), name=name, moment_dtype=dtype, **decays)
-        return run(optimiser, tree(values), gradients)
-
-    (exact, plain), (got, state) = after("float32"), after("bfloat16")
-    halves = sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.bfloat16)
-    assert halves == sum(np.prod(shape) for shape in SHAPES.values())
-    assert sizes(state) == sizes(plain)
-    for n, x in got.items():
-        moved = np.abs(exact[n] - values[n]).max()
-        # Signs of Lion can differ where its moment is almost zero.
-        assert np.median(np.abs(x - exact[n])) < 0.02 * moved, n
-
-
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon", "lion", "lars"])
-def test_bfloat16_parameters_have_the_updates_of_float32_parameters(name):
-    """Also the global norm of the gradient and the weight decay are computed in float32."""
-    halves = [
-        jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree(draws(seed, 0.5)))
-        for seed in range(1 + UPDATES)
-    ]
-    optimiser = optimiser_of(halves[0], name=name, clip_norm=0.3)
-    wide = [jax.tree.map(lambda x: x.astype(jnp.float32), half) for half in halves]
-    found = []
-    for params, *gradients in (halves, wide):
-        state, update = optimiser.init(params), jax.jit(optimiser.update)
-        for gradient in gradients:
-            updates, state = update(gradient, state, params)
-        found.append((updates, state))
-    for got, expected in zip(*map(jax.tree.leaves, found), strict=True):
-        assert got.dtype == expected.dtype != jnp.bfloat16
-        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_the_second_moment_of_bfloat16_parameters_follows_the_gradient():
-    """A large gradient, then 3,000 small ones; in bfloat16 the moment would stay large."""
-    params = {"w": jnp.ones(4, jnp.bfloat16)}
-    optimiser = optimiser_of(params)
-    gradients = np.r_[np.full(400, 0.8), np.full(3000, 0.14)].astype(jnp.bfloat16)
-
-    def step(state, gradient):
-        gradient = {"w": jnp.full(4, gradient)}
-        return optimiser.update(gradient, state, params)[1], None
-
-    state, _ = jax.lax.scan(step, optimiser.init(params), jnp.asarray(gradients))
-    expected = 0.0
-    for g in gradients.astype(np.float64):
-        expected = 0.999 * expected + 0.001 * g**2
-    (second,) = (x.nu["w"] for x in state if hasattr(x, "nu"))
-    np.testing.assert_allclose(second, expected, rtol=1e-3)
-
-
-def test_the_slowest_decay_of_a_bfloat16_moment():
-    numbers = np.float32(1 + np.arange(128) / 128)  # every significand
-    for decay, falls in ((optimisers.SLOWEST, True), (0.9962, False)):
-        decayed = (decay * numbers).astype(jnp.bfloat16).astype(np.float32)
-        assert (decayed < numbers).all() == falls
-
-
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -369,6 +282,15 @@ def test_the_slowest_decay_of_a_bfloat16_moment():
         (
             {"name": "muon", "momentum": 0.999, "moment_dtype": "bfloat16"},
             "set config.optim.momentum to at most 0.99609375, or moment_dtype=float32",
+        ),
+        (
+            {
+                "name": "muon",
+                "others": "sgd",
+                "others_momentum": 0.999,
+                "moment_dtype": "bfloat16",
+            },
+            "a moment with others_momentum=0.999 never falls",
         ),
     ],
 )

@@ -62,7 +62,12 @@ def test_the_first_rule_with_a_setting_wins():
     [
         ("head", "a rule is PATTERN: followed by"),
         ("head/.*:", "a rule is PATTERN: followed by"),
-        ("head/.*: rate=3", "'rate=3' is none of lr=…, decay=…, freeze, train"),
+        ("head/.*: rate=3", "'rate=3' is none of lr=…, decay=…, until=…%, freeze, train"),
+        ("head/.*: until=30", "until=30: '30' is not above 0% and at most 100%"),
+        ("head/.*: until=0%", "'0%' is not above 0% and at most 100%"),
+        ("head/.*: until=101%", "'101%' is not above 0% and at most 100%"),
+        ("head/.*: until=nan%", "'nan%' is not above 0% and at most 100%"),
+        ("head/.*: until=all%", "'all%' is not above 0% and at most 100%"),
         ("head/.*: lr=fast", "lr=fast: 'fast' is not a number of at least 0"),
         ("head/.*: lr=-1", "'-1' is not a number of at least 0"),
         ("head/.*: lr=nan", "'nan' is not a number of at least 0"),
@@ -93,6 +98,7 @@ def test_treatments_in_words():
         (parameter_rules.Treatment(), ""),
         (parameter_rules.Treatment(0.1, 0.0, True), "lr 0.1, decay 0, frozen"),
         (parameter_rules.Treatment(layers, 1.0, False, (3, 8), True), "lr 0.25 … 1"),
+        (parameter_rules.Treatment(decay=0.5, until=37.5), "decay 0.5, until 37.5 %"),
     ):
         assert parameter_rules.describe(treatment) == words
 
@@ -117,8 +123,9 @@ def test_scanned_blocks_are_treated_as_unrolled_ones():
     assert treated("vit_ti16", ["blocks_./.*: freeze"], depth=3, scan_layers=True, **VIT)[
         "blocks/mlp/fc1/kernel"
     ].frozen
-    with pytest.raises(InputError, match=r"blocks/\S+ holds all scanned layers: freeze all of"):
-        treated("vit_ti16", ["blocks_0/.*: freeze"], depth=3, scan_layers=True, **VIT)
+    for text in ("blocks_0/.*: freeze", "blocks_0/.*: until=50%"):
+        with pytest.raises(InputError, match=r"blocks/\S+ holds all scanned layers: freeze all"):
+            treated("vit_ti16", [text], depth=3, scan_layers=True, **VIT)
 
 
 # ---- Layer decay

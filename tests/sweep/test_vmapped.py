@@ -261,6 +261,11 @@ def test_a_transformer(tmp_path, load_config):
             {"eval.pictures": 2},
             "config.eval.pictures is not supported; set 0",
         ),
+        (
+            {"steps_per_program": 4, "data.cache": "device", "augment": ""},
+            {"steps_per_program": 4, "data.cache": "device", "augment": ""},
+            "config.steps_per_program is not supported; set 1",
+        ),
         ({"log.writers": "wandb"}, {"log.writers": "wandb"}, "wandb supports one run per process"),
     ],
 )

@@ -166,7 +166,7 @@ def test_updates_after_the_end_of_the_run_are_errors(tmp_path, data_dir, flags, 
 
 def trace_steps(trace, first, last):
     for step in range(first, last):
-        assert trace.step(step, lambda x: x + 1, step) == step + 1
+        assert trace.run(step, step + 1, lambda x: x + 1, step) == step + 1
 
 
 def test_a_continued_run_traces_the_remaining_updates(load_config, tmp_path):
