@@ -1,6 +1,7 @@
 """Loader processes: signals, shared memory, and their end with the main process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,10 +151,11 @@ def start(data_dir, folder, *more):
 
 def memory():
     """Names of shared memory, without that of processes that run beside this test."""
-    owners = {name: children._NAME.match(name) for name in os.listdir(MEMORY)}
-    return {
-        name for name, found in owners.items() if not (found and psutil.pid_exists(int(found[2])))
-    }
+    owners = {}
+    for name in os.listdir(MEMORY):
+        own, loky = children._NAME.match(name), re.match(r"sem\.loky-(\d+)-", name)  # scikit-learn
+        owners[name] = int(own[2]) if own else int(loky[1]) if loky else None
+    return {name for name, pid in owners.items() if pid is None or not psutil.pid_exists(pid)}
 
 
 @pytest.mark.slow
