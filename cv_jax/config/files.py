@@ -85,7 +85,7 @@ def follows_seed(config: ml_collections.ConfigDict) -> bool:
 
 
 def _follow_seed(config: ml_collections.ConfigDict) -> None:
-    """Set what depends on the seed, so that each seed of a sweep starts from its own network."""
+    """Set what depends on the seed: the subset of the examples, and the places of weights."""
     if config.data.subset_seed is None:
         config.data.subset_seed = config.seed
     for part, name in ((config, "init_from"), (config.distill, "teacher")):
